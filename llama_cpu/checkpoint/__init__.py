@@ -1,0 +1,51 @@
+"""Files on disk -> named tensors. Nothing is executed, nothing copied until asked for."""
+
+from pathlib import Path
+
+from llama_cpu.checkpoint.base import Checkpoint
+from llama_cpu.errors import UserError
+
+__all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether there is anything in the folder that open_checkpoint would look at."""
+    patterns = ("params.json", "config.json", "*.pth", "*.safetensors", "*.bin", "*.gguf")
+    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a folder in Meta's or Hugging Face's layout, or a ``.gguf`` file or a folder with one.
+
+    Raises UserError, one sentence, for anything that is not a complete LLaMA model.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a folder with a model, or a .gguf file.")
+    if path.is_file():
+        return _open_gguf(path)
+    if (path / "params.json").exists():
+        from llama_cpu.checkpoint.meta import open_meta
+
+        return open_meta(path)
+    if (path / "config.json").exists():
+        from llama_cpu.checkpoint.hugging_face import open_hugging_face
+
+        return open_hugging_face(path)
+    gguf_files = sorted(path.glob("*.gguf"))
+    if len(gguf_files) == 1:
+        return _open_gguf(gguf_files[0])
+    if gguf_files:
+        raise UserError(
+            f"{path} holds {len(gguf_files)} GGUF files; name the one you want, "
+            f"for instance --ckpt_dir {gguf_files[0]}."
+        )
+    raise UserError(
+        f"{path} holds no params.json (Meta), no config.json (Hugging Face) and no .gguf file; "
+        "one of them belongs there, beside the weights."
+    )
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    from llama_cpu.checkpoint.gguf import open_gguf
+
+    return open_gguf(path)

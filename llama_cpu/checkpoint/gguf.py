@@ -1,0 +1,237 @@
+"""GGUF, the one-file format of llama.cpp (ggml, docs/gguf.md).
+
+The ``gguf`` library has the tables of types and the dequantisers, which are used here. Its
+reader trusts the sizes in the header and takes seconds for a vocabulary; this one does neither.
+"""
+
+import math
+import re
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from llama_cpu.checkpoint.base import Checkpoint, check_tensors
+from llama_cpu.checkpoint.stored import FileTensor, MappedFile, StoredTensor, in_row_chunks
+from llama_cpu.config import config_from_gguf
+from llama_cpu.errors import UserError
+
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+_TORCH_TYPES = {
+    gguf.GGMLQuantizationType.F64: torch.float64,
+    gguf.GGMLQuantizationType.F32: torch.float32,
+    gguf.GGMLQuantizationType.F16: torch.float16,
+    gguf.GGMLQuantizationType.BF16: torch.bfloat16,
+}
+_TOP_LEVEL = {
+    "token_embd.weight": "tok_embeddings.weight",
+    "output_norm.weight": "norm.weight",
+    "output.weight": "output.weight",
+}
+_IN_LAYER = {
+    "attn_norm": "attention_norm",
+    "attn_q": "attention.wq",
+    "attn_k": "attention.wk",
+    "attn_v": "attention.wv",
+    "attn_output": "attention.wo",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_down": "feed_forward.w2",
+    "ffn_up": "feed_forward.w3",
+}
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open the file. Raises UserError."""
+    metadata, stored = read_gguf(path)
+    tensors = {_meta_name(name): tensor for name, tensor in stored.items()}
+    rope_freqs = tensors.pop("rope_freqs.weight", None)
+    embedding = tensors.get("tok_embeddings.weight")
+    config = config_from_gguf(
+        metadata,
+        path,
+        vocab_size=embedding.shape[0] if embedding and embedding.shape else 1,
+        tied_output="output.weight" not in tensors,
+    )
+    if rope_freqs is not None:
+        if rope_freqs.shape != (config.head_dim // 2,):
+            raise UserError(f"{path}: the tensor 'rope_freqs.weight' has the wrong shape.")
+        factors = torch.empty(rope_freqs.shape)
+        rope_freqs.fill(factors)
+        config = replace(config, rope_factors=tuple(factors.tolist()))
+    check_tensors(config, tensors, path)
+    return Checkpoint(path, path.stem, config, tensors, metadata)
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    """Metadata and tensors (with their own names) of a GGUF file, version 2 or 3.
+
+    Raises UserError where the file is damaged; no size in it is used before it is checked
+    against the size of the file.
+    """
+    file = MappedFile(path)
+    if file.bytes[:4] != b"GGUF":
+        raise UserError(f"{path} is not a GGUF file (it does not begin with the letters GGUF).")
+    header = _Header(file)
+    version = header.scalar("I")
+    if version not in (2, 3):
+        raise UserError(f"{path} is GGUF version {version}; versions 2 and 3 can be read.")
+    tensor_count, value_count = header.count("tensors"), header.count("values")
+    metadata = {}
+    for _ in range(value_count):
+        key = header.string()
+        metadata[key] = header.value(header.scalar("I"))
+    if metadata.get("split.count", 1) > 1:
+        raise UserError(
+            f"{path} is one part of a split model; join the parts with gguf-split first."
+        )
+    entries = [header.tensor_entry() for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20:
+        raise UserError(
+            f"{path}: 'general.alignment' is {str(alignment)[:40]!r}; the file is damaged."
+        )
+    data_start = -(-header.position // alignment) * alignment
+    return metadata, {entry.name: _stored(file, data_start, entry) for entry in entries}
+
+
+class _Entry(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+class _Header:
+    """A cursor over the head of the file; every read is checked against the file's end."""
+
+    def __init__(self, file: MappedFile) -> None:
+        self.file = file
+        self.position = 4
+
+    def take(self, length: int) -> bytes:
+        self.file.check_range("the header", self.position, length)
+        start, self.position = self.position, self.position + length
+        return self.file.bytes[start : self.position]
+
+    def scalar(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def count(self, what: str, item_bytes: int = 1) -> int:
+        """A number of items that follow, each of at least ``item_bytes``."""
+        count = self.scalar("Q")
+        self.file.check_range(what, self.position, count * item_bytes)
+        return count
+
+    def string(self) -> str:
+        return self.take(self.count("a string")).decode("utf-8", errors="replace")
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind in _SCALARS:
+            return self.scalar(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY and depth < 4:
+            return self._array(depth)
+        raise UserError(f"{self.file.path} has a damaged header; get a complete copy of this file.")
+
+    def _array(self, depth: int) -> list:
+        kind = self.scalar("I")
+        if kind in _SCALARS:
+            code = _SCALARS[kind]
+            count = self.count("an array", struct.calcsize("<" + code))
+            return list(
+                struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code)))
+            )
+        count = self.count("an array", 8)
+        return [self.value(kind, depth + 1) for _ in range(count)]
+
+    def tensor_entry(self) -> _Entry:
+        """The file lists the fastest dimension first, torch last."""
+        name = self.string()
+        n_dims = self.scalar("I")
+        if n_dims > 4:
+            raise UserError(
+                f"{self.file.path} has a damaged header; get a complete copy of this file."
+            )
+        shape = tuple(self.scalar("Q") for _ in range(n_dims))[::-1]
+        return _Entry(name, shape, self.scalar("I"), self.scalar("Q"))
+
+
+def _stored(file: MappedFile, data_start: int, entry: _Entry) -> StoredTensor:
+    name, shape = entry.name[:80], entry.shape
+    try:
+        quantization = gguf.GGMLQuantizationType(entry.kind)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{file.path}: '{name}' has the unknown type {entry.kind}.") from error
+    if not shape or shape[-1] % block:
+        raise UserError(f"{file.path}: the shape of '{name}' does not suit its type; damaged file?")
+    start = data_start + entry.offset
+    file.check_range(name, start, math.prod(shape) // block * block_bytes)
+    if quantization in _TORCH_TYPES:
+        return FileTensor(file, start, shape, _TORCH_TYPES[quantization])
+    return QuantizedTensor(file, start, shape, quantization)
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A tensor of ggml blocks, dequantised a few rows at a time."""
+
+    file: MappedFile
+    start: int
+    shape: tuple[int, ...]
+    quantization: gguf.GGMLQuantizationType
+
+    dtype = None
+
+    def mapped(self) -> Tensor | None:
+        return None
+
+    def fill(self, target: Tensor) -> None:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]
+        row_bytes = self.shape[-1] // block * block_bytes
+        rows_out = target.reshape(-1, self.shape[-1])  # 1-D becomes one row; 2-D stays a view
+
+        def convert(first: int, last: int) -> None:
+            start = self.start + first * row_bytes
+            raw = np.frombuffer(self.file.bytes, np.uint8, (last - first) * row_bytes, start)
+            try:
+                values = gguf.quants.dequantize(
+                    raw.reshape(last - first, row_bytes), self.quantization
+                )
+            except NotImplementedError as error:
+                raise UserError(
+                    f"{self.file.path}: weights of type {self.quantization.name} cannot be read."
+                ) from error
+            rows_out[first:last].copy_(torch.from_numpy(values))
+            self.file.forget(start, (last - first) * row_bytes)
+
+        # Dequantising makes several float32 copies of what it is given.
+        in_row_chunks(rows_out.shape[0], 16 * self.shape[-1], convert)
+
+
+def _meta_name(name: str) -> str:
+    """``blk.3.ffn_up.weight`` -> ``layers.3.feed_forward.w3.weight``."""
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+    if match and match[2] in _IN_LAYER:
+        return f"layers.{match[1]}.{_IN_LAYER[match[2]]}.weight"
+    return _TOP_LEVEL.get(name, name)

@@ -1,0 +1,127 @@
+"""Meta's layout: ``params.json`` with ``merged.pth`` or ``consolidated.NN.pth`` shards."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from llama_cpu.checkpoint.base import Checkpoint, check_tensors, read_json
+from llama_cpu.checkpoint.pth import read_pth
+from llama_cpu.checkpoint.sharding import split_dimension
+from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor
+from llama_cpu.config import Fields, config_from_meta
+from llama_cpu.errors import UserError
+
+
+def open_meta(folder: Path) -> Checkpoint:
+    """Open the folder; shards are joined as they are read. Raises UserError."""
+    params_file = folder / "params.json"
+    params = read_json(params_file)
+    dim = Fields(params, params_file).integer("dim", 1, 1 << 20)
+    merged = folder / "merged.pth"
+    if merged.exists():
+        tensors = _without_buffers(read_pth(merged))
+    else:
+        shard_files = find_shards(folder)
+        shards = [_without_buffers(read_pth(file)) for file in shard_files]
+        tensors = join_shards(shards, shard_files, dim)
+    config = config_from_meta(
+        params,
+        params_file,
+        hidden_dim=_rows(tensors, "layers.0.feed_forward.w1.weight", folder),
+        vocab_size=_vocab_size(params, params_file, tensors),
+        tied_output="output.weight" not in tensors,
+    )
+    check_tensors(config, tensors, folder)
+    return Checkpoint(folder, folder.resolve().name, config, tensors)
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """``consolidated.00.pth`` and on, in order. Raises UserError where one is missing."""
+    numbered = {}
+    for file in folder.glob("consolidated.*.pth"):
+        if match := re.fullmatch(r"consolidated\.(\d{1,4})\.pth", file.name):
+            numbered[int(match[1])] = file
+    if not numbered:
+        raise UserError(
+            f"{folder} holds neither merged.pth nor consolidated.00.pth; put them there."
+        )
+    for number in range(max(numbered) + 1):
+        if number not in numbered:
+            raise UserError(
+                f"{folder} lacks the shard consolidated.{number:02d}.pth though a later one is there; "
+                "get the missing file."
+            )
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def join_shards(
+    shards: list[dict[str, StoredTensor]], files: list[Path], dim: int
+) -> dict[str, StoredTensor]:
+    """One tensor for each name, joined along the dimension that the table of sharding names.
+
+    Raises UserError, naming the tensor, where the shards do not fit together.
+    """
+    for shard, file in zip(shards, files, strict=True):
+        odd = sorted(shard.keys() ^ shards[0].keys())
+        if odd:
+            raise UserError(
+                f"{file} and {files[0].name} disagree: only one of them holds '{odd[0][:80]}'."
+            )
+    return {name: _join(name, [shard[name] for shard in shards], files, dim) for name in shards[0]}
+
+
+def _join(name: str, parts: list[StoredTensor], files: list[Path], dim: int) -> StoredTensor:
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    try:
+        along = split_dimension(name, first.shape, dim)
+    except (KeyError, IndexError) as error:
+        raise UserError(
+            f"{files[0]}: the tensor '{name[:80]}' belongs to no LLaMA model that is known."
+        ) from error
+    for part, file in zip(parts, files, strict=True):
+        if (
+            part.shape != first.shape
+            or part.dtype != first.dtype
+            or len(part.shape) <= (along or 0)
+        ):
+            raise UserError(
+                f"{file} and {files[0].name} disagree on the shape or type of '{name}': they are not "
+                "shards of one model."
+            )
+        if along is None and not _equal(part, first):
+            raise UserError(
+                f"{file} and {files[0].name} hold different copies of '{name}': they are not shards "
+                "of one model."
+            )
+    return first if along is None else JoinedTensor(tuple(parts), along)
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    values = torch.empty(2, *one.shape, dtype=one.dtype)
+    one.fill(values[0])
+    other.fill(values[1])
+    # Bytes, so that NaN equals itself.
+    return torch.equal(values[0].view(torch.uint8), values[1].view(torch.uint8))
+
+
+def _without_buffers(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Drop ``rope.freqs``, which is computed, not learnt."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("rope.freqs")}
+
+
+def _rows(tensors: Mapping[str, StoredTensor], name: str, folder: Path) -> int:
+    if name not in tensors or not tensors[name].shape:
+        raise UserError(
+            f"{folder}: the tensor '{name}' is missing; get a complete copy of the model."
+        )
+    return tensors[name].shape[0]
+
+
+def _vocab_size(params: Mapping, params_file: Path, tensors: Mapping[str, StoredTensor]) -> int:
+    rows = _rows(tensors, "tok_embeddings.weight", params_file.parent)
+    named = Fields(params, params_file).integer("vocab_size", -1, 1 << 24, default=-1)
+    return named if named > 0 else rows  # where they differ, check_tensors says so

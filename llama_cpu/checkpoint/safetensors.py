@@ -1,0 +1,61 @@
+"""Hugging Face's safetensors: a JSON table of contents, then the bytes."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from llama_cpu.checkpoint.stored import FileTensor, MappedFile, StoredTensor
+from llama_cpu.errors import UserError
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Tensors of a ``.safetensors`` file by name.
+
+    Layout (safetensors README, "Format"): 8 bytes little-endian N, N bytes of JSON, then the data
+    to which ``data_offsets`` refer. The library of that name opens such files too, but does not
+    tell where in the file a tensor lies.
+
+    Raises UserError where the file is damaged.
+    """
+    file = MappedFile(path)
+    header_size = int.from_bytes(file.bytes[:8], "little")
+    file.check_range("table of contents", 8, header_size)
+    try:
+        header = json.loads(bytes(file.bytes[8 : 8 + header_size]))
+        if not isinstance(header, dict):
+            raise ValueError("not an object")
+        header.pop("__metadata__", None)
+        return {name: _stored(file, 8 + header_size, name, entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} has a damaged table of contents; get a complete copy of this file."
+        ) from error
+
+
+def _stored(file: MappedFile, data_start: int, name: str, entry: dict) -> StoredTensor:
+    shape = tuple(int(size) for size in entry["shape"])
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    if entry["dtype"] not in _DTYPES:
+        raise UserError(
+            f"{file.path}: '{name}' has the type {entry['dtype']}, which cannot be read."
+        )
+    dtype = _DTYPES[entry["dtype"]]
+    file.check_range(name, data_start + begin, end - begin)
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != end - begin:
+        raise ValueError(f"{name}: {shape} does not take {end - begin} bytes")
+    return FileTensor(file, data_start + begin, shape, dtype)

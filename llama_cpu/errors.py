@@ -1,0 +1,12 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can put right: one sentence that says what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class Cancelled(Exception):
+    """The user asked for a long piece of work (loading, prefill, download) to stop."""

@@ -1,0 +1,172 @@
+"""What the operating system says of this machine and this process: memory, cores, cgroup.
+
+Every call that differs between platforms is in this file, each with a fallback, so that the
+rest of the program never asks which system it runs on.
+"""
+
+import mmap
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_PROCESS = psutil.Process()
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Resident memory of this process and memory of the machine, in bytes.
+
+    ``anonymous`` is what only this process can give back; ``file_backed`` are pages of mapped
+    files (weights read in place) that the system may drop and read again. Where the system does
+    not tell them apart, ``file_backed`` is 0.
+    """
+
+    resident: int
+    peak: int
+    anonymous: int
+    file_backed: int
+    available: int
+    total: int
+
+
+def memory_report() -> MemoryReport:
+    """Measure now; costs well under a millisecond."""
+    resident, peak, file_backed = _process_memory()
+    return MemoryReport(
+        resident=resident,
+        peak=max(peak, resident),
+        anonymous=resident - file_backed,
+        file_backed=file_backed,
+        available=available_memory(),
+        total=total_memory(),
+    )
+
+
+def _process_memory() -> tuple[int, int, int]:
+    """(resident, peak resident, file-backed part of resident) in bytes."""
+    try:
+        # Linux: lines such as "RssFile:     1234 kB" (proc_pid_status(5)).
+        fields = {}
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields[name] = value
+        resident, peak, file_backed = (
+            int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM", "RssFile")
+        )
+        return resident, peak, file_backed
+    except (OSError, KeyError, ValueError):
+        resident = _PROCESS.memory_info().rss
+        return resident, _peak_without_proc(resident), 0
+
+
+def _peak_without_proc(resident: int) -> int:
+    info = _PROCESS.memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return int(info.peak_wset)
+    try:
+        import resource
+    except ImportError:
+        return resident
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others KiB
+
+
+def available_memory() -> int:
+    """Bytes that can still be used without swapping: the machine's, or the cgroup's if less."""
+    available = psutil.virtual_memory().available
+    limit, used = _cgroup_limit_and_use()
+    return available if limit is None else max(0, min(available, limit - used))
+
+
+def total_memory() -> int:
+    """Bytes of memory of the machine, or the cgroup's limit if that is less."""
+    total = psutil.virtual_memory().total
+    limit, _ = _cgroup_limit_and_use()
+    return total if limit is None else min(total, limit)
+
+
+def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:
+    """Memory limit of this process's cgroup (None: unlimited) and the part that cannot be reclaimed.
+
+    Version 2: memory.max and memory.current; version 1: memory.limit_in_bytes and
+    memory.usage_in_bytes (kernel documentation, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst).
+    """
+    tightest: tuple[int | None, int] = (None, 0)
+    for folder, limit_name, usage_name in _cgroup_folders(root):
+        try:
+            limit = int((folder / limit_name).read_text())
+            usage = int((folder / usage_name).read_text())
+            cached = _inactive_file_bytes(folder / "memory.stat")
+        except (OSError, ValueError):  # no such file, or the word "max"
+            continue
+        used = max(0, usage - cached)
+        if tightest[0] is None or limit - used < tightest[0] - tightest[1]:
+            tightest = (limit, used)
+    return tightest
+
+
+def _cgroup_folders(root: Path) -> list[tuple[Path, str, str]]:
+    """Every folder from this process's own cgroup up to the root, as a parent's limit counts too."""
+    folders = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        while folder != base.parent:
+            folders.append((folder, *names))
+            folder = folder.parent
+    return folders
+
+
+def _inactive_file_bytes(stat_file: Path) -> int:
+    for line in stat_file.read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use; a second thread on one core only gets in the way."""
+    try:
+        allowed = len(os.sched_getaffinity(0))  # type: ignore[attr-defined]
+    except AttributeError:  # macOS, Windows
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def lazy_memory(size: int) -> mmap.mmap:
+    """``size`` bytes of zeros that take up memory only where they are written."""
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # Huge pages would make the first byte of each 2 MiB cost all of them.
+        try:
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        except OSError:  # a kernel without huge pages
+            pass
+    return memory
+
+
+def forget_pages(mapping: mmap.mmap, start: int, length: int) -> None:
+    """Take the mapped bytes [start, start + length) out of this process's resident memory.
+
+    Only for pages that were read and not written; they are read again from the file if needed.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
