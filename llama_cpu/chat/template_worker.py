@@ -1,0 +1,72 @@
+"""A separate process that renders chat templates, which are programs from strangers.
+
+jinja2's sandbox keeps a template from reaching anything; it does not keep it from running for
+ever or from filling the memory. Here the first is ended by the parent, which kills this process,
+and the second by a limit on its memory. One JSON object a line in, one out.
+"""
+
+import json
+import sys
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_MEMORY_LIMIT = 1 << 30  # bytes
+
+
+def main() -> None:
+    _limit_memory()
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """``{"texts": [...]}``, one for each of the request's conversations, or ``{"error": "..."}``."""
+    try:
+        template = _environment().from_string(request["source"])
+        return {
+            "texts": [
+                template.render(**request["variables"], **conversation)
+                for conversation in request["conversations"]
+            ]
+        }
+    except (jinja2.TemplateError, RecursionError, MemoryError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # a template can raise anything: division by zero, a wrong type
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The functions and settings that Hugging Face gives to chat templates (transformers,
+    documentation "Writing a chat template")."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Without jinja2's escaping for HTML, which would change the prompt."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows; there only the time is limited
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""How a conversation becomes a prompt: the model's own Jinja template, or one by name."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_cpu.errors import UserError
+from llama_cpu.tokenization import Tokenizer
+
+RENDER_SECONDS = 5.0  # after which a template is taken to run for ever
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja program; ``stop_strings`` end an answer where the model has no token for it."""
+
+    name: str
+    source: str
+    stop_strings: tuple[str, ...] = ()
+
+
+# Each gets `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as any chat template.
+# What comes after the generation prompt, a space included, is left to the model.
+_TURNS = "{% for message in messages if message.role != 'system' %}"
+_SYSTEM = (
+    "{% set system = messages[0].content if messages and messages[0].role == 'system' else '' %}"
+)
+
+NAMED_TEMPLATES = {
+    template.name: template
+    for template in (
+        # Meta, llama/generation.py (Llama 2)
+        ChatTemplate(
+            "llama-2",
+            _SYSTEM
+            + _TURNS
+            + "{% if message.role == 'user' %}{{ bos_token }}[INST] "
+            + "{% if loop.first and system %}<<SYS>>\n{{ system }}\n<</SYS>>\n\n{% endif %}"
+            + "{{ message.content | trim }} [/INST]"
+            + "{% else %} {{ message.content | trim }} {{ eos_token }}{% endif %}{% endfor %}",
+        ),
+        # Meta, llama3/tokenizer.py (ChatFormat)
+        ChatTemplate(
+            "llama-3",
+            "{{ bos_token }}{% for message in messages %}"
+            "<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
+            "{{ message.content | trim }}<|eot_id|>{% endfor %}"
+            "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n"
+            "{% endif %}",
+        ),
+        ChatTemplate(
+            "chatml",
+            "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+            "{{ message.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+            ("<|im_end|>", "<|im_start|>"),
+        ),
+        # lm-sys, FastChat, conversation "vicuna_v1.1", whose system prompt it was trained with
+        ChatTemplate(
+            "vicuna",
+            _SYSTEM
+            + "{{ bos_token }}{{ system or 'A chat between a curious user and an artificial "
+            + "intelligence assistant. The assistant gives helpful, detailed, and polite answers "
+            + "to the user\\'s questions.' }} "
+            + _TURNS
+            + "{% if message.role == 'user' %}USER: {{ message.content | trim }} "
+            + "{% else %}ASSISTANT: {{ message.content | trim }}{{ eos_token }}{% endif %}"
+            + "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+            ("USER:",),
+        ),
+        # Stanford Alpaca, "Data Release"
+        ChatTemplate(
+            "alpaca",
+            _SYSTEM
+            + "{{ bos_token }}{{ system or 'Below is an instruction that describes a task. Write "
+            + "a response that appropriately completes the request.' }}\n\n"
+            + _TURNS
+            + "{% if message.role == 'user' %}### Instruction:\n{{ message.content | trim }}\n\n"
+            + "{% else %}### Response:{{ message.content | trim }}\n\n{% endif %}{% endfor %}"
+            + "{% if add_generation_prompt %}### Response:{% endif %}",
+            ("### Instruction:", "\n\n###"),
+        ),
+        # For base models: a dialogue to be continued, with one exchange to show how it goes.
+        ChatTemplate(
+            "transcript",
+            _SYSTEM
+            + "{{ bos_token }}{{ system or 'This is a conversation between a user and a friendly, "
+            + "well-informed assistant, who answers every question truthfully and to the "
+            + "point.' }}\n\n"
+            + "User: Hello! Can you help me?\nAssistant: Hello! Of course, what is it about?\n"
+            + _TURNS
+            + "{% if message.role == 'user' %}User: {{ message.content | trim }}\n"
+            + "{% else %}Assistant: {{ message.content | trim }}\n{% endif %}{% endfor %}"
+            + "{% if add_generation_prompt %}Assistant:{% endif %}",
+            ("\nUser:", "\nAssistant:"),
+        ),
+    )
+}
+
+
+def choose_template(name: str | None, tokenizer: Tokenizer, model_name: str) -> ChatTemplate:
+    """The template asked for, or the model's own, or what suits its vocabulary.
+
+    ``name`` may also be a file with a Jinja template. Raises UserError for an unknown name.
+    """
+    if name is not None:
+        return _named(name)
+    if tokenizer.chat_template:
+        return ChatTemplate("the model's own", tokenizer.chat_template)
+    if "<|start_header_id|>" in tokenizer.special_tokens:
+        return NAMED_TEMPLATES["llama-3"]
+    if "<|im_start|>" in tokenizer.special_tokens:
+        return NAMED_TEMPLATES["chatml"]
+    # Meta's Llama 2 chat models differ from the base models in nothing but the folder's name.
+    return NAMED_TEMPLATES["llama-2" if "chat" in model_name.lower() else "transcript"]
+
+
+def _named(name: str) -> ChatTemplate:
+    if name in NAMED_TEMPLATES:
+        return NAMED_TEMPLATES[name]
+    path = Path(name)
+    try:
+        return ChatTemplate(path.name, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--template {name}: there is no such file, and the names known are "
+            f"{', '.join(NAMED_TEMPLATES)}."
+        ) from error
+
+
+class TemplateRenderer:
+    """Renders one template in a process of its own, started at the first use."""
+
+    def __init__(self, template: ChatTemplate, bos_token: str, eos_token: str) -> None:
+        self.template = template
+        self._variables = {"bos_token": bos_token, "eos_token": eos_token}
+        self._process: subprocess.Popen[str] | None = None
+
+    def render(self, conversations: Sequence[dict[str, Any]]) -> list[str]:
+        """The text of each conversation, ``{"messages": [...], "add_generation_prompt": bool}``.
+
+        Raises UserError where the template fails, reaches for what it may not, or does not end.
+        """
+        request = {
+            "source": self.template.source,
+            "variables": self._variables,
+            "conversations": conversations,
+        }
+        reply = self._ask(json.dumps(request))
+        if not reply:
+            raise UserError(
+                f"The chat template ({self.template.name}) did not finish within "
+                f"{RENDER_SECONDS:.0f} seconds or took too much memory; choose another with "
+                "--template."
+            )
+        answer = json.loads(reply)
+        if "error" in answer:
+            raise UserError(
+                f"The chat template ({self.template.name}) failed: {answer['error']}; choose another "
+                "with --template."
+            )
+        return answer["texts"]
+
+    def _ask(self, request: str) -> str:
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(RENDER_SECONDS, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+            return process.stdout.readline()
+        except OSError:  # it died while it was written to
+            return ""
+        finally:
+            timer.cancel()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            paths = [path or os.getcwd() for path in sys.path]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llama_cpu.chat.template_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
+                # Ctrl+C in the terminal is for the chat, not for its helper.
+                start_new_session=True,
+            )
+        return self._process
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,122 @@
+"""From prompt ids to an answer, as a stream of events. Ids in, ids and text out; no chat here."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event as Flag
+
+import torch
+
+from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.sampling import Sampler, Sampling
+from llama_cpu.text_stream import TextStream
+from llama_cpu.tokenization import Tokenizer
+from llama_cpu.transformer.kv_cache import KVCache
+from llama_cpu.transformer.llama import Llama
+
+PREFILL_CHUNK = 128  # tokens; bounds working memory, and shows progress between
+
+_NOT_FINITE = (
+    "The model computed numbers that are not finite, so the answer ends here; "
+    "its weights are probably damaged."
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where an answer ends at the latest."""
+
+    max_gen_len: int
+    end_ids: frozenset[int]
+    stop_strings: Sequence[str] = ()
+
+
+class Generator:
+    """A model with its cache and tokenizer. One answer at a time."""
+
+    def __init__(self, model: Llama, cache: KVCache, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.cache = cache
+        self.tokenizer = tokenizer
+
+    def generate(
+        self, prompt_ids: list[int], sampling: Sampling, limits: Limits, stop: Flag
+    ) -> Iterator[Event]:
+        """Prefill what the cache lacks of the prompt, then one token after the other.
+
+        Setting ``stop`` ends it within one token, or one layer of a long prefill.
+
+        Raises UserError where the prompt does not fit into the context or is empty.
+        """
+        self._check_prompt(prompt_ids)
+        try:
+            logits = None
+            for logits, event in self._prefill(prompt_ids, stop):
+                yield event
+            assert logits is not None
+            yield from self._decode(logits, Sampler(sampling), limits, stop)
+        except Cancelled:
+            yield Finished(StopReason.STOPPED)
+
+    def _check_prompt(self, prompt_ids: list[int]) -> None:
+        if not prompt_ids:
+            raise UserError("The prompt is empty; type something.")
+        size = self.cache.max_seq_len
+        if len(prompt_ids) >= size:
+            raise UserError(
+                f"The prompt has {len(prompt_ids)} tokens but the context holds {size}; shorten it, "
+                f"or start with --max_seq_len {len(prompt_ids) + 256} if the model allows."
+            )
+
+    def _prefill(
+        self, prompt_ids: list[int], stop: Flag
+    ) -> Iterator[tuple[torch.Tensor | None, Prefill]]:
+        reused = self.cache.reuse(prompt_ids)
+        total = len(prompt_ids) - reused
+        began = time.perf_counter()
+        yield None, Prefill(reused, 0, total, 0.0)
+        for first in range(reused, len(prompt_ids), PREFILL_CHUNK):
+            chunk = prompt_ids[first : first + PREFILL_CHUNK]
+            logits = self.model.forward(chunk, self.cache, stop)
+            done = first + len(chunk) - reused
+            yield logits, Prefill(reused, done, total, time.perf_counter() - began)
+
+    def _decode(
+        self, logits: torch.Tensor, sampler: Sampler, limits: Limits, stop: Flag
+    ) -> Iterator[Event]:
+        stream = TextStream(self.tokenizer, limits.stop_strings)
+        last = time.perf_counter()
+        for count in range(1, limits.max_gen_len + 1):
+            if stop.is_set():
+                yield Finished(StopReason.STOPPED, stream.flush())
+                return
+            if not bool(torch.isfinite(logits).all()):
+                yield Finished(StopReason.FAILED, stream.flush(), _NOT_FINITE)
+                return
+            token_id = sampler.sample(logits, self.cache.token_ids)
+            text = "" if token_id in limits.end_ids else stream.push(token_id)
+            now = time.perf_counter()
+            yield Token(token_id, text, now - last)
+            last = now
+            if reason := self._reason_to_end(token_id, count, stream, limits):
+                yield Finished(reason, stream.flush())
+                return
+            try:
+                logits = self.model.forward([token_id], self.cache, stop)
+            except Cancelled:
+                yield Finished(StopReason.STOPPED, stream.flush())
+                return
+
+    def _reason_to_end(
+        self, token_id: int, count: int, stream: TextStream, limits: Limits
+    ) -> StopReason | None:
+        if token_id in limits.end_ids:
+            return StopReason.END
+        if stream.stopped:
+            return StopReason.STOP_STRING
+        if count == limits.max_gen_len:
+            return StopReason.LENGTH
+        if len(self.cache) == self.cache.max_seq_len:
+            return StopReason.CONTEXT
+        return None

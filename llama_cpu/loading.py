@@ -1,0 +1,166 @@
+"""From files to a model that is ready to answer: plan, check, then load."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event as Flag
+
+import torch
+from torch import Tensor
+
+from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.checkpoint.base import read_json
+from llama_cpu.checkpoint.stored import StoredTensor
+from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.locations import model_folder, tokenizer_folder
+from llama_cpu.machine import available_memory, physical_cores
+from llama_cpu.memory_forecast import check_fits, final_dtype
+from llama_cpu.tokenization import Tokenizer, load_tokenizer
+from llama_cpu.transformer.kv_cache import KVCache
+from llama_cpu.transformer.llama import Block, Llama
+
+DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Everything that is decided, and can go wrong, before the weights are read."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+    max_seq_len: int
+    threads: int
+    is_demo: bool
+    generation_config: dict  # of generation_config.json, {} where there is none
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def source(self) -> Path:
+        return self.checkpoint.path
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.dtype == torch.bfloat16 else "float32"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory, with its cache."""
+
+    plan: LoadPlan
+    model: Llama
+    cache: KVCache
+    weights_bytes: int
+    end_ids: frozenset[int]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.plan.tokenizer
+
+
+def plan_loading(
+    ckpt_dir: Path | None = None,
+    tokenizer_path: Path | None = None,
+    *,
+    bf16: bool = False,
+    max_seq_len: int | None = None,
+    threads: int | None = None,
+    force: bool = False,
+) -> LoadPlan:
+    """Open the checkpoint and its tokenizer, and make sure that they fit into memory.
+
+    ``ckpt_dir`` None: the folder model/, or the demo model where that is empty; it is fetched if
+    need be. Raises UserError for anything that is wrong.
+    """
+    is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
+    if is_demo:
+        from llama_cpu.demo_model import fetch_demo_model
+
+        ckpt_dir = fetch_demo_model()
+    checkpoint = open_checkpoint(ckpt_dir or model_folder())
+    tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    context = _context(max_seq_len, checkpoint)
+    if not force:
+        check_fits(checkpoint.config, dtype, context, available_memory())
+    config_file = checkpoint.path / "generation_config.json"
+    return LoadPlan(
+        checkpoint,
+        tokenizer,
+        dtype,
+        context,
+        threads or physical_cores(),
+        is_demo,
+        read_json(config_file) if config_file.exists() else {},
+    )
+
+
+def _context(asked: int | None, checkpoint: Checkpoint) -> int:
+    trained = checkpoint.config.context_length
+    if asked is None:
+        return min(trained, DEFAULT_CONTEXT)
+    if not 16 <= asked <= trained:
+        raise UserError(
+            f"--max_seq_len is {asked}, but {checkpoint.name} was trained for contexts of 16 to "
+            f"{trained} tokens."
+        )
+    return asked
+
+
+def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
+    """Read or map every tensor into its final place.
+
+    ``on_progress(done, total, name)`` gets bytes of the files' tensors. Raises Cancelled once
+    ``stop`` is set, UserError where a file turns out to be damaged.
+    """
+    torch.set_num_threads(plan.threads)
+    config = plan.checkpoint.config
+    tensors = plan.checkpoint.tensors
+    sizes = {name: _numbers(tensor) for name, tensor in tensors.items()}
+    weights: dict[str, Tensor] = {}
+    done, total = 0, sum(sizes.values())
+    for name, stored in tensors.items():
+        if stop.is_set():
+            raise Cancelled
+        on_progress(done, total, name)
+        weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype))
+        done += sizes[name]
+    on_progress(total, total, "")
+    blocks = [Block(config, weights, f"layers.{layer}.") for layer in range(config.n_layers)]
+    model = Llama(config, weights, blocks, plan.max_seq_len)
+    return LoadedModel(
+        plan,
+        model,
+        KVCache(config, plan.max_seq_len, plan.dtype),
+        sum(weight.nbytes for weight in weights.values()),
+        plan.tokenizer.end_ids() | _configured_end_ids(plan),
+    )
+
+
+def _in_place(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
+    """Mapped where the file has the wanted type, else converted chunk by chunk."""
+    if stored.dtype == dtype and (mapped := stored.mapped()) is not None:
+        return mapped
+    tensor = torch.empty(stored.shape, dtype=dtype)
+    stored.fill(tensor)
+    return tensor
+
+
+def _numbers(stored: StoredTensor) -> int:
+    count = 1
+    for size in stored.shape:
+        count *= size
+    return count
+
+
+def _configured_end_ids(plan: LoadPlan) -> frozenset[int]:
+    """``eos_token_id`` of generation_config.json: one id or a list of them."""
+    ids = plan.generation_config.get("eos_token_id")
+    ids = ids if isinstance(ids, list) else [ids]
+    return frozenset(index for index in ids if isinstance(index, int))

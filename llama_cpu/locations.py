@@ -1,0 +1,24 @@
+"""Where the user's files are."""
+
+from pathlib import Path
+
+import platformdirs
+
+
+def project_folder() -> Path:
+    """The checkout that this package lies in, or the current folder if it was installed elsewhere."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "model").is_dir() else Path.cwd()
+
+
+def model_folder() -> Path:
+    return project_folder() / "model"
+
+
+def tokenizer_folder() -> Path:
+    return project_folder() / "tokenizer"
+
+
+def cache_folder() -> Path:
+    """For what can be fetched again: the demo model."""
+    return platformdirs.user_cache_path("llama_cpu", appauthor=False)

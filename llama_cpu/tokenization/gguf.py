@@ -1,0 +1,154 @@
+"""The vocabularies inside GGUF files, handed to the library that each of them came from."""
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+
+from llama_cpu.tokenization.base import Tokenizer
+from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
+from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
+from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
+
+_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type, the same numbers as in sentencepiece
+_QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN_PATTERN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a GGUF file. Raises ValueError where its vocabulary is of no known kind."""
+    kind = metadata.get("tokenizer.ggml.model")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
+        raise ValueError("it holds no vocabulary")
+    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if len(types) != len(tokens):
+        raise ValueError("tokens and their types differ in number")
+    if kind == "llama":
+        return _sentencepiece(metadata, tokens, types)
+    if kind == "gpt2":
+        return _byte_level(metadata, tokens, types)
+    raise ValueError(f"its vocabulary is of the kind {str(kind)[:40]!r}, which cannot be read")
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+    scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
+    if len(scores) != len(tokens):
+        raise ValueError("tokens and their scores differ in number")
+    model = b"".join(
+        _message(1, _string(1, token) + _float(2, score) + _varint(3, type_))
+        for token, score, type_ in zip(tokens, scores, types, strict=True)
+    )
+    ids = {
+        40: metadata.get("tokenizer.ggml.unknown_token_id", 0),
+        41: metadata.get("tokenizer.ggml.bos_token_id", 1),
+        42: metadata.get("tokenizer.ggml.eos_token_id", 2),
+    }
+    bpe, byte_fallback = _varint(3, 2), _varint(35, 1)
+    # sentencepiece looks its special tokens up by their text, not by id.
+    names = {45: ids[40], 46: ids[41], 47: ids[42]}
+    specials = b"".join(_varint(field, value) for field, value in ids.items())
+    specials += b"".join(
+        _string(field, tokens[value]) for field, value in names.items() if value < len(tokens)
+    )
+    model += _message(2, bpe + byte_fallback + specials)
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    model += _message(3, _string(1, "identity") + _varint(3, bool(prefix)) + _varint(4, 0))
+    return SentencePieceTokenizer(model, metadata.get("tokenizer.ggml.add_bos_token", True))
+
+
+# sentencepiece_model.proto in protocol buffers' wire format: (field << 3 | wire type), value.
+
+
+def _varint(field: int, value: int) -> bytes:
+    return _number(field << 3) + _number(int(value))
+
+
+def _float(field: int, value: float) -> bytes:
+    return _number(field << 3 | 5) + struct.pack("<f", value)
+
+
+def _string(field: int, text: str) -> bytes:
+    return _message(field, text.encode())
+
+
+def _message(field: int, body: bytes) -> bytes:
+    return _number(field << 3 | 2) + _number(len(body)) + body
+
+
+def _number(value: int) -> bytes:
+    """Seven bits a byte, the lowest first, the top bit set on all but the last."""
+    if value < 0:
+        raise ValueError("a token id is negative")
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+    merges = metadata.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list):
+        raise ValueError("it holds no merges")
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    pre_tokenizer, ignore_merges = _pre_tokenizer(pre)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    try:
+        model = models.BPE(vocabulary, pairs, ignore_merges=ignore_merges)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"its merges do not fit its vocabulary ({error})") from error
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    controls = [
+        AddedToken(token, special=type_ == _CONTROL, normalized=False)
+        for token, type_ in zip(tokens, types, strict=True)
+        if type_ in (_CONTROL, _USER_DEFINED)
+    ]
+    tokenizer.add_tokens(controls)
+    hugging_face = HuggingFaceTokenizer(
+        tokenizer,
+        {
+            "bos_token": _token(tokens, metadata.get("tokenizer.ggml.bos_token_id")),
+            "eos_token": _token(tokens, metadata.get("tokenizer.ggml.eos_token_id")),
+        },
+    )
+    # Llama 3's files of the first weeks do not say that they want it.
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre in _LLAMA3_NAMES)
+    hugging_face.adds_bos = bool(adds_bos) and hugging_face.bos_token in hugging_face.special_tokens
+    return hugging_face
+
+
+_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "dbrx", "smaug-bpe", "pixtral")
+
+
+def _pre_tokenizer(name: str) -> tuple[pre_tokenizers.PreTokenizer, bool]:
+    """How text is split before merging, and whether whole words in the vocabulary skip merging.
+
+    The names are llama.cpp's (``tokenizer.ggml.pre``).
+    """
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in ("default", "gpt-2", "gpt2", "phi-2", "jina-es", "jina-de"):
+        return gpt2, False
+    if name in ("smollm", "starcoder", "refact", "command-r", "codeshell"):
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, gpt2]), False
+    patterns = dict.fromkeys(_LLAMA3_NAMES, LLAMA3_PATTERN)
+    patterns |= {"qwen2": _QWEN2_PATTERN, "tekken": _TEKKEN_PATTERN}
+    if name not in patterns:
+        raise ValueError(f"its text is split the way of {str(name)[:40]!r}, which is not known")
+    split = pre_tokenizers.Split(Regex(patterns[name]), behavior="isolated")
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, plain]), name != "qwen2"
+
+
+def _token(tokens: list[str], index: Any) -> str:
+    return tokens[index] if isinstance(index, int) and 0 <= index < len(tokens) else ""

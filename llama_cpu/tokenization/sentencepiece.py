@@ -1,0 +1,47 @@
+"""``tokenizer.model`` of LLaMA 1, Llama 2 and Code Llama, by the sentencepiece library."""
+
+import sentencepiece
+
+from llama_cpu.tokenization.base import Tokenizer, sentencepiece_bytes, split_specials
+
+# Appended to a serialized ModelProto this overrides one field of it, as protocol buffers merge
+# repeated messages: normalizer_spec (3) { add_dummy_prefix (3): false }.
+_NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Raises RuntimeError where the model cannot be parsed."""
+
+    def __init__(self, model_proto: bytes, adds_bos: bool = True) -> None:
+        # LoadFromSerializedProto raises where the constructor would abort the process.
+        self._at_start = sentencepiece.SentencePieceProcessor()
+        self._at_start.LoadFromSerializedProto(model_proto)
+        self._continued = sentencepiece.SentencePieceProcessor()
+        self._continued.LoadFromSerializedProto(model_proto + _NO_DUMMY_PREFIX)
+        pieces = self._at_start
+        self.n_tokens = pieces.GetPieceSize()
+        self.special_tokens = {
+            pieces.IdToPiece(index): index
+            for index in range(self.n_tokens)
+            if pieces.IsControl(index) or pieces.IsUnknown(index)
+        }
+        self.bos_token = pieces.IdToPiece(pieces.bos_id()) if pieces.bos_id() >= 0 else ""
+        self.eos_token = pieces.IdToPiece(pieces.eos_id()) if pieces.eos_id() >= 0 else ""
+        self.adds_bos = adds_bos and bool(self.bos_token)
+
+    def encode(self, text: str, *, specials: bool, continued: bool = False) -> list[int]:
+        ids: list[int] = []
+        pieces = split_specials(text, self.special_tokens) if specials else [text] if text else []
+        for index, piece in enumerate(pieces):
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                encoder = self._continued if continued and index == 0 else self._at_start
+                ids += encoder.EncodeAsIds(piece)
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id >= self.n_tokens:
+            return b""
+        piece = self._at_start.IdToPiece(token_id)
+        return b"" if piece in self.special_tokens else sentencepiece_bytes(piece)
