@@ -11,7 +11,7 @@ from llama_cpu.errors import UserError
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the slow rotary frequencies (Meta, llama_models ``apply_scaling``)."""
+    """Llama 3.1's stretching of slow rotary frequencies (Meta, llama_models ``apply_scaling``)."""
 
     factor: float
     low_freq_factor: float = 1.0
@@ -260,8 +260,8 @@ def config_from_gguf(
 def _checked(config: ModelConfig, file: Path) -> ModelConfig:
     if config.n_heads % config.n_kv_heads:
         raise UserError(
-            f"{file}: {config.n_heads} heads cannot share {config.n_kv_heads} key-value heads evenly; "
-            "get a good copy of this file."
+            f"{file}: {config.n_heads} heads cannot share {config.n_kv_heads} key-value heads "
+            "evenly; get a good copy of this file."
         )
     if config.head_dim % 2:
         raise UserError(f"{file}: the head size {config.head_dim} is odd and cannot be rotated.")

@@ -2,9 +2,9 @@
 
 
 class UserError(Exception):
-    """Something the user can put right: one sentence that says what is wrong, where, and what to do.
+    """Something the user can put right: one sentence on what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with 2.
     """
 
 

@@ -1,11 +1,12 @@
 """From prompt ids to an answer, as a stream of events. Ids in, ids and text out; no chat here."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event as Flag
 
 import torch
+from torch import Tensor
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
@@ -32,7 +33,7 @@ class Limits:
     stop_strings: Sequence[str] = ()
 
 
-class Generator:
+class TextGenerator:
     """A model with its cache and tokenizer. One answer at a time."""
 
     def __init__(self, model: Llama, cache: KVCache, tokenizer: Tokenizer) -> None:
@@ -51,10 +52,7 @@ class Generator:
         """
         self._check_prompt(prompt_ids)
         try:
-            logits = None
-            for logits, event in self._prefill(prompt_ids, stop):
-                yield event
-            assert logits is not None
+            logits = yield from self._prefill(prompt_ids, stop)
             yield from self._decode(logits, Sampler(sampling), limits, stop)
         except Cancelled:
             yield Finished(StopReason.STOPPED)
@@ -65,25 +63,25 @@ class Generator:
         size = self.cache.max_seq_len
         if len(prompt_ids) >= size:
             raise UserError(
-                f"The prompt has {len(prompt_ids)} tokens but the context holds {size}; shorten it, "
-                f"or start with --max_seq_len {len(prompt_ids) + 256} if the model allows."
+                f"The prompt has {len(prompt_ids)} tokens but the context holds {size}; shorten "
+                f"it, or start with --max_seq_len {len(prompt_ids) + 256} if the model allows."
             )
 
-    def _prefill(
-        self, prompt_ids: list[int], stop: Flag
-    ) -> Iterator[tuple[torch.Tensor | None, Prefill]]:
+    def _prefill(self, prompt_ids: list[int], stop: Flag) -> Generator[Event, None, Tensor]:
+        """Returns the logits [vocab] after the prompt."""
         reused = self.cache.reuse(prompt_ids)
         total = len(prompt_ids) - reused
         began = time.perf_counter()
-        yield None, Prefill(reused, 0, total, 0.0)
+        yield Prefill(reused, 0, total, 0.0)
         for first in range(reused, len(prompt_ids), PREFILL_CHUNK):
             chunk = prompt_ids[first : first + PREFILL_CHUNK]
             logits = self.model.forward(chunk, self.cache, stop)
             done = first + len(chunk) - reused
-            yield logits, Prefill(reused, done, total, time.perf_counter() - began)
+            yield Prefill(reused, done, total, time.perf_counter() - began)
+        return logits
 
     def _decode(
-        self, logits: torch.Tensor, sampler: Sampler, limits: Limits, stop: Flag
+        self, logits: Tensor, sampler: Sampler, limits: Limits, stop: Flag
     ) -> Iterator[Event]:
         stream = TextStream(self.tokenizer, limits.stop_strings)
         last = time.perf_counter()

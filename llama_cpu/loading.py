@@ -1,5 +1,6 @@
 """From files to a model that is ready to answer: plan, check, then load."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.machine import available_memory, physical_cores
-from llama_cpu.memory_forecast import check_fits, final_dtype
+from llama_cpu.memory_forecast import check_fits, final_dtype, forecast
 from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
 from llama_cpu.transformer.llama import Block, Llama
@@ -101,6 +102,18 @@ def plan_loading(
     )
 
 
+def plan_from_arguments(args: argparse.Namespace) -> LoadPlan:
+    """plan_loading with the options of the command line."""
+    return plan_loading(
+        args.ckpt_dir,
+        args.tokenizer_path,
+        bf16=args.bf16,
+        max_seq_len=args.max_seq_len,
+        threads=args.threads,
+        force=args.force,
+    )
+
+
 def _context(asked: int | None, checkpoint: Checkpoint) -> int:
     trained = checkpoint.config.context_length
     if asked is None:
@@ -116,21 +129,22 @@ def _context(asked: int | None, checkpoint: Checkpoint) -> int:
 def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     """Read or map every tensor into its final place.
 
-    ``on_progress(done, total, name)`` gets bytes of the files' tensors. Raises Cancelled once
-    ``stop`` is set, UserError where a file turns out to be damaged.
+    ``on_progress(done, total, name)`` gets bytes of the weights in their final type. The
+    checkpoint is used up: its tensors are let go one by one, so that files read whole do not
+    stay in memory. Raises Cancelled once ``stop`` is set, UserError where a file is damaged.
     """
     torch.set_num_threads(plan.threads)
     config = plan.checkpoint.config
     tensors = plan.checkpoint.tensors
-    sizes = {name: _numbers(tensor) for name, tensor in tensors.items()}
     weights: dict[str, Tensor] = {}
-    done, total = 0, sum(sizes.values())
-    for name, stored in tensors.items():
+    done, total = 0, forecast(config, plan.dtype, plan.max_seq_len).weights
+    for name in list(tensors):
         if stop.is_set():
             raise Cancelled
         on_progress(done, total, name)
+        stored = tensors.pop(name)
         weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype))
-        done += sizes[name]
+        done += weights[name].nbytes
     on_progress(total, total, "")
     blocks = [Block(config, weights, f"layers.{layer}.") for layer in range(config.n_layers)]
     model = Llama(config, weights, blocks, plan.max_seq_len)
@@ -150,13 +164,6 @@ def _in_place(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
     tensor = torch.empty(stored.shape, dtype=dtype)
     stored.fill(tensor)
     return tensor
-
-
-def _numbers(stored: StoredTensor) -> int:
-    count = 1
-    for size in stored.shape:
-        count *= size
-    return count
 
 
 def _configured_end_ids(plan: LoadPlan) -> frozenset[int]:

@@ -6,7 +6,7 @@ import platformdirs
 
 
 def project_folder() -> Path:
-    """The checkout that this package lies in, or the current folder if it was installed elsewhere."""
+    """The checkout that this package lies in, or the current folder if installed elsewhere."""
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "model").is_dir() else Path.cwd()
 

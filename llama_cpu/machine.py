@@ -4,6 +4,7 @@ Every call that differs between platforms is in this file, each with a fallback,
 rest of the program never asks which system it runs on.
 """
 
+import contextlib
 import mmap
 import os
 import sys
@@ -75,7 +76,7 @@ def _peak_without_proc(resident: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that can still be used without swapping: the machine's, or the cgroup's if less."""
+    """Bytes that can still be used without swapping: the machine's or the cgroup's."""
     available = psutil.virtual_memory().available
     limit, used = _cgroup_limit_and_use()
     return available if limit is None else max(0, min(available, limit - used))
@@ -89,10 +90,10 @@ def total_memory() -> int:
 
 
 def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:
-    """Memory limit of this process's cgroup (None: unlimited) and the part that cannot be reclaimed.
+    """Memory limit of this process's cgroup (None: unlimited) and what of it cannot be reclaimed.
 
     Version 2: memory.max and memory.current; version 1: memory.limit_in_bytes and
-    memory.usage_in_bytes (kernel documentation, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst).
+    memory.usage_in_bytes (kernel documentation, cgroup-v2.rst and cgroup-v1/memory.rst).
     """
     tightest: tuple[int | None, int] = (None, 0)
     for folder, limit_name, usage_name in _cgroup_folders(root):
@@ -109,7 +110,7 @@ def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | No
 
 
 def _cgroup_folders(root: Path) -> list[tuple[Path, str, str]]:
-    """Every folder from this process's own cgroup up to the root, as a parent's limit counts too."""
+    """Every folder from this process's own cgroup up to the root: a parent's limit counts too."""
     folders = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -139,7 +140,7 @@ def _inactive_file_bytes(stat_file: Path) -> int:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use; a second thread on one core only gets in the way."""
+    """Physical cores that this process may use; a second thread on a core gets in the way."""
     try:
         allowed = len(os.sched_getaffinity(0))  # type: ignore[attr-defined]
     except AttributeError:  # macOS, Windows
@@ -152,10 +153,8 @@ def lazy_memory(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # Huge pages would make the first byte of each 2 MiB cost all of them.
-        try:
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-        except OSError:  # a kernel without huge pages
-            pass
     return memory
 
 

@@ -1,5 +1,6 @@
 """Will it fit? Answered before anything is loaded."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,13 +35,8 @@ def final_dtype(shape: tuple[int, ...], precision: torch.dtype) -> torch.dtype:
 
 def forecast(config: ModelConfig, precision: torch.dtype, max_seq_len: int) -> Forecast:
     weights = 0
-    largest = 0
     for shape in tensor_shapes(config).values():
-        numbers = 1
-        for size in shape:
-            numbers *= size
-        weights += numbers * final_dtype(shape, precision).itemsize
-        largest = max(largest, numbers)
+        weights += math.prod(shape) * final_dtype(shape, precision).itemsize
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + 16 * config.vocab_size
@@ -52,7 +48,7 @@ def forecast(config: ModelConfig, precision: torch.dtype, max_seq_len: int) -> F
 def check_fits(
     config: ModelConfig, precision: torch.dtype, max_seq_len: int, available: int
 ) -> None:
-    """Raise UserError, saying by how much and what would help, if it needs more than ``available``."""
+    """Raise UserError, saying what would help, if more than ``available`` bytes are needed."""
     needed = forecast(config, precision, max_seq_len)
     if needed.total <= available:
         return

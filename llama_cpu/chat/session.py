@@ -7,7 +7,7 @@ from threading import Event as Flag
 from llama_cpu.chat.prompt import Message, build_prompt
 from llama_cpu.chat.templates import ChatTemplate, TemplateRenderer
 from llama_cpu.events import Event, Finished, Token, TurnsDropped
-from llama_cpu.generation import Generator, Limits
+from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadedModel
 from llama_cpu.sampling import Sampling
 from llama_cpu.text_stream import ids_of_text
@@ -32,7 +32,7 @@ class ChatSession:
         self.template_name = template.name
         self.messages = [Message("system", system)] if system else []
         self._dropped = 0  # messages after the system prompt that no longer fit
-        self._generator = Generator(loaded.model, loaded.cache, loaded.tokenizer)
+        self._generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
         self._sampling = sampling
         self._limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
         tokenizer = loaded.tokenizer

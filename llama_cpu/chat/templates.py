@@ -162,8 +162,8 @@ class TemplateRenderer:
         answer = json.loads(reply)
         if "error" in answer:
             raise UserError(
-                f"The chat template ({self.template.name}) failed: {answer['error']}; choose another "
-                "with --template."
+                f"The chat template ({self.template.name}) failed: {answer['error']}; choose "
+                "another with --template."
             )
         return answer["texts"]
 
@@ -183,7 +183,7 @@ class TemplateRenderer:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            paths = [path or os.getcwd() for path in sys.path]
+            paths = [path or str(Path.cwd()) for path in sys.path]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llama_cpu.chat.template_worker"],
                 stdin=subprocess.PIPE,

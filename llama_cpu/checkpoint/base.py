@@ -22,7 +22,7 @@ class Checkpoint:
     path: Path  # the folder, or the GGUF file
     name: str
     config: ModelConfig
-    tensors: Mapping[str, StoredTensor]
+    tensors: dict[str, StoredTensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)  # of a GGUF file
 
 

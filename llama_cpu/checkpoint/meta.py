@@ -50,8 +50,8 @@ def find_shards(folder: Path) -> list[Path]:
     for number in range(max(numbered) + 1):
         if number not in numbered:
             raise UserError(
-                f"{folder} lacks the shard consolidated.{number:02d}.pth though a later one is there; "
-                "get the missing file."
+                f"{folder} lacks the shard consolidated.{number:02d}.pth though a later one is "
+                "there; get the missing file."
             )
     return [numbered[number] for number in sorted(numbered)]
 
@@ -89,13 +89,13 @@ def _join(name: str, parts: list[StoredTensor], files: list[Path], dim: int) -> 
             or len(part.shape) <= (along or 0)
         ):
             raise UserError(
-                f"{file} and {files[0].name} disagree on the shape or type of '{name}': they are not "
-                "shards of one model."
+                f"{file} and {files[0].name} disagree on the shape or type of '{name}': they are "
+                "not shards of one model."
             )
         if along is None and not _equal(part, first):
             raise UserError(
-                f"{file} and {files[0].name} hold different copies of '{name}': they are not shards "
-                "of one model."
+                f"{file} and {files[0].name} hold different copies of '{name}': they are not "
+                "shards of one model."
             )
     return first if along is None else JoinedTensor(tuple(parts), along)
 

@@ -1,6 +1,7 @@
 """PyTorch's own file (``.pth``, ``.bin``): a zip with a pickle inside, of which no code is run."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,6 +21,10 @@ def read_pth(path: Path) -> dict[str, StoredTensor]:
     """
     file = MappedFile(path)
     if file.bytes[:4] != b"PK\x03\x04":
+        warnings.warn(
+            f"{path} is in PyTorch's format of before 1.6 and cannot be mapped: it is read whole.",
+            stacklevel=1,
+        )
         return {name: MemoryTensor(tensor) for name, tensor in _load(path).items()}
     # Fake tensors have shapes and, in their storage, the offset into the file, but no data
     # (torch.load's documentation, "FakeTensorMode").

@@ -28,7 +28,7 @@ _SPECIAL_NAMES = {
 
 
 def looks_like_ranks(data: bytes) -> bool:
-    """Whether a tokenizer.model is a list of ranks (base64, space, number) and not sentencepiece."""
+    """Whether a tokenizer.model is a list of ranks (base64, space, number)."""
     return _RANK_LINE.fullmatch(data[:200].split(b"\n", 1)[0].rstrip()) is not None
 
 

@@ -1,0 +1,8 @@
+"""Chat with a LLaMA model on the CPU: ``python example_chat.py``. See --help."""
+
+import sys
+
+from llama_cpu.cli import chat_main
+
+if __name__ == "__main__":
+    sys.exit(chat_main())

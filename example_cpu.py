@@ -1,0 +1,8 @@
+"""Complete one prompt on the CPU: ``python example_cpu.py "PROMPT"``. See --help."""
+
+import sys
+
+from llama_cpu.cli import complete_main
+
+if __name__ == "__main__":
+    sys.exit(complete_main())

@@ -1,0 +1,205 @@
+"""The commands. Heavy modules are imported where they are used, so that --help is quick."""
+
+import argparse
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llama_cpu import __version__
+from llama_cpu.errors import Cancelled, UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # as a shell reports Ctrl+C
+
+_FILES = """\
+files:
+  model/       params.json with consolidated.00.pth, all consolidated.NN.pth shards or merged.pth
+               (Meta); config.json with *.safetensors or pytorch_model*.bin (Hugging Face); or a
+               .gguf file
+  tokenizer/   tokenizer.model, where the model does not bring its own
+With nothing there, a small demo model is fetched and used.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options may be written with hyphens or underscores; errors are one line."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+
+    def error(self, message: str):  # type: ignore[override]
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR)
+
+
+def _with_underscores(word: str) -> str:
+    if not word.startswith("--") or word == "--":
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the chat and the completion of one prompt have in common."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--ckpt_dir", type=Path, metavar="PATH", help="model folder or .gguf file")
+    model.add_argument(
+        "--tokenizer_path", type=Path, metavar="PATH", help="tokenizer file, or its folder"
+    )
+    model.add_argument(
+        "--bf16", action="store_true", help="keep weights and KV cache in bfloat16: half the memory"
+    )
+    model.add_argument(
+        "--max_seq_len",
+        type=int,
+        metavar="N",
+        help="context length in tokens (default: what the model was trained for, at most 4096)",
+    )
+    model.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads (default: the physical cores)"
+    )
+    model.add_argument(
+        "--force", action="store_true", help="load even if the memory does not seem to suffice"
+    )
+    answers = parser.add_argument_group("answers")
+    answers.add_argument(
+        "--temperature", type=float, metavar="T", help="0 always takes the best token (default 0.8)"
+    )
+    answers.add_argument(
+        "--top_p", type=float, metavar="P", help="draw from the best tokens up to P (default 0.95)"
+    )
+    answers.add_argument(
+        "--top_k", type=int, metavar="K", help="draw from the K best tokens (default: no limit)"
+    )
+    answers.add_argument(
+        "--min_p", type=float, metavar="P", help="no token below P times the best one's probability"
+    )
+    answers.add_argument(
+        "--repetition_penalty", type=float, metavar="R", help="above 1 discourages repetition"
+    )
+    answers.add_argument("--seed", type=int, metavar="N", help="the same answers every time")
+    answers.add_argument(
+        "--max_gen_len",
+        type=_positive,
+        default=1024,
+        metavar="N",
+        help="tokens in an answer at the most (default 1024)",
+    )
+    answers.add_argument("--system", metavar="TEXT", help="system prompt")
+    answers.add_argument(
+        "--template",
+        metavar="NAME",
+        help="llama-2, llama-3, chatml, vicuna, alpaca, transcript or a Jinja file "
+        "(default: the model's own)",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show where in the program an error came from"
+    )
+    parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
+
+
+def _chat_parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        description="Chat with a LLaMA model on the CPU, in the terminal.",
+        epilog=_FILES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_arguments(parser)
+    return parser
+
+
+def _complete_parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        description="Complete one prompt: the text to standard output, figures to standard error.",
+        epilog=_FILES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to complete; - reads it")
+    parser.add_argument("--chat", action="store_true", help="ask it as a question in a chat")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_model_arguments(parser)
+    return parser
+
+
+def chat_main(argv: Sequence[str] | None = None, prog: str = "example_chat.py") -> int:
+    """``python example_chat.py``: the app in a terminal, a plain line-by-line chat otherwise."""
+    args = _chat_parser(prog).parse_args(argv)
+    return run_reporting_errors(lambda: _chat(args), args.debug)
+
+
+def complete_main(argv: Sequence[str] | None = None, prog: str = "example_cpu.py") -> int:
+    """``python example_cpu.py PROMPT``."""
+    args = _complete_parser(prog).parse_args(argv)
+    return run_reporting_errors(lambda: _complete(args), args.debug)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``llama-cpu chat|complete ...``"""
+    commands: dict[str, Callable[..., int]] = {"chat": chat_main, "complete": complete_main}
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in commands:
+        return commands[words[0]](words[1:], prog=f"llama-cpu {words[0]}")
+    parser = _Parser(prog="llama-cpu", description="LLaMA models on the CPU.")
+    parser.add_argument("command", choices=commands, help="see llama-cpu COMMAND --help")
+    parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
+    parser.parse_args(words)
+    return EXIT_USER_ERROR
+
+
+def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
+    """Exit code of ``work``; what the user can put right is one sentence and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        return work()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"Error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except (KeyboardInterrupt, Cancelled):
+        print("Stopped.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe went away, for instance `| head`
+        sys.stderr.close()
+        return 0
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if category is UserWarning:
+        print(f"Note: {message}", file=sys.stderr)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from llama_cpu.loading import plan_from_arguments
+
+    plan = plan_from_arguments(args)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from llama_cpu.chat.open_session import session_opener
+        from llama_cpu.tui.app import run_app
+
+        return run_app(plan, session_opener(plan, args))
+    from llama_cpu.plain_chat import run_plain_chat
+
+    return run_plain_chat(plan, args)
+
+
+def _complete(args: argparse.Namespace) -> int:
+    from llama_cpu.complete import run_complete
+    from llama_cpu.loading import plan_from_arguments
+
+    return run_complete(plan_from_arguments(args), args)

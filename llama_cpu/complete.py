@@ -1,0 +1,102 @@
+"""``example_cpu.py``: one prompt, one answer, and what it cost."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from threading import Event as Flag
+
+from llama_cpu.chat.open_session import sampling_from, session_opener
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.events import Event, Finished, StopReason, Token
+from llama_cpu.generation import Limits, TextGenerator
+from llama_cpu.loading import LoadPlan
+from llama_cpu.machine import memory_report
+from llama_cpu.progress import load_with_progress
+from llama_cpu.text import human_bytes, printable
+from llama_cpu.timings import Timings
+
+
+def run_complete(plan: LoadPlan, args: argparse.Namespace) -> int:
+    """Print the answer as it comes, or one JSON object. Returns the exit code."""
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    session = load_with_progress(plan, session_opener(plan, args))
+    try:
+        return _run(session, prompt, args)
+    finally:
+        session.close()
+
+
+def _run(session: ChatSession, prompt: str, args: argparse.Namespace) -> int:
+    timings, token_ids, text = Timings(), [], ""
+    finished = Finished(StopReason.STOPPED)
+    try:
+        for event in _events(session, prompt, args):
+            timings.observe(event)
+            if isinstance(event, Token):
+                token_ids.append(event.id)
+            if isinstance(event, (Token, Finished)):
+                text += event.text
+                if not args.json:
+                    print(printable(event.text), end="", flush=True)
+            if isinstance(event, Finished):
+                finished = event
+    except KeyboardInterrupt:  # keep what was written, and say what it cost
+        pass
+    if args.json:
+        print(json.dumps(_as_object(session, timings, token_ids, text, finished.reason)))
+    else:
+        print(flush=True)
+        _print_figures(session, timings, finished)
+    return 130 if finished.reason is StopReason.STOPPED else 0
+
+
+def _events(session: ChatSession, prompt: str, args: argparse.Namespace) -> Iterator[Event]:
+    if args.chat:
+        session.add_user(prompt)
+        return session.answer(Flag())
+    loaded = session.loaded
+    generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
+    limits = Limits(args.max_gen_len, loaded.end_ids)
+    prompt_ids = loaded.tokenizer.encode_prompt(prompt)
+    return generator.generate(prompt_ids, sampling_from(loaded.plan, args), limits, Flag())
+
+
+def _as_object(
+    session: ChatSession, timings: Timings, token_ids: list[int], text: str, reason: StopReason
+) -> dict:
+    return {
+        "text": text,
+        "tokens": token_ids,
+        "prompt_tokens": timings.reused_tokens + timings.prompt_tokens,
+        "prefill_seconds": timings.prefill_seconds,
+        "token_seconds": timings.token_seconds,
+        "peak_rss_bytes": memory_report().peak,
+        "weights_bytes": session.weights_bytes,
+        "kv_cache_bytes": session.kv_cache_bytes,
+        "stop_reason": reason.value,
+    }
+
+
+def _print_figures(session: ChatSession, timings: Timings, finished: Finished) -> None:
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    if finished.message:
+        say(f"[{finished.message}]")
+    say(
+        f"prompt: {timings.prompt_tokens} tokens in {timings.prefill_seconds:.2f} s, "
+        f"{timings.prefill_rate:.1f} tokens/s"
+    )
+    if timings.median is not None and timings.percentile_95 is not None:
+        say(
+            f"answer: {len(timings.token_seconds)} tokens, {timings.decode_rate:.1f} tokens/s, "
+            f"{1000 * timings.median:.1f} ms a token (median), "
+            f"{1000 * timings.percentile_95:.1f} ms (95th percentile)"
+        )
+    memory = memory_report()
+    say(
+        f"memory: {human_bytes(memory.peak)} at the peak; weights "
+        f"{human_bytes(session.weights_bytes)} ({session.precision}), KV cache "
+        f"{human_bytes(session.kv_cache_used_bytes)} of {human_bytes(session.kv_cache_bytes)}"
+    )

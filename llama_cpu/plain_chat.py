@@ -1,0 +1,57 @@
+"""The chat without the app: line by line, for pipes and scripts."""
+
+import argparse
+import sys
+from threading import Event as Flag
+
+from llama_cpu.chat.open_session import session_opener
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.errors import UserError
+from llama_cpu.events import Finished, Token, TurnsDropped
+from llama_cpu.loading import LoadPlan
+from llama_cpu.progress import load_with_progress
+from llama_cpu.text import printable
+
+
+def run_plain_chat(plan: LoadPlan, args: argparse.Namespace) -> int:
+    """One line in, one answer out, until the input ends. Returns the exit code."""
+    session = load_with_progress(plan, session_opener(plan, args))
+    try:
+        while (line := _read_line()) is not None:
+            if line.strip():
+                _answer(session, line)
+    finally:
+        session.close()
+    return 0
+
+
+def _read_line() -> str | None:
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\r\n") if line else None
+
+
+def _answer(session: ChatSession, line: str) -> None:
+    """Ctrl+C stops the answer, not the chat."""
+    session.add_user(line)
+    stop = Flag()
+    try:
+        for event in session.answer(stop):
+            if isinstance(event, TurnsDropped):
+                _note(f"The {event.count} oldest messages no longer fit in and were left out.")
+            if isinstance(event, (Token, Finished)):
+                print(printable(event.text), end="", flush=True)
+            if isinstance(event, Finished) and event.message:
+                _note(event.message)
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    except UserError as error:
+        session.drop_last_user()
+        _note(str(error))
+    print(flush=True)
+
+
+def _note(text: str) -> None:
+    print(f"[{text}]", file=sys.stderr)
