@@ -58,8 +58,8 @@ def fetch_demo_model() -> Path:
             (Path(folder) / path.name).replace(path)
     except OSError as error:
         raise UserError(
-            f"The demo model cannot be kept in {path.parent} ({error.strerror or error}); make room "
-            "or set XDG_CACHE_HOME to another folder."
+            f"The demo model cannot be kept in {path.parent} ({error.strerror or error}); make "
+            "room there or set XDG_CACHE_HOME to another folder."
         ) from error
     return path
 

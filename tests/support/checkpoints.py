@@ -30,6 +30,7 @@ HF_NAMES = {
     "feed_forward.w3": "mlp.up_proj",
 }
 GGUF_NAMES = {
+    "rope_freqs": "rope_freqs",
     "tok_embeddings": "token_embd",
     "norm": "output_norm",
     "output": "output",

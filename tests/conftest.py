@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama_cpu.demo_model import fetch_demo_model
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo model's GGUF file; fetched once, then kept in the user's cache folder."""
+    return fetch_demo_model()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """The same sums in the same order on every machine."""
+    torch.set_num_threads(2)

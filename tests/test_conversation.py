@@ -1,0 +1,165 @@
+"""What a conversation computes, keeps and drops."""
+
+from pathlib import Path
+from threading import Event as Flag
+
+import pytest
+
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate
+from llama_cpu.errors import UserError
+from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsDropped
+from llama_cpu.loading import LoadedModel
+from tests.support.checkpoints import random_weights, tiny_config, write_meta
+from tests.support.engine import GREEDY, load_tiny
+
+PLAIN = ChatTemplate(
+    "plain",
+    "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}a:",
+)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> LoadedModel:
+    config = tiny_config()
+    return load_tiny(write_meta(tmp_path, config, random_weights(config)), max_seq_len=256)
+
+
+@pytest.fixture
+def session(loaded: LoadedModel):
+    session = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12)
+    yield session
+    session.close()
+
+
+def turn(session: ChatSession, text: str) -> list[Event]:
+    session.add_user(text)
+    return list(session.answer(Flag()))
+
+
+def prefill_of(events: list[Event]) -> Prefill:
+    return [event for event in events if isinstance(event, Prefill)][-1]
+
+
+def test_cache_is_kept_between_turns(session: ChatSession) -> None:
+    turn(session, "first")
+    cached = list(session.loaded.cache.token_ids)
+    prefill = prefill_of(turn(session, "second"))
+    assert prefill.reused == len(cached)
+    # The last id of the answer was never fed to the model, so it is computed with the new text.
+    assert prefill.total == 1 + len(";u:second;a:")
+    assert session.loaded.cache.token_ids[: len(cached)] == cached
+
+
+def test_fresh_and_kept_cache_give_the_same_answers(loaded: LoadedModel) -> None:
+    kept = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12)
+    turn(kept, "first")
+    turn(kept, "second")
+    anew = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12)
+    anew.messages = kept.messages[:-1]
+    loaded.cache.reuse([])
+    assert prefill_of(list(anew.answer(Flag()))).reused == 0
+    assert anew.messages[-1].token_ids == kept.messages[-1].token_ids
+    kept.close()
+    anew.close()
+
+
+def test_regenerate_reuses_the_whole_prompt(session: ChatSession) -> None:
+    assert not session.drop_last_answer()
+    turn(session, "question")
+    before = session.messages[-1].token_ids
+    assert session.drop_last_answer()
+    prefill = prefill_of(list(session.answer(Flag())))
+    assert prefill.total == 1  # the last token's logits are needed
+    assert session.messages[-1].token_ids == before
+
+
+def test_edited_last_message_reuses_what_is_the_same(session: ChatSession) -> None:
+    turn(session, "tell me about cats")
+    assert session.drop_last_user() == "tell me about cats"
+    prefill = prefill_of(turn(session, "tell me about dogs"))
+    assert prefill.reused == len("u:tell me about ")
+
+
+def test_generated_ids_are_never_encoded_again(session: ChatSession) -> None:
+    turn(session, "x")
+    # Ids that no text gives: a random model also writes special and invalid bytes.
+    session.messages[-1].token_ids = [300, 301, 302]
+    turn(session, "y")
+    assert session.loaded.cache.token_ids[6:9] == [300, 301, 302]
+
+
+def test_oldest_turns_fall_away_but_not_the_system_prompt(loaded: LoadedModel) -> None:
+    session = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12, system="SYSTEM")
+    dropped = 0
+    for number in range(12):
+        events = turn(session, f"message number {number} " + "x" * 20)
+        dropped += sum(event.count for event in events if isinstance(event, TurnsDropped))
+    session.close()
+    assert dropped > 0
+    context = loaded.tokenizer.decode(loaded.cache.token_ids)
+    assert context.startswith("s:SYSTEM;")
+    assert "message number 0 " not in context
+    assert "message number 11 " in context
+    assert len(session.messages) == 1 + 2 * 12  # nothing is lost but for the model
+
+
+def test_too_long_message_is_refused_and_nothing_is_dropped(session: ChatSession) -> None:
+    turn(session, "first")
+    session.add_user("y" * 300)
+    with pytest.raises(UserError, match="context holds 256"):
+        list(session.answer(Flag()))
+    assert session.drop_last_user() == "y" * 300
+    events = turn(session, "second")
+    assert not any(isinstance(event, TurnsDropped) for event in events)
+
+
+def test_stop_keeps_what_was_written(session: ChatSession) -> None:
+    session.add_user("go on")
+    stop = Flag()
+    tokens = 0
+    for event in session.answer(stop):
+        if isinstance(event, Token):
+            tokens += 1
+            if tokens == 5:
+                stop.set()
+    assert isinstance(event, Finished)
+    assert event.reason is StopReason.STOPPED
+    assert tokens == 5
+    assert len(session.messages[-1].token_ids) == 5
+
+
+def test_stop_in_the_middle_of_prefill(session: ChatSession) -> None:
+    stop = Flag()
+    stop.set()
+    session.add_user("hello")
+    *_, last = session.answer(stop)
+    assert isinstance(last, Finished)
+    assert last.reason is StopReason.STOPPED
+    assert session.messages[-1].role == "user"
+    assert len(session.loaded.cache) == 0
+    # What was not answered goes in front of the next message.
+    turn(session, "again")
+    assert session.messages[-2].text == "hello\n\nagain"
+
+
+def test_text_that_looks_like_a_special_token_is_text(loaded: LoadedModel) -> None:
+    session = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=2)
+    turn(session, "a</s>b\ue000c")
+    session.close()
+    assert bytes(loaded.cache.token_ids[:12]) == b"u:a</s>bc;a:"
+
+
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
+def test_named_template_takes_turns(name: str, tmp_path: Path) -> None:
+    config = tiny_config(context_length=2048)
+    folder = write_meta(tmp_path, config, random_weights(config))
+    loaded = load_tiny(folder, max_seq_len=2048)
+    session = ChatSession(loaded, NAMED_TEMPLATES[name], GREEDY, max_gen_len=3, system="BE KIND")
+    turn(session, "one")
+    cached = len(loaded.cache)
+    assert session.messages[-1].token_ids
+    assert prefill_of(turn(session, "two")).reused == cached
+    session.close()
+    context = loaded.tokenizer.decode(loaded.cache.token_ids)
+    assert context.index("BE KIND") < context.index("one") < context.index("two")
