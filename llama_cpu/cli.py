@@ -188,7 +188,8 @@ def _chat(args: argparse.Namespace) -> int:
     from llama_cpu.loading import plan_from_arguments
 
     plan = plan_from_arguments(args)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    # Textual draws on standard error, so that must be a terminal as well.
+    if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         from llama_cpu.chat.open_session import session_opener
         from llama_cpu.tui.app import run_app
 

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
@@ -86,6 +86,7 @@ def plan_loading(
         ckpt_dir = fetch_demo_model()
     checkpoint = open_checkpoint(ckpt_dir or model_folder())
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
+    checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
     dtype = torch.bfloat16 if bf16 else torch.float32
     context = _context(max_seq_len, checkpoint)
     if not force:

@@ -84,10 +84,9 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     total = float(best.sum()) if sampling.top_k else 1.0  # top-p looks at what top-k left
     if sampling.top_p < 1.0:
         before = best.cumsum(0) - best  # probability of all better tokens
-        best = best[before < sampling.top_p * total]
+        best = best[: max(1, int((before < sampling.top_p * total).sum()))]
     if sampling.min_p > 0.0:
         best = best[best >= sampling.min_p * best[0]]
-    best = best[: max(1, len(best))]
     return best, ids[: len(best)]
 
 

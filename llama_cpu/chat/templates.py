@@ -154,6 +154,7 @@ class TemplateRenderer:
         }
         reply = self._ask(json.dumps(request))
         if not reply:
+            self.close()
             raise UserError(
                 f"The chat template ({self.template.name}) did not finish within "
                 f"{RENDER_SECONDS:.0f} seconds or took too much memory; choose another with "
