@@ -194,11 +194,12 @@ def test_tokenizer_json_like_llama_2(text: str, reference) -> None:
     assert tokenizer.bos_token == "<s>"
 
 
-@pytest.mark.parametrize("text", [*TEXTS, "<|im_start|>user\nHi<|im_end|>\n"])
-def test_demo_model_against_transformers(text: str, demo_model: Path) -> None:
+def test_demo_model_against_transformers(demo_model: Path) -> None:
     tokenizer = gguf_tokenizer(read_gguf(demo_model)[0])
     library = AutoTokenizer.from_pretrained(demo_model.parent, gguf_file=demo_model.name)
-    assert tokenizer.encode(text, specials=True) == library.encode(text, add_special_tokens=False)
+    for text in [*TEXTS, "<|im_start|>user\nHi<|im_end|>\n"]:
+        expected = library.encode(text, add_special_tokens=False)
+        assert tokenizer.encode(text, specials=True) == expected, text
     assert tokenizer.end_ids() == {0, 2}
 
 

@@ -1,0 +1,277 @@
+"""Where weights end up, what they cost on the way, and what is refused before."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event as Flag
+
+import gguf
+import pytest
+import torch
+
+from llama_cpu.checkpoint import open_checkpoint
+from llama_cpu.config import ModelConfig
+from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.loading import load, plan_loading
+from llama_cpu.memory_forecast import check_fits, forecast
+from tests.support.checkpoints import (
+    random_weights,
+    read_all,
+    tiny_config,
+    write_gguf,
+    write_hugging_face,
+    write_meta,
+)
+from tests.support.engine import load_tiny
+
+GIB = 1 << 30
+LLAMA_7B = ModelConfig(
+    dim=4096,
+    n_layers=32,
+    n_heads=32,
+    n_kv_heads=32,
+    head_dim=128,
+    hidden_dim=11008,
+    vocab_size=32000,
+    norm_eps=1e-6,
+    rope_theta=10000.0,
+    context_length=2048,
+)
+
+
+def resident_weights(folder: Path, bf16: bool = False) -> dict[str, torch.Tensor]:
+    loaded = load_tiny(folder, bf16=bf16)
+    block = next(iter(loaded.model.blocks))
+    return {
+        "tok_embeddings": loaded.model.tok_embeddings,
+        "wq": block.attention.wq.weight,
+        "norm": block.attention_norm.weight,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
+    config = tiny_config()
+    stored = {name: tensor.to(dtype) for name, tensor in random_weights(config).items()}
+    write_meta(tmp_path, config, stored, n_shards=2)
+    for bf16, wanted in ((False, torch.float32), (True, torch.bfloat16)):
+        weights = resident_weights(tmp_path, bf16)
+        assert weights["norm"].dtype == torch.float32
+        assert weights["wq"].dtype == wanted
+        expected = stored["layers.0.attention.wq.weight"].to(wanted)
+        assert torch.equal(weights["wq"], expected)
+        embedding = stored["tok_embeddings.weight"].to(wanted)
+        assert torch.equal(weights["tok_embeddings"], embedding)
+
+
+@pytest.mark.parametrize("layout", ["meta", "safetensors", "bin", "gguf"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_wanted_type_is_mapped_and_not_copied(
+    layout: str, bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    weights = {name: tensor.to(dtype) for name, tensor in random_weights(config).items()}
+    if layout == "meta":
+        path = write_meta(tmp_path, config, weights)
+    elif layout == "gguf":
+        kind = gguf.GGMLQuantizationType.BF16 if bf16 else gguf.GGMLQuantizationType.F32
+        path = write_gguf(tmp_path / "model.gguf", config, weights, kind)
+    else:
+        path = write_hugging_face(tmp_path, config, weights, suffix=layout)
+    filled = []
+    from llama_cpu.checkpoint.stored import FileTensor
+
+    fill = FileTensor.fill
+    monkeypatch.setattr(
+        FileTensor, "fill", lambda self, target: (filled.append(self.shape), fill(self, target))
+    )
+    resident_weights(path, bf16)
+    assert all(len(shape) == 1 for shape in filled)  # at most norms, which are float32 always
+
+
+QUANTIZATIONS = [
+    kind
+    for kind in gguf.GGMLQuantizationType
+    if kind.name in ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0")
+]
+
+
+@pytest.mark.parametrize("kind", QUANTIZATIONS, ids=lambda kind: kind.name)
+def test_quantized_gguf(kind: gguf.GGMLQuantizationType, tmp_path: Path) -> None:
+    """Every type that the library can also write."""
+    config = tiny_config(dim=256, n_heads=4, n_kv_heads=4, head_dim=64, hidden_dim=256)
+    weights = random_weights(config)
+    path = write_gguf(tmp_path / "model.gguf", config, weights, kind)
+    for name, tensor in read_all(path).items():
+        if tensor.dim() == 1:
+            expected = weights[name]
+        else:
+            raw = gguf.quants.quantize(weights[name].numpy(), kind)
+            expected = torch.from_numpy(gguf.quants.dequantize(raw, kind))
+        assert torch.equal(tensor, expected), name
+
+
+def test_every_type_that_the_library_dequantises(tmp_path: Path) -> None:
+    """Random blocks of each type, read in several chunks, against the library's own result."""
+    from llama_cpu.checkpoint import stored
+    from llama_cpu.checkpoint.gguf import QuantizedTensor
+    from llama_cpu.checkpoint.stored import MappedFile
+
+    checked = 0
+    generator = torch.Generator().manual_seed(0)
+    for kind, (block, block_bytes) in gguf.GGML_QUANT_SIZES.items():
+        rows, columns = 40, 2 * block
+        size = rows * 2 * block_bytes
+        raw = torch.randint(0, 60, (size,), dtype=torch.uint8, generator=generator).numpy()
+        try:
+            expected = gguf.quants.dequantize(raw.reshape(rows, -1), kind)
+        except NotImplementedError:
+            continue
+        path = tmp_path / kind.name
+        path.write_bytes(b"\0" * 32 + raw.tobytes())
+        target = torch.empty(rows, columns)
+        tensor = QuantizedTensor(MappedFile(path), 32, (rows, columns), kind)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stored, "CHUNK_BYTES", 16 * columns * 7)
+            tensor.fill(target)
+        torch.testing.assert_close(
+            target, torch.from_numpy(expected).float(), rtol=0, atol=0, equal_nan=True
+        )
+        checked += 1
+    assert checked > 20
+
+
+_PEAK_OF_LOADING = """
+import sys
+from pathlib import Path
+from threading import Event
+from llama_cpu.loading import load, plan_loading
+from llama_cpu.machine import memory_report
+plan = plan_loading(Path(sys.argv[1]), Path(sys.argv[2]), max_seq_len=4096)
+before = memory_report().resident
+loaded = load(plan, lambda *_: None, Event())
+print(memory_report().peak - before, loaded.weights_bytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the peak from Linux")
+@pytest.mark.parametrize("layout", ["gguf", "meta, 3 shards of float16"])
+def test_loading_takes_little_more_than_the_weights(
+    layout: str, demo_model: Path, tmp_path: Path
+) -> None:
+    path = demo_model
+    if layout != "gguf":
+        config = open_checkpoint(demo_model).config
+        weights = {name: tensor.half() for name, tensor in read_all(demo_model).items()}
+        path = write_meta(tmp_path, config, weights, n_shards=3)
+    command = [sys.executable, "-c", _PEAK_OF_LOADING, str(path), str(demo_model)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    grown, weights_bytes = map(int, printed.split())
+    # The 300 MB beyond are for the interpreter and PyTorch, which were there before.
+    assert grown <= 1.05 * weights_bytes + 50e6
+
+
+def test_loading_can_be_interrupted(tmp_path: Path) -> None:
+    config = tiny_config()
+    write_meta(tmp_path, config, random_weights(config))
+    stop = Flag()
+    seen = []
+
+    def on_progress(done: int, total: int, name: str) -> None:
+        seen.append((done, total, name))
+        if len(seen) == 5:
+            stop.set()
+
+    from llama_cpu.loading import LoadPlan
+    from tests.support.engine import ByteTokenizer
+
+    plan = LoadPlan(open_checkpoint(tmp_path), ByteTokenizer(), torch.float32, 64, 2, False, {})
+    with pytest.raises(Cancelled):
+        load(plan, on_progress, stop)
+    assert len(seen) == 5
+    assert all(done <= total for done, total, _ in seen)
+
+
+def test_forecast_of_7b() -> None:
+    in_float32 = forecast(LLAMA_7B, torch.float32, 2048)
+    assert in_float32.weights == pytest.approx(6_738_415_616 * 4, rel=0.001)
+    assert in_float32.kv_cache == 32 * 2 * 4096 * 2048 * 4
+    in_bf16 = forecast(LLAMA_7B, torch.bfloat16, 2048)
+    assert in_bf16.weights == pytest.approx(in_float32.weights / 2, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("available", "advice"),
+    [
+        (20 * GIB, "--bf16 would make it fit"),
+        (int(13.3 * GIB), "--bf16 --max_seq_len 512 would make it fit"),
+        (int(26.2 * GIB), "--bf16 would make it fit"),
+        (8 * GIB, "take a smaller model"),
+    ],
+)
+def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
+    with pytest.raises(UserError, match="too little") as caught:
+        check_fits(LLAMA_7B, torch.float32, 2048, available)
+    assert advice in str(caught.value)
+
+
+def test_what_fits_is_let_through() -> None:
+    check_fits(LLAMA_7B, torch.float32, 2048, 32 * GIB)
+    check_fits(LLAMA_7B, torch.bfloat16, 2048, 16 * GIB)
+
+
+def test_kv_cache_is_touched_only_as_it_is_used() -> None:
+    from llama_cpu.machine import memory_report
+    from llama_cpu.transformer.kv_cache import KVCache
+
+    config = tiny_config(n_layers=32, n_heads=32, n_kv_heads=32, head_dim=128)
+    before = memory_report().anonymous
+    cache = KVCache(config, 4096, torch.float32)  # 4 GiB
+    k = v = torch.ones(10, 32, 128)
+    for layer in range(32):
+        cache.store(layer, 0, k, v)
+    assert cache.nbytes == 4 * GIB
+    assert memory_report().anonymous - before < 64 << 20
+
+
+def test_context_is_bounded_by_what_the_model_was_trained_for(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    assert plan_loading(demo_model).max_seq_len == 4096
+    assert plan_loading(demo_model, max_seq_len=8192).max_seq_len == 8192
+    with pytest.raises(UserError, match="8192"):
+        plan_loading(demo_model, max_seq_len=8193)
+
+
+def test_llama_families_are_told_apart_by_params_json() -> None:
+    from llama_cpu.config import config_from_meta
+
+    def context_and_factor(**params) -> tuple:
+        base = {"dim": 4096, "n_layers": 32, "n_heads": 32, "norm_eps": 1e-5, "vocab_size": -1}
+        config = config_from_meta(base | params, Path("params.json"), 11008, 32000, False)
+        scaling = config.rope_scaling
+        return config.context_length, scaling.factor if scaling else None
+
+    assert context_and_factor(norm_eps=1e-6) == (2048, None)  # LLaMA 1
+    assert context_and_factor() == (4096, None)  # Llama 2
+    assert context_and_factor(rope_theta=1e6) == (16384, None)  # Code Llama
+    assert context_and_factor(rope_theta=5e5) == (8192, None)  # Llama 3
+    assert context_and_factor(rope_theta=5e5, use_scaled_rope=True) == (131072, 8.0)  # 3.1
+    scaled = {"dim": 2048, "rope_theta": 5e5, "use_scaled_rope": True}
+    assert context_and_factor(**scaled) == (131072, 32.0)  # 3.2 1B
+
+
+def test_rope_parameters_of_transformers_5() -> None:
+    """transformers 5 writes theta and scaling in one object, transformers 4 in two."""
+    from llama_cpu.config import config_from_hugging_face
+    from tests.support.checkpoints import hugging_face_config
+
+    old = hugging_face_config(tiny_config(rope_theta=500_000.0))
+    new = dict(old)
+    new["rope_parameters"] = {"rope_type": "default", "rope_theta": new.pop("rope_theta")}
+    file = Path("config.json")
+    assert config_from_hugging_face(json.loads(json.dumps(new)), file) == config_from_hugging_face(
+        old, file
+    )

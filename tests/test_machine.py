@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from llama_cpu import machine
+
+
+def test_report_is_consistent() -> None:
+    report = machine.memory_report()
+    assert 0 < report.anonymous <= report.resident <= report.peak
+    assert report.anonymous + report.file_backed == report.resident
+    assert 0 < report.available <= report.total
+    assert machine.physical_cores() >= 1
+
+
+def test_report_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows."""
+
+    def missing(self, *args, **kwargs) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    report = machine.memory_report()
+    assert 0 < report.resident <= report.peak
+    assert report.file_backed == 0
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_cgroup_limit(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if version == 2:
+        folder, names = tmp_path / "box", ("memory.max", "memory.current", "inactive_file")
+        own = "0::/box/inner\n"
+    else:
+        folder = tmp_path / "memory" / "box"
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        own = "9:cpu:/other\n5:memory:/box/inner\n"
+    (folder / "inner").mkdir(parents=True)
+    (folder / names[0]).write_text("1000000\n")
+    (folder / names[1]).write_text("700000\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} 200000\n")
+    (folder / "inner" / names[0]).write_text("max\n" if version == 2 else "9223372036854771712\n")
+    (folder / "inner" / names[1]).write_text("700000\n")
+    (folder / "inner" / "memory.stat").write_text("")
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, *args: own if str(self) == "/proc/self/cgroup" else read_text(self, *args),
+    )
+    # The parent's limit counts, and cached files can be given back.
+    assert machine._cgroup_limit_and_use(tmp_path) == (1000000, 500000)
+
+
+def test_forget_pages_keeps_the_bytes(tmp_path: Path) -> None:
+    from llama_cpu.checkpoint.stored import MappedFile
+
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    file = MappedFile(path)
+    assert file.bytes[100_000] == 100_000 % 256
+    file.forget(5000, 200_000)
+    assert bytes(file.bytes[:]) == path.read_bytes()
+
+
+def test_timings() -> None:
+    from llama_cpu.events import Prefill, Token
+    from llama_cpu.timings import Timings
+
+    timings = Timings()
+    assert timings.time_to_first_token is timings.median is timings.percentile_95 is None
+    timings.observe(Prefill(reused=10, done=40, total=40, seconds=2.0))
+    for milliseconds in [1, *range(1, 101)]:
+        timings.observe(Token(0, "", milliseconds / 1000))
+    assert timings.prefill_rate == 20.0
+    assert timings.time_to_first_token == 2.001
+    assert timings.median == 0.0505
+    assert timings.percentile_95 == 0.095
+    assert timings.decode_rate == pytest.approx(100 / 5.05)
