@@ -33,6 +33,7 @@ class ModelConfig:
     norm_eps: float
     rope_theta: float
     context_length: int  # what the model was trained for, in tokens
+    context_is_guess: bool = False  # the file does not say it
     rope_scaling: RopeScaling | None = None
     rope_factors: tuple[float, ...] | None = (
         None  # the same, as GGUF has it: one for each frequency
@@ -103,7 +104,6 @@ def config_from_meta(
     dim = fields.integer("dim", 1, 1 << 20)
     n_heads = fields.integer("n_heads", 1, 4096)
     rope_theta = fields.number("rope_theta", 1.0, 1e12, default=10000.0)
-    norm_eps = fields.number("norm_eps", 0.0, 1.0)
     scaled = fields.flag("use_scaled_rope")
     head_dim = fields.integer("head_dim", 2, 4096, default=max(2, dim // n_heads))
     return _checked(
@@ -115,11 +115,12 @@ def config_from_meta(
             head_dim=head_dim,
             hidden_dim=hidden_dim,
             vocab_size=vocab_size,
-            norm_eps=norm_eps,
+            norm_eps=fields.number("norm_eps", 0.0, 1.0),
             rope_theta=rope_theta,
             context_length=fields.integer(
-                "max_seq_len", 1, 1 << 28, default=_meta_context(rope_theta, scaled, norm_eps)
+                "max_seq_len", 1, 1 << 28, default=_meta_context(fields, rope_theta, scaled)
             ),
+            context_is_guess=not fields.has("max_seq_len"),
             rope_scaling=RopeScaling(_meta_rope_factor(fields, dim)) if scaled else None,
             tied_output=tied_output,
         ),
@@ -127,15 +128,20 @@ def config_from_meta(
     )
 
 
-def _meta_context(rope_theta: float, scaled: bool, norm_eps: float) -> int:
-    """params.json names no context length; the families are told apart by what it does name."""
+def _meta_context(fields: Fields, rope_theta: float, scaled: bool) -> int:
+    """params.json names no context length; the families are told apart by what it does name.
+
+    LLaMA 1 and 2 cannot always be: 1e-6 is in all of LLaMA 1 but its 65B, and in Llama 2's 7B
+    chat model as well. The shorter guess does no harm, as --max_seq_len may exceed it.
+    """
     if scaled:
         return 131072  # Llama 3.1, 3.2
     if rope_theta == 500_000:
         return 8192  # Llama 3
     if rope_theta == 1_000_000:
         return 16384  # Code Llama
-    return 2048 if norm_eps == 1e-6 else 4096  # LLaMA 1 (but for 65B's 1e-5), Llama 2
+    is_65b = fields.values.get("n_layers") == 80 and not fields.has("n_kv_heads")
+    return 2048 if is_65b or fields.values.get("norm_eps") == 1e-6 else 4096
 
 
 def _meta_rope_factor(fields: Fields, dim: int) -> float:

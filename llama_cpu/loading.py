@@ -20,6 +20,7 @@ from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
 from llama_cpu.transformer.llama import Block, Llama
 
+_LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
 
 Progress = Callable[[int, int, str], None]
@@ -119,10 +120,11 @@ def _context(asked: int | None, checkpoint: Checkpoint) -> int:
     trained = checkpoint.config.context_length
     if asked is None:
         return min(trained, DEFAULT_CONTEXT)
-    if not 16 <= asked <= trained:
+    longest = _LONGEST_CONTEXT if checkpoint.config.context_is_guess else trained
+    if not 16 <= asked <= longest:
         raise UserError(
-            f"--max_seq_len is {asked}, but {checkpoint.name} was trained for contexts of 16 to "
-            f"{trained} tokens."
+            f"--max_seq_len is {asked}, but {checkpoint.name} can be run with 16 to {longest} "
+            "tokens."
         )
     return asked
 

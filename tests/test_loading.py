@@ -255,7 +255,9 @@ def test_llama_families_are_told_apart_by_params_json() -> None:
         return config.context_length, scaling.factor if scaling else None
 
     assert context_and_factor(norm_eps=1e-6) == (2048, None)  # LLaMA 1
+    assert context_and_factor(n_layers=80) == (2048, None)  # 65B
     assert context_and_factor() == (4096, None)  # Llama 2
+    assert context_and_factor(n_layers=80, n_kv_heads=8) == (4096, None)  # 70B
     assert context_and_factor(rope_theta=1e6) == (16384, None)  # Code Llama
     assert context_and_factor(rope_theta=5e5) == (8192, None)  # Llama 3
     assert context_and_factor(rope_theta=5e5, use_scaled_rope=True) == (131072, 8.0)  # 3.1
