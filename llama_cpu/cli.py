@@ -111,7 +111,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _chat_parser(prog: str) -> argparse.ArgumentParser:
+def chat_parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
         description="Chat with a LLaMA model on the CPU, in the terminal.",
@@ -122,7 +122,7 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _complete_parser(prog: str) -> argparse.ArgumentParser:
+def complete_parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
         description="Complete one prompt: the text to standard output, figures to standard error.",
@@ -138,13 +138,13 @@ def _complete_parser(prog: str) -> argparse.ArgumentParser:
 
 def chat_main(argv: Sequence[str] | None = None, prog: str = "example_chat.py") -> int:
     """``python example_chat.py``: the app in a terminal, a plain line-by-line chat otherwise."""
-    args = _chat_parser(prog).parse_args(argv)
+    args = chat_parser(prog).parse_args(argv)
     return run_reporting_errors(lambda: _chat(args), args.debug)
 
 
 def complete_main(argv: Sequence[str] | None = None, prog: str = "example_cpu.py") -> int:
     """``python example_cpu.py PROMPT``."""
-    args = _complete_parser(prog).parse_args(argv)
+    args = complete_parser(prog).parse_args(argv)
     return run_reporting_errors(lambda: _complete(args), args.debug)
 
 

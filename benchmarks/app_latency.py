@@ -1,0 +1,156 @@
+"""How the app feels while the model writes, and what the app costs the model.
+
+Starts the real program in a pseudo-terminal with the demo model, lets it write a long answer and
+types letters meanwhile: the time from a key press to the letter's arrival on the screen. Then the
+speed of generation in the app beside that of ``example_cpu.py``, same prompt, greedy, alternating.
+
+    python -m benchmarks.app_latency
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import random
+import re
+import select
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+QUESTION = "Write a very long story about a fox who travels around the world."
+FIRST_LETTER = 0x10D0  # Georgian: in no answer to this question, so that each is seen once
+LETTERS = 33
+ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
+SPEED = re.compile(r"Speed +([0-9.]+) tok/s")
+START_SECONDS = 120
+ANSWER_SECONDS = 600
+
+
+class Terminal:
+    """The program in a pseudo-terminal, and all that it wrote since the last ``forget``."""
+
+    def __init__(self, arguments: list[str], columns: int = 120, rows: int = 36) -> None:
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+            os.execv(sys.executable, [sys.executable, *arguments])
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._output = bytearray()
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self._fd, text.encode())
+
+    def read(self, seconds: float) -> None:
+        """Take in what the program writes, for at most this long or until it has written."""
+        if select.select([self._fd], [], [], max(0.0, seconds))[0]:
+            self._output += os.read(self._fd, 1 << 16)
+
+    def wait_for(self, text: str, seconds: float) -> float:
+        """Seconds until the text was written."""
+        start = time.perf_counter()
+        wanted = text.encode()
+        while wanted not in self._output:
+            if time.perf_counter() - start > seconds:
+                raise SystemExit(f"{text!r} did not appear within {seconds} s")
+            self.read(seconds)
+        return time.perf_counter() - start
+
+    def forget(self) -> None:
+        """Begin with an empty output."""
+        self._output.clear()
+
+    def text(self) -> str:
+        """The output without escape sequences."""
+        return ESCAPE_SEQUENCE.sub("", self._output.decode(errors="replace"))
+
+    def close(self) -> None:
+        """Quit the program."""
+        self.type("\x11")  # Ctrl+Q
+        deadline = time.monotonic() + 20
+        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(self._pid, signal.SIGKILL)
+            try:
+                self.read(0.1)
+            except OSError:  # the program has closed its side
+                time.sleep(0.05)
+        os.close(self._fd)
+
+
+def run_app(tokens: int, letters: int) -> tuple[float, list[float]]:
+    """Tokens a second of one answer in the app, and the delays of the letters typed meanwhile."""
+    terminal = Terminal(["example_chat.py", "--temperature", "0", "--max_gen_len", str(tokens)])
+    try:
+        terminal.wait_for("Regenerate", START_SECONDS)  # in the footer
+        time.sleep(1)
+        terminal.type(QUESTION + "\r")
+        terminal.wait_for("reading the prompt", START_SECONDS)
+        delays = [type_letter(terminal, number) for number in range(letters)]
+        terminal.wait_for("longest allowed length", ANSWER_SECONDS)
+        terminal.read(1)
+        terminal.read(1)
+        return float(SPEED.findall(terminal.text())[-1]), delays
+    finally:
+        terminal.close()
+
+
+def type_letter(terminal: Terminal, number: int) -> float:
+    """Press one key after a moment; seconds until it is on the screen."""
+    pause_until = time.perf_counter() + random.uniform(0.1, 0.3)
+    while (left := pause_until - time.perf_counter()) > 0:
+        terminal.read(left)
+    letter = chr(FIRST_LETTER + number % LETTERS)
+    if number >= LETTERS:
+        terminal.type("\x15")  # Ctrl+U: the line is full of letters seen before
+        terminal.read(0.1)
+    terminal.type(letter)
+    return terminal.wait_for(letter, 10)
+
+
+def run_cli(tokens: int) -> float:
+    """Tokens a second of the same answer without the app."""
+    command = [sys.executable, "example_cpu.py", "--chat", "--json", "--temperature", "0"]
+    command += ["--max_gen_len", str(tokens), QUESTION]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    seconds = json.loads(output)["token_seconds"][1:]
+    return len(seconds) / sum(seconds)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=600, help="length of each answer")
+    parser.add_argument("--rounds", type=int, default=3, help="app and command line, each")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+
+    print(f"processor use before the start: {psutil.cpu_percent(1):.0f}% (quiet is best)")
+    speed, delays = run_app(arguments.tokens, LETTERS)
+    delays.sort()
+    p95 = delays[-(-95 * len(delays) // 100) - 1]
+    print(f"key to screen, {len(delays)} letters during generation at {speed:.1f} tok/s:")
+    print(f"  p50 {statistics.median(delays) * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms")
+
+    app, cli = [], []
+    for _ in range(arguments.rounds):
+        app.append(run_app(arguments.tokens, letters=0)[0])
+        cli.append(run_cli(arguments.tokens))
+        print(f"  app {app[-1]:.1f} tok/s, example_cpu.py {cli[-1]:.1f} tok/s")
+    ratio = statistics.median(app) / statistics.median(cli)
+    print(f"median: app {statistics.median(app):.1f}, example_cpu.py {statistics.median(cli):.1f}")
+    print(f"ratio {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""One answer, made in the model's thread and collected by the screen a few times a second.
+
+The model's thread only appends to a deque: it never waits for the screen.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from llama_cpu.events import Event
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.session import ChatSession
+
+SHORTEST_PAUSE = 0.1  # seconds; ten updates a second look like steady writing
+LONGEST_PAUSE = 0.7
+UI_SHARE = 0.05  # of one core: what the screen takes, the model lacks
+
+
+class Pace:
+    """Chooses the pause between two updates from what the last one cost.
+
+    A long answer in a long conversation costs more to lay out. Instead of slowing the model
+    down, the screen is then updated less often.
+    """
+
+    def __init__(self) -> None:
+        self._cpu_seconds = time.thread_time()
+
+    def pause(self) -> float:
+        """Seconds to wait now; call it once per update, in the thread that updates the screen."""
+        before, self._cpu_seconds = self._cpu_seconds, time.thread_time()
+        wanted = (self._cpu_seconds - before) / UI_SHARE
+        return min(max(wanted, SHORTEST_PAUSE), LONGEST_PAUSE)
+
+
+class AnswerStream:
+    """Starts the answer to the last user message; ``batches`` yields its events."""
+
+    def __init__(self, session: "ChatSession", model_thread: Executor) -> None:
+        self._session = session
+        self._stop = threading.Event()
+        self._events: deque[Event] = deque()
+        self._finished = asyncio.get_running_loop().run_in_executor(model_thread, self._run)
+
+    def _run(self) -> None:
+        for event in self._session.answer(self._stop):
+            self._events.append(event)
+
+    def stop(self) -> None:
+        """Ask the model to stop; ``batches`` ends soon after, with what was written until then."""
+        self._stop.set()
+
+    async def batches(self) -> AsyncIterator[list[Event]]:
+        """What happened since the last batch, until the answer ends.
+
+        Raises what the answer raised (``UserError``), after the events that came before it.
+        """
+        pace = Pace()
+        while not self._finished.done():
+            await asyncio.wait([self._finished], timeout=pace.pause())
+            yield self._collect()
+        yield self._collect()
+        await self._finished
+
+    def _collect(self) -> list[Event]:
+        # popleft, as the model's thread may append while this runs.
+        return [self._events.popleft() for _ in range(len(self._events))]

@@ -1,0 +1,85 @@
+"""The app: first the loading screen, then the chat screen."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+from llama_cpu.errors import UserError
+from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.loading_screen import LoadingScreen
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.open_session import OpenSession
+    from llama_cpu.chat.session import ChatSession
+    from llama_cpu.loading import LoadPlan
+
+EXIT_OK = 0
+EXIT_CANCELLED = 130
+
+
+class ChatApp(App[int]):
+    """A chat with one model. ``failure`` holds the reason if the model could not be loaded."""
+
+    TITLE = "llama-cpu"
+    CSS_PATH = "app.tcss"
+    BINDINGS = [Binding("ctrl+q", "quit", "Quit", priority=True)]
+
+    def __init__(self, plan: "LoadPlan", open_session: "OpenSession") -> None:
+        super().__init__()
+        self._plan = plan
+        self._open_session = open_session
+        # One thread for all of the model's work: PyTorch keeps a team of helpers for each
+        # thread that computes.
+        self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._session: ChatSession | None = None
+        self.failure: UserError | None = None
+
+    def on_mount(self) -> None:
+        """Load first."""
+        title = f"Loading {self._plan.name} ({self._plan.precision})"
+        self.push_screen(LoadingScreen(title, self._open_session, self._model_thread))
+
+    def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
+        """The chat can begin."""
+        self._session = message.session
+        self.switch_screen(ChatScreen(message.session, self._plan.is_demo, self._model_thread))
+
+    def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
+        """Leave; ``run_app`` passes the reason on."""
+        self.failure = message.error
+        self.exit()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers."""
+        yield from super().get_system_commands(screen)
+        if isinstance(screen, ChatScreen):
+            yield from screen.commands()
+
+    def close(self) -> None:
+        """Wait for the model's thread, which was told to stop, and let go of what it used."""
+        self._model_thread.shutdown()
+        if self._session:
+            self._session.close()
+
+    async def action_quit(self) -> None:
+        """Leave; a screen that is left stops the model's work."""
+        self.exit(EXIT_OK if self._session else EXIT_CANCELLED)
+
+
+def run_app(plan: "LoadPlan", open_session: "OpenSession") -> int:
+    """Run the app until the user leaves; returns the exit code.
+
+    Raises the ``UserError`` that kept the model from being loaded.
+    """
+    app = ChatApp(plan, open_session)
+    try:
+        exit_code = app.run()
+    finally:
+        app.close()
+    if app.failure:
+        raise app.failure
+    return exit_code if exit_code is not None else app.return_code or EXIT_OK

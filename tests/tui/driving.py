@@ -1,0 +1,88 @@
+"""Running the app with a fake session, and reading what it shows."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.messages import Answer, Notice, Passage, UserMessage
+from llama_cpu.tui.prompt import Prompt
+from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
+
+WIDE = (120, 40)
+NARROW = (80, 24)
+
+
+@asynccontextmanager
+async def chat(
+    session: FakeSession, size: tuple[int, int] = WIDE, is_demo: bool = False
+) -> AsyncIterator[Pilot[int]]:
+    """The app on its chat screen."""
+    app = ChatApp(FakePlan(is_demo=is_demo), opener(session))  # type: ignore[arg-type]
+    try:
+        async with app.run_test(size=size) as pilot:
+            await until(
+                pilot, lambda: isinstance(app.screen, ChatScreen) and prompt(pilot).has_focus
+            )
+            yield pilot
+    finally:
+        app.close()
+
+
+async def until(pilot: Pilot[int], condition: Callable[[], bool]) -> None:
+    """Let the app run until the condition holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the app did not get there"
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+async def ask(pilot: Pilot[int], text: str) -> None:
+    """Write and send."""
+    prompt(pilot).insert(text)
+    await pilot.press("enter")
+    await pilot.pause()
+
+
+async def ask_and_wait(pilot: Pilot[int], text: str) -> None:
+    """Write, send, and wait until the answer is complete."""
+    await ask(pilot, text)
+    await until(pilot, lambda: not is_answering(pilot))
+
+
+def prompt(pilot: Pilot[int]) -> Prompt:
+    return screen(pilot).query_one(Prompt)
+
+
+def screen(pilot: Pilot[int]) -> ChatScreen:
+    return next(s for s in pilot.app.screen_stack if isinstance(s, ChatScreen))
+
+
+def is_answering(pilot: Pilot[int]) -> bool:
+    return any(worker.group == "answer" for worker in pilot.app.workers)
+
+
+def conversation(pilot: Pilot[int]) -> list[str]:
+    """The conversation's messages as text, in order."""
+    shown = []
+    for widget in screen(pilot).query("UserMessage, Notice, Answer"):
+        if isinstance(widget, Answer):
+            shown.append("\n".join(str(p.render()) for p in widget.query(Passage)))
+        elif isinstance(widget, UserMessage | Notice):
+            shown.append(str(widget.render()))
+    return shown
+
+
+def text_of(pilot: Pilot[int], selector: str) -> str:
+    return str(screen(pilot).query_one(selector, Static).render())
+
+
+def screen_text(pilot: Pilot[int]) -> str:
+    """All characters on the screen."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return "\n".join(strip.text for strip in strips)

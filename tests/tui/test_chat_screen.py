@@ -1,0 +1,323 @@
+"""The chat screen: what each key does, and what the events of an answer show."""
+
+import threading
+
+import pytest
+from textual import events
+
+from llama_cpu.errors import UserError
+from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
+from llama_cpu.tui.chat_screen import NOTHING_TO_REGENERATE, STILL_ANSWERING
+from llama_cpu.tui.confirm import Confirm
+from llama_cpu.tui.conversation import Conversation
+from tests.tui.driving import (
+    NARROW,
+    ask,
+    ask_and_wait,
+    chat,
+    conversation,
+    is_answering,
+    prompt,
+    screen,
+    screen_text,
+    text_of,
+    until,
+)
+from tests.tui.fakes import FakeMessage, FakeSession, script, tokens
+
+
+async def test_enter_sends_and_the_answer_streams() -> None:
+    wait = threading.Event()
+    answer = [Prefill(0, 5, 5, 0.1), *tokens("The capital is"), wait, *tokens(" **Paris**.")]
+    session = FakeSession([[*answer, Finished(StopReason.END)]])
+    async with chat(session) as pilot:
+        await ask(pilot, "What is the capital of France?")
+        await until(pilot, lambda: conversation(pilot)[-1] == "The capital is")
+        assert conversation(pilot)[0] == "You\nWhat is the capital of France?"
+        assert prompt(pilot).text == ""
+        wait.set()
+        await until(pilot, lambda: conversation(pilot)[-1] == "The capital is Paris.")
+        await until(pilot, lambda: not is_answering(pilot))
+
+
+async def test_letters_and_enter_in_one_burst_are_sent_in_order() -> None:
+    session = FakeSession([script("Hi.")])
+    async with chat(session) as pilot:
+        for key in ["h", "e", "ctrl+j", "y", "enter"]:
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: bool(session.messages))
+        assert session.messages[0].text == "he\ny"
+
+
+@pytest.mark.parametrize("key", ["ctrl+j", "shift+enter"])
+async def test_new_line_keys(key: str) -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await pilot.press("a", key, "b")
+        assert prompt(pilot).text == "a\nb"
+        assert not session.messages
+
+
+async def test_enter_with_nothing_written_does_nothing() -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await pilot.press("space", "ctrl+j", "enter")
+        assert not session.messages
+
+
+async def test_paste_keeps_line_ends_and_does_not_send() -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        pilot.app.post_message(events.Paste("one\r\ntwo\rthree\x1b[31m\n"))
+        await pilot.pause()
+        assert prompt(pilot).text == "one\ntwo\nthree␛[31m\n"
+        assert not session.messages
+
+
+async def test_the_prompt_grows_to_eight_rows() -> None:
+    async with chat(FakeSession([])) as pilot:
+        assert prompt(pilot).size.height == 1
+        prompt(pilot).insert("a\nb\nc")
+        await until(pilot, lambda: prompt(pilot).size.height == 3)
+        prompt(pilot).insert("\n" * 20)
+        await until(pilot, lambda: prompt(pilot).size.height == 8)
+
+
+async def test_escape_stops_and_keeps_what_was_written() -> None:
+    session = FakeSession([[*tokens("Once upon a time"), threading.Event(), *tokens(" never")]])
+    async with chat(session) as pilot:
+        await ask(pilot, "A story")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon a time")
+        await pilot.press("escape")
+        await until(pilot, lambda: not is_answering(pilot))
+        assert conversation(pilot)[1:] == ["Once upon a time", "Stopped."]
+        assert session.messages[-1].text == "Once upon a time"
+
+
+async def test_a_message_stopped_before_its_answer_is_shown_joined_with_the_next() -> None:
+    session = FakeSession([[threading.Event(), *tokens("never")], script("Both.")])
+    async with chat(session) as pilot:
+        await ask(pilot, "one")
+        await pilot.press("escape")
+        await until(pilot, lambda: not is_answering(pilot))
+        await ask_and_wait(pilot, "two")
+        assert conversation(pilot) == ["You\none\n\ntwo", "Both."]
+
+
+async def test_enter_during_an_answer_keeps_the_text() -> None:
+    wait = threading.Event()
+    session = FakeSession([[wait, *script("First.")], script("Second.")])
+    async with chat(session) as pilot:
+        await ask(pilot, "one")
+        await ask(pilot, "two")
+        assert prompt(pilot).text == "two"
+        assert prompt(pilot).border_subtitle == STILL_ANSWERING
+        wait.set()
+        await until(pilot, lambda: not is_answering(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Second.")
+        assert [message.text for message in session.messages] == ["one", "First.", "two", "Second."]
+
+
+async def test_regenerate_replaces_the_answer() -> None:
+    session = FakeSession([script("Lyon."), script("Paris.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "Capital?")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: conversation(pilot) == ["You\nCapital?", "Paris."])
+        await until(pilot, lambda: not is_answering(pilot))
+        assert [message.text for message in session.messages] == ["Capital?", "Paris."]
+
+
+async def test_regenerate_during_an_answer_stops_it_first() -> None:
+    session = FakeSession([[*tokens("Lyon"), threading.Event()], script("Paris.")])
+    async with chat(session) as pilot:
+        await ask(pilot, "Capital?")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Lyon")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: conversation(pilot) == ["You\nCapital?", "Paris."])
+
+
+async def test_regenerate_without_an_answer_says_so() -> None:
+    async with chat(FakeSession([])) as pilot:
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: prompt(pilot).border_subtitle == NOTHING_TO_REGENERATE)
+
+
+async def test_new_conversation_asks_first() -> None:
+    session = FakeSession([script("Hello.")], [FakeMessage("system", "Be kind.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("enter")  # the harmless answer
+        await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
+        assert len(session.messages) == 3
+
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: conversation(pilot) == [])
+        assert [message.role for message in session.messages] == ["system"]
+        assert prompt(pilot).has_focus
+
+
+async def test_new_conversation_without_messages_does_not_ask() -> None:
+    async with chat(FakeSession([]), is_demo=True) as pilot:
+        await pilot.press("ctrl+n")
+        await pilot.pause()
+        assert not isinstance(pilot.app.screen, Confirm)
+        assert "demo model" in conversation(pilot)[0]
+
+
+async def test_new_conversation_during_an_answer_stops_it_first() -> None:
+    session = FakeSession([[*tokens("Once upon"), threading.Event()]])
+    async with chat(session) as pilot:
+        await ask(pilot, "A story")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        assert not is_answering(pilot)
+        await pilot.press("y")
+        await until(pilot, lambda: conversation(pilot) == [])
+
+
+async def test_quit_during_an_answer_stops_the_model() -> None:
+    session = FakeSession([[*tokens("Once upon"), threading.Event()]])
+    async with chat(session) as pilot:
+        await ask(pilot, "A story")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
+        await pilot.press("ctrl+q")
+    assert pilot.app.return_value == 0
+    assert session.is_closed
+    assert session.messages[-1].text == "Once upon"
+
+
+async def test_a_prompt_that_cannot_be_answered_goes_back_into_the_box() -> None:
+    session = FakeSession([[UserError("The prompt is too long.")], script("Fine.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "a long text")
+        assert conversation(pilot) == ["The prompt is too long."]
+        assert prompt(pilot).text == "a long text"
+        assert session.messages == []
+        await pilot.press("enter")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Fine.")
+
+
+@pytest.mark.parametrize(
+    ("finished", "notice"),
+    [
+        (Finished(StopReason.LENGTH), "The answer reached its longest allowed length."),
+        (Finished(StopReason.CONTEXT), "The context is full: the answer ends here."),
+        (Finished(StopReason.FAILED, message="The model broke."), "The model broke."),
+    ],
+)
+async def test_how_an_answer_ended_is_said(finished: Finished, notice: str) -> None:
+    async with chat(FakeSession([script("Some text", finished)])) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        assert conversation(pilot)[1:] == ["Some text", notice]
+
+
+async def test_held_back_text_is_added_in_the_end() -> None:
+    session = FakeSession([script("Some", Finished(StopReason.END, text=" more"))])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        assert conversation(pilot)[1:] == ["Some more"]
+
+
+async def test_dropped_turns_are_said() -> None:
+    session = FakeSession([[TurnsDropped(2), *script("Yes.")]])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        notice = "The 2 oldest messages no longer fit in the context and were left out."
+        assert conversation(pilot) == ["You\nHi", notice, "Yes."]
+
+
+async def test_earlier_messages_are_shown() -> None:
+    earlier = [
+        FakeMessage("system", "s"),
+        FakeMessage("user", "u"),
+        FakeMessage("assistant", "*a*"),
+    ]
+    async with chat(FakeSession([], earlier)) as pilot:
+        assert conversation(pilot) == ["You\nu", "a"]
+
+
+async def test_panels_and_summary_show_the_figures() -> None:
+    async with chat(FakeSession([script("one two three four")])) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        timing = text_of(pilot, "TimingPanel")
+        assert "8 computed" in timing
+        assert "80.0 tok/s" in timing  # the prompt
+        assert "50.0 tok/s" in timing  # the answer
+        assert "of 4,096" in timing
+        memory = text_of(pilot, "MemoryPanel")
+        assert "100 MiB" in memory
+        assert "5.0 of 50.0 MiB" in memory
+        assert text_of(pilot, "#summary").startswith("50.0 tok/s  ·  p95 20.0 ms  ·  ctx ")
+
+
+async def test_progress_of_a_long_prompt() -> None:
+    session = FakeSession([[Prefill(0, 512, 2048, 2.0), threading.Event()]])
+    async with chat(session) as pilot:
+        await ask(pilot, "Hi")
+        await until(pilot, lambda: "512 of 2,048" in text_of(pilot, "TimingPanel"))
+        assert text_of(pilot, "#summary").startswith("reading 512/2048  ·  256 tok/s")
+        assert "reading the prompt" in screen_text(pilot)
+
+
+async def test_a_narrow_screen_folds_the_panels() -> None:
+    async with chat(FakeSession([script("one two three")]), NARROW, is_demo=True) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        assert not screen(pilot).query_one("#side").display
+        shown = screen_text(pilot)
+        for essential in ("one two three", "tok/s", "ctx ", "MiB (peak", "Ask something"):
+            assert essential in shown
+        for key in ("Send", "New line", "Stop", "New", "Regenerate", "Quit", "palette"):
+            assert key in shown.splitlines()[-1]
+
+
+async def test_resizing_moves_the_panels() -> None:
+    async with chat(FakeSession([])) as pilot:
+        side, summary = screen(pilot).query_one("#side"), screen(pilot).query_one("#summary")
+        assert side.display and not summary.display
+        await pilot.resize_terminal(*NARROW)
+        await until(pilot, lambda: summary.display and not side.display)
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: side.display and not summary.display)
+
+
+async def test_scrolling_up_is_left_alone_while_text_arrives() -> None:
+    wait = threading.Event()
+    long_answer = "\n\n".join(f"Paragraph {n}." for n in range(60))
+    session = FakeSession([[*tokens(long_answer), wait, *tokens("\n\nThe\n\nend.")]])
+    async with chat(session, NARROW) as pilot:
+        view = screen(pilot).query_one(Conversation)
+        await ask(pilot, "Hi")
+        await until(pilot, lambda: "Paragraph 59." in conversation(pilot)[-1])
+        await until(pilot, lambda: view.max_scroll_y > 0 and view.scroll_y == view.max_scroll_y)
+        await pilot.press("pageup", "pageup")
+        position = view.scroll_y
+        assert position < view.max_scroll_y
+        wait.set()
+        await until(pilot, lambda: "end." in conversation(pilot)[-1])
+        await until(pilot, lambda: not is_answering(pilot))
+        assert view.scroll_y == position
+        await pilot.press(*["pagedown"] * 5)
+        assert view.scroll_y == view.max_scroll_y
+
+
+async def test_everything_the_keys_do_is_in_the_command_palette() -> None:
+    async with chat(FakeSession([])) as pilot:
+        titles = {command.title for command in pilot.app.get_system_commands(screen(pilot))}
+        assert titles >= {
+            "Send", "New line", "Stop", "New conversation", "Regenerate", "Quit", "Theme",
+        }  # fmt: skip
+
+
+async def test_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with chat(FakeSession([script("Some `code`.")])) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        assert pilot.app.no_color
+        assert "Some code." in screen_text(pilot)

@@ -1,0 +1,72 @@
+"""Loading: progress, cancelling, and files that cannot be used."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.tui.app import ChatApp, run_app
+from llama_cpu.tui.loading_screen import progress_text
+from tests.tui.driving import screen_text, until
+from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
+
+
+class SlowOpener:
+    """Loads for ever, until it is stopped."""
+
+    def __init__(self) -> None:
+        self.was_stopped = False
+
+    def __call__(self, on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        on_progress(50 << 20, 200 << 20, "layers.3.[bold]wq[/]")
+        self.was_stopped = stop.wait(PATIENCE)
+        raise Cancelled
+
+
+@pytest.mark.parametrize("key", ["escape", "ctrl+q"])
+async def test_loading_can_be_cancelled(key: str) -> None:
+    opening = SlowOpener()
+    app = ChatApp(FakePlan(), opening)  # type: ignore[arg-type]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "50.0 MiB of 200 MiB" in screen_text(pilot))
+        assert "layers.3.[bold]wq[/]" in screen_text(pilot)
+        await pilot.press(key)
+    app.close()
+    assert app.return_value == 130
+    assert opening.was_stopped
+
+
+async def test_a_file_that_cannot_be_used_closes_the_app() -> None:
+    def broken(on_progress: object, stop: object) -> FakeSession:
+        raise UserError("params.json is missing.")
+
+    app = ChatApp(FakePlan(), broken)  # type: ignore[arg-type]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.failure is not None)
+    app.close()
+    assert str(app.failure) == "params.json is missing."
+
+
+def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(app: ChatApp) -> None:
+        app.failure = UserError("params.json is missing.")
+
+    monkeypatch.setattr(ChatApp, "run", run)
+    with pytest.raises(UserError, match=r"params\.json"):
+        run_app(FakePlan(), opener(FakeSession()))  # type: ignore[arg-type]
+
+
+def test_run_app_returns_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatApp, "run", lambda app: 130)
+    assert run_app(FakePlan(), opener(FakeSession())) == 130  # type: ignore[arg-type]
+
+
+def test_progress_text() -> None:
+    assert "opening the files" in progress_text(0, 0, "", 0)
+    lines = progress_text(1 << 30, 4 << 30, "tok_embeddings.weight", 10.0).splitlines()
+    assert lines[0].count("━") == len(lines[0]) // 4
+    assert lines[1:] == [
+        "1.0 GiB of 4.0 GiB  ·  25%  ·  about 30.0 s left",
+        "tok_embeddings.weight",
+    ]
