@@ -40,7 +40,7 @@ class RandomTensor:
         self.shape = shape
 
     def rows(self, first: int, last: int) -> "RandomTensor":
-        return RandomTensor((last - first, *self.shape[1:]))
+        return type(self)((last - first, *self.shape[1:]))
 
     def fill(self, target: torch.Tensor) -> None:
         start = int(torch.randint(len(self.pool) - target.numel(), ()))

@@ -233,8 +233,8 @@ def _report(written: "Written", paths: list[Path], peak: int, verified: bool) ->
     names = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
     seconds = max(written.seconds, 1e-6)
     print(
-        f"{names}: {written.size / 1e9:.2f} GB in {seconds:.1f} s "
-        f"({written.size / 1e6 / seconds:.0f} MB/s), {written.sync_seconds:.1f} s more until it "
+        f"{names}: {written.size / 1e9:.2f} GB in {seconds:.2f} s "
+        f"({written.size / 1e6 / seconds:.0f} MB/s), {written.sync_seconds:.2f} s more until it "
         f"was on the disk; anonymous memory at most {peak / 1e6:.0f} MB"
         + ("; read back and compared: identical." if verified else ".")
     )
