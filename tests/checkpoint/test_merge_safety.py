@@ -371,7 +371,7 @@ def test_killed_at_twenty_random_moments(larger_shards: Path, output: Path, tmp_
             pid = int(parent.stdout.readline())
             while set(leftovers(output)) <= before:
                 time.sleep(0.0005)
-            time.sleep(chooser.uniform(0, 0.08))
+            time.sleep(chooser.uniform(0, 0.15))
             os.kill(pid, signal.SIGKILL)
             assert parent.stdout.readline() == "ended\n"
             found.append((output / "merged.pth").read_bytes())
