@@ -148,9 +148,26 @@ def complete_main(argv: Sequence[str] | None = None, prog: str = "example_cpu.py
     return run_reporting_errors(lambda: _complete(args), args.debug)
 
 
+def merge_main(argv: Sequence[str] | None = None, prog: str = "merge_weights.py") -> int:
+    """``python merge_weights.py --model_size 13B``."""
+    from llama_cpu.merge_command import add_merge_arguments, run_merge
+
+    parser = _Parser(
+        prog=prog,
+        description="Join the shards of a LLaMA checkpoint into one file, in little memory.",
+    )
+    add_merge_arguments(parser)
+    args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: run_merge(args), args.debug)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """``llama-cpu chat|complete ...``"""
-    commands: dict[str, Callable[..., int]] = {"chat": chat_main, "complete": complete_main}
+    """``llama-cpu chat|complete|merge ...``"""
+    commands: dict[str, Callable[..., int]] = {
+        "chat": chat_main,
+        "complete": complete_main,
+        "merge": merge_main,
+    }
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in commands:
         return commands[words[0]](words[1:], prog=f"llama-cpu {words[0]}")

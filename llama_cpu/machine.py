@@ -8,12 +8,15 @@ import contextlib
 import mmap
 import os
 import sys
+import threading
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import psutil
 
 _PROCESS = psutil.Process()
+_SEEKING = threading.Lock()  # where a read cannot name its place in the file
 
 
 @dataclass(frozen=True)
@@ -169,3 +172,74 @@ def forget_pages(mapping: mmap.mmap, start: int, length: int) -> None:
     last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
     if last > first:
         mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def read_at(file: FileIO, start: int, target: memoryview) -> int:
+    """Fill ``target`` with the file's bytes from ``start`` on; less only at the end of the file.
+
+    Several threads may read one file at once.
+    """
+    done = 0
+    while done < len(target):
+        if hasattr(os, "preadv"):
+            count = os.preadv(file.fileno(), [target[done:]], start + done)
+        else:  # macOS before 11, Windows
+            with _SEEKING:
+                file.seek(start + done)
+                count = file.readinto(target[done:]) or 0
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def write_at(file: FileIO, start: int, data: memoryview) -> None:
+    """Write all of ``data`` at ``start``; several threads may write to one file at once."""
+    done = 0
+    while done < len(data):
+        if hasattr(os, "pwrite"):
+            done += os.pwrite(file.fileno(), data[done:], start + done)
+        else:  # Windows
+            with _SEEKING:
+                file.seek(start + done)
+                done += file.write(data[done:]) or 0
+
+
+def read_ahead(file: FileIO, start: int, length: int) -> None:
+    """Have the system fetch these bytes of the file from the disk while this process goes on."""
+    if hasattr(os, "posix_fadvise"):  # Linux
+        os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
+
+
+def forget_cached(file: FileIO) -> None:
+    """Have the next reading of this file, which was synced, come from the disk itself."""
+    if hasattr(os, "posix_fadvise"):  # Linux
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def lock_file(file: FileIO) -> bool:
+    """Mark an open file as in use until it is closed or this process ends, however it ends.
+
+    False where another open file holds the mark. Windows needs none: it lets nobody delete a
+    file that is open.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder, after a renaming, on the disk before this returns."""
+    if os.name == "nt":  # Windows opens no folders; NTFS keeps a journal of names
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -207,8 +207,7 @@ class QuantizedTensor:
         return None
 
     def fill(self, target: Tensor) -> None:
-        block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]
-        row_bytes = self.shape[-1] // block * block_bytes
+        row_bytes = self._row_bytes()
         rows_out = target.reshape(-1, self.shape[-1])  # 1-D becomes one row; 2-D stays a view
 
         def convert(first: int, last: int) -> None:
@@ -227,6 +226,19 @@ class QuantizedTensor:
 
         # Dequantising makes several float32 copies of what it is given.
         in_row_chunks(rows_out.shape[0], 16 * self.shape[-1], convert)
+
+    def rows(self, first: int, last: int) -> "QuantizedTensor":
+        assert len(self.shape) == 2  # a vector's blocks cannot be cut anywhere
+        start = self.start + first * self._row_bytes()
+        return QuantizedTensor(self.file, start, (last - first, self.shape[1]), self.quantization)
+
+    def read_ahead(self) -> None:
+        rows = math.prod(self.shape[:-1])
+        self.file.read_ahead(self.start, rows * self._row_bytes())
+
+    def _row_bytes(self) -> int:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]
+        return self.shape[-1] // block * block_bytes
 
 
 def _meta_name(name: str) -> str:

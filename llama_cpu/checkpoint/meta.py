@@ -1,4 +1,5 @@
-"""Meta's layout: ``params.json`` with ``merged.pth`` or ``consolidated.NN.pth`` shards."""
+"""Meta's layout: ``params.json`` with ``merged.pth``, ``consolidated.NN.pth`` shards or one
+``model.safetensors``."""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ import torch
 
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors, read_json
 from llama_cpu.checkpoint.pth import read_pth
+from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.sharding import split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor
 from llama_cpu.config import Fields, config_from_meta
@@ -15,17 +17,27 @@ from llama_cpu.errors import UserError
 
 
 def open_meta(folder: Path) -> Checkpoint:
-    """Open the folder; shards are joined as they are read. Raises UserError."""
+    """Open the folder: ``merged.pth``, or the shards, which are joined as they are read, or
+    ``model.safetensors`` with Meta's names. Raises UserError.
+    """
+    if (folder / "merged.pth").exists():
+        return _checkpoint(folder, read_pth(folder / "merged.pth"))
+    if not _numbered_shards(folder) and (folder / "model.safetensors").exists():
+        return _checkpoint(folder, read_safetensors(folder / "model.safetensors"))
+    return open_shards(folder)
+
+
+def open_shards(folder: Path) -> Checkpoint:
+    """Open ``consolidated.NN.pth`` and nothing else. Raises UserError."""
+    files = find_shards(folder)
+    dim = _dim(folder)
+    return _checkpoint(folder, join_shards([read_pth(file) for file in files], files, dim))
+
+
+def _checkpoint(folder: Path, tensors: dict[str, StoredTensor]) -> Checkpoint:
+    tensors = _without_buffers(tensors)
     params_file = folder / "params.json"
     params = read_json(params_file)
-    dim = Fields(params, params_file).integer("dim", 1, 1 << 20)
-    merged = folder / "merged.pth"
-    if merged.exists():
-        tensors = _without_buffers(read_pth(merged))
-    else:
-        shard_files = find_shards(folder)
-        shards = [_without_buffers(read_pth(file)) for file in shard_files]
-        tensors = join_shards(shards, shard_files, dim)
     config = config_from_meta(
         params,
         params_file,
@@ -39,14 +51,9 @@ def open_meta(folder: Path) -> Checkpoint:
 
 def find_shards(folder: Path) -> list[Path]:
     """``consolidated.00.pth`` and on, in order. Raises UserError where one is missing."""
-    numbered = {}
-    for file in folder.glob("consolidated.*.pth"):
-        if match := re.fullmatch(r"consolidated\.(\d{1,4})\.pth", file.name):
-            numbered[int(match[1])] = file
+    numbered = _numbered_shards(folder)
     if not numbered:
-        raise UserError(
-            f"{folder} holds neither merged.pth nor consolidated.00.pth; put them there."
-        )
+        raise UserError(f"{folder} holds no weights: consolidated.00.pth and so on are missing.")
     for number in range(max(numbered) + 1):
         if number not in numbered:
             raise UserError(
@@ -56,6 +63,19 @@ def find_shards(folder: Path) -> list[Path]:
     return [numbered[number] for number in sorted(numbered)]
 
 
+def _numbered_shards(folder: Path) -> dict[int, Path]:
+    numbered = {}
+    for file in folder.glob("consolidated.*.pth"):
+        if match := re.fullmatch(r"consolidated\.(\d{1,4})\.pth", file.name):
+            numbered[int(match[1])] = file
+    return numbered
+
+
+def _dim(folder: Path) -> int:
+    params_file = folder / "params.json"
+    return Fields(read_json(params_file), params_file).integer("dim", 1, 1 << 20)
+
+
 def join_shards(
     shards: list[dict[str, StoredTensor]], files: list[Path], dim: int
 ) -> dict[str, StoredTensor]:
@@ -63,6 +83,7 @@ def join_shards(
 
     Raises UserError, naming the tensor, where the shards do not fit together.
     """
+    shards = [_without_buffers(shard) for shard in shards]
     for shard, file in zip(shards, files, strict=True):
         odd = sorted(shard.keys() ^ shards[0].keys())
         if odd:

@@ -3,7 +3,9 @@
 Every format ends up as one of these. Nothing here knows what a tensor means.
 """
 
+import math
 import mmap
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
-from llama_cpu.machine import forget_pages
+from llama_cpu.machine import forget_pages, read_ahead, read_at
 
 CHUNK_BYTES = 32 << 20  # how much of a file is resident at once while it is converted
 
@@ -35,6 +37,12 @@ class StoredTensor(Protocol):
     def fill(self, target: Tensor) -> None:
         """Write all values into ``target`` (same shape, any float type, any strides)."""
 
+    def rows(self, first: int, last: int) -> "StoredTensor":
+        """Rows [first, last) of it, as a tensor of their own."""
+
+    def read_ahead(self) -> None:
+        """Have the system fetch it from the disk meanwhile, as ``fill`` follows soon."""
+
 
 class MappedFile:
     """A file seen as bytes, mapped once and copy-on-write: nothing ever reaches the disk."""
@@ -42,11 +50,12 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                self.size = file.seek(0, 2)
-                if self.size == 0:
-                    raise UserError(f"{path} is empty; get a complete copy of this file.")
-                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._file = path.open("rb", buffering=0)
+            weakref.finalize(self, self._file.close)
+            self.size = self._file.seek(0, 2)
+            if self.size == 0:
+                raise UserError(f"{path} is empty; get a complete copy of this file.")
+            self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
 
@@ -63,6 +72,23 @@ class MappedFile:
         if count == 0:
             return torch.empty(tuple(shape), dtype=dtype)
         return torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start).view(*shape)
+
+    def read(self, start: int, target: Tensor) -> None:
+        """Fill the contiguous ``target`` with the bytes from ``start`` on.
+
+        Reading, unlike touching mapped pages, adds nothing to resident memory, lets several
+        threads work at once, and ends in an error and not a crash where the disk fails.
+        """
+        data = target.flatten().view(torch.uint8).numpy().data
+        try:
+            done = read_at(self._file, start, data)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror or error}).") from error
+        if done < len(data):
+            raise UserError(f"{self.path} was shortened while it was read; try again.")
+
+    def read_ahead(self, start: int, length: int) -> None:
+        read_ahead(self._file, start, length)
 
     def forget(self, start: int, length: int) -> None:
         forget_pages(self.bytes, start, length)
@@ -83,18 +109,30 @@ class FileTensor:
         return self.file.tensor(self.start, self.shape, self.dtype)
 
     def fill(self, target: Tensor) -> None:
+        if target.dtype == self.dtype and target.is_contiguous():
+            self.file.read(self.start, target)
+            return
         if not self.shape:
             target.copy_(self.file.tensor(self.start, self.shape, self.dtype))
             return
-        row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        row_bytes = self._row_bytes()
 
         def copy_rows(first: int, last: int) -> None:
-            start = self.start + first * row_bytes
-            rows = self.file.tensor(start, (last - first, *self.shape[1:]), self.dtype)
+            rows = torch.empty((last - first, *self.shape[1:]), dtype=self.dtype)
+            self.file.read(self.start + first * row_bytes, rows)
             target[first:last].copy_(rows)
-            self.file.forget(start, (last - first) * row_bytes)
 
         in_row_chunks(self.shape[0], row_bytes, copy_rows)
+
+    def rows(self, first: int, last: int) -> "FileTensor":
+        start = self.start + first * self._row_bytes()
+        return FileTensor(self.file, start, (last - first, *self.shape[1:]), self.dtype)
+
+    def read_ahead(self) -> None:
+        self.file.read_ahead(self.start, self.shape[0] * self._row_bytes())
+
+    def _row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -116,6 +154,12 @@ class MemoryTensor:
 
     def fill(self, target: Tensor) -> None:
         target.copy_(self.tensor)
+
+    def rows(self, first: int, last: int) -> "MemoryTensor":
+        return MemoryTensor(self.tensor[first:last])
+
+    def read_ahead(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -142,6 +186,61 @@ class JoinedTensor:
         slices = target.split([part.shape[self.dim] for part in self.parts], dim=self.dim)
         for part, piece in zip(self.parts, slices, strict=True):
             part.fill(piece)
+
+    def rows(self, first: int, last: int) -> StoredTensor:
+        if self.dim != 0:
+            return JoinedTensor(tuple(part.rows(first, last) for part in self.parts), self.dim)
+        pieces = []
+        for part in self.parts:
+            if first < part.shape[0] and last > 0:
+                pieces.append(part.rows(max(first, 0), min(last, part.shape[0])))
+            first, last = first - part.shape[0], last - part.shape[0]
+        return pieces[0] if len(pieces) == 1 else JoinedTensor(tuple(pieces), 0)
+
+    def read_ahead(self) -> None:
+        for part in self.parts:
+            part.read_ahead()
+
+
+@dataclass(frozen=True)
+class SlicedTensor:
+    """Columns [start, start + length) of a matrix."""
+
+    whole: StoredTensor
+    start: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.whole.shape[0], self.length)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.whole.dtype
+
+    def mapped(self) -> Tensor | None:
+        return None
+
+    def fill(self, target: Tensor) -> None:
+        def copy_rows(first: int, last: int) -> None:
+            rows = torch.empty((last - first, self.whole.shape[1]), dtype=target.dtype)
+            self.whole.rows(first, last).fill(rows)
+            target[first:last].copy_(rows[:, self.start : self.start + self.length])
+
+        in_row_chunks(self.shape[0], self.whole.shape[1] * target.itemsize, copy_rows)
+
+    def rows(self, first: int, last: int) -> "SlicedTensor":
+        return SlicedTensor(self.whole.rows(first, last), self.start, self.length)
+
+    def read_ahead(self) -> None:
+        self.whole.read_ahead()
+
+
+def slice_tensor(whole: StoredTensor, dim: int, start: int, length: int) -> StoredTensor:
+    """Indices [start, start + length) along dimension 0 or 1."""
+    if dim == 0:
+        return whole.rows(start, start + length)
+    return SlicedTensor(whole, start, length)
 
 
 def in_row_chunks(rows: int, row_bytes: int, work: Callable[[int, int], None]) -> None:

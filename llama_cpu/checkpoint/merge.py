@@ -1,0 +1,199 @@
+"""Shards -> one file, or one file -> shards, tensor by tensor.
+
+Nothing here holds a tensor whole: sources are joined or cut as their rows are read, block by
+block, and written where they belong.
+"""
+
+import errno
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import torch
+
+from llama_cpu.checkpoint.base import Checkpoint
+from llama_cpu.checkpoint.block_copy import BLOCK_BYTES, OnBytes
+from llama_cpu.checkpoint.pth import read_pth
+from llama_cpu.checkpoint.pth_writer import write_pth
+from llama_cpu.checkpoint.safetensors import read_safetensors, write_safetensors
+from llama_cpu.checkpoint.sharding import split_dimension
+from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
+from llama_cpu.errors import UserError
+from llama_cpu.machine import forget_cached, write_at
+from llama_cpu.new_files import NewFiles
+
+Tensors = Mapping[str, StoredTensor]
+
+_HEADER_BYTES = 4096  # at most, for each tensor: its entries in a file's tables, and padding
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written and how long it took."""
+
+    size: int  # bytes of tensors
+    seconds: float  # to write
+    sync_seconds: float  # to have it all on the disk
+
+
+def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
+    """Cut a checkpoint into ``count`` shards by the table of sharding: tensors by file name.
+
+    The embedding is cut along the model's width, as in LLaMA 1 and 2. Raises UserError, naming
+    the tensor, where ``count`` does not divide what is to be cut.
+    """
+    shards: dict[str, dict[str, StoredTensor]] = {}
+    for rank in range(count):
+        shards[f"consolidated.{rank:02d}.pth"] = {
+            name: _slice(name, tensor, checkpoint.config.dim, rank, count)
+            for name, tensor in checkpoint.tensors.items()
+        }
+    return dict(shards)
+
+
+def _slice(name: str, tensor: StoredTensor, dim: int, rank: int, count: int) -> StoredTensor:
+    # The table tells by a shard's shape how the embedding is split; see split_dimension.
+    along = split_dimension(name, (*tensor.shape[:-1], tensor.shape[-1] // count), dim)
+    if along is None or count == 1:
+        return tensor
+    length, rest = divmod(tensor.shape[along], count)
+    if rest:
+        raise UserError(
+            f"The tensor '{name}' has {tensor.shape[along]} "
+            f"{'rows' if along == 0 else 'columns'}, which {count} shards cannot share evenly; "
+            "choose another number for --split."
+        )
+    return slice_tensor(tensor, along, rank * length, length)
+
+
+def write_model(
+    files: Mapping[str, Tensors],
+    params: bytes,
+    folder: Path,
+    dtype: torch.dtype | None,
+    on_bytes: OnBytes,
+    before_verifying: Callable[[], None] | None = None,
+) -> Written:
+    """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
+
+    ``dtype``: None keeps each tensor's own. All files appear in ``folder`` together, when they are
+    whole and synced; until then, and where this fails, what was there stays. With
+    ``before_verifying``, which is called first, they are read back and compared before.
+
+    Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
+    """
+    size = sum(total_bytes(tensors, dtype) for tensors in files.values())
+    with _explained(folder), NewFiles(folder) as new_files:
+        _check_free_space(folder, size, sum(map(len, files.values())))
+        start = time.perf_counter()
+        opened = {}
+        for name, tensors in files.items():
+            opened[name] = new_files.open(name)
+            write = write_safetensors if name.endswith(".safetensors") else write_pth
+            write(opened[name], tensors, _dtypes(tensors, dtype), on_bytes)
+        write_at(new_files.open("params.json"), 0, memoryview(params))
+        written = time.perf_counter()
+        new_files.sync()
+        synced = time.perf_counter()
+        if before_verifying is not None:
+            before_verifying()
+            for name, tensors in files.items():
+                _verify(opened[name], name, tensors, _dtypes(tensors, dtype), on_bytes)
+        new_files.publish()
+    return Written(size, written - start, synced - written)
+
+
+def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    dtypes = {}
+    for name, tensor in tensors.items():
+        wanted = dtype or tensor.dtype
+        if wanted not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise UserError(f"The tensor '{name}' has the type {wanted}; try --bf16 or --fp32.")
+        dtypes[name] = wanted
+    return dtypes
+
+
+def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
+    """Size of all values in that type (None: in their own). Raises UserError for an odd type."""
+    dtypes = _dtypes(tensors, dtype)
+    return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
+
+
+def _check_free_space(folder: Path, size: int, tensor_count: int) -> None:
+    needed = size + tensor_count * _HEADER_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free but {needed / 1e9:.1f} GB will be written; "
+            "make room or name another --output_dir."
+        )
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.ENOSPC:
+            reason = "the disk is full"
+        raise UserError(
+            f"{folder} cannot be written to ({reason}); what was there is unchanged. "
+            "Put that right or name another --output_dir."
+        ) from error
+
+
+def _verify(
+    file: FileIO, name: str, tensors: Tensors, dtypes: Mapping[str, torch.dtype], on_bytes: OnBytes
+) -> None:
+    """Compare what is on the disk with its sources, shard by shard. Raises UserError."""
+    forget_cached(file)
+    path = Path(str(file.name))
+    written = (read_safetensors if name.endswith(".safetensors") else read_pth)(path)
+    if written.keys() != tensors.keys():
+        raise UserError(f"{name} reads back with other tensors than were written; run this again.")
+    for tensor_name, source in tensors.items():
+        for part, whole in _slices(written[tensor_name], source):
+            if not _same(whole, part, dtypes[tensor_name], on_bytes):
+                raise UserError(
+                    f"{name} reads back with other values in '{tensor_name}' than were written: "
+                    "the disk or the memory is not reliable. Nothing was changed."
+                )
+
+
+def _slices(
+    written: StoredTensor, source: StoredTensor
+) -> Iterator[tuple[StoredTensor, StoredTensor]]:
+    """Each shard of the source with the slice of the written tensor that it became."""
+    if not isinstance(source, JoinedTensor):
+        yield source, written
+        return
+    start = 0
+    for part in source.parts:
+        length = part.shape[source.dim]
+        yield part, slice_tensor(written, source.dim, start, length)
+        start += length
+
+
+def _same(
+    written: StoredTensor, source: StoredTensor, dtype: torch.dtype, on_bytes: OnBytes
+) -> bool:
+    if written.shape != source.shape or written.dtype != dtype:
+        return False
+    row_bytes = math.prod(source.shape[1:]) * dtype.itemsize
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for first in range(0, source.shape[0], step):
+        last = min(first + step, source.shape[0])
+        values = torch.empty(2, last - first, *source.shape[1:], dtype=dtype)
+        written.rows(first, last).fill(values[0])
+        source.rows(first, last).fill(values[1])
+        # Bytes, so that NaN equals itself.
+        if not torch.equal(values[0].view(torch.uint8), values[1].view(torch.uint8)):
+            return False
+        on_bytes((last - first) * row_bytes)
+    return True

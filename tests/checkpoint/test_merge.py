@@ -1,0 +1,230 @@
+"""Shards to one file and back: values, files, and the loader on top of them."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llama_cpu.checkpoint import open_checkpoint
+from llama_cpu.config import ModelConfig
+from llama_cpu.merge_display import MergeDisplay
+from tests.support.checkpoints import random_weights, tiny_config, write_meta
+from tests.support.merging import (
+    assert_same,
+    joined_by_cat,
+    leftovers,
+    load_merged,
+    merge,
+    merge_process,
+    write_half,
+)
+
+
+def proportions(n_heads: int, hidden_per_head: float, layers: int) -> ModelConfig:
+    """A real model's heads and proportions, with heads of 8 instead of 128 numbers."""
+    dim = 8 * n_heads
+    return tiny_config(
+        dim=dim,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        head_dim=8,
+        hidden_dim=int(hidden_per_head * n_heads),
+        n_layers=layers,
+        vocab_size=1000,
+    )
+
+
+SIZES = {
+    "13B": (2, proportions(40, 13824 / 40 / 16, 4)),
+    "30B": (4, proportions(52, 17920 / 52 / 16, 3)),
+    "65B": (8, proportions(64, 22016 / 64 / 16, 3)),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_real_proportions_against_torch_cat(size: str, tmp_path: Path, capsys) -> None:
+    n_shards, config = SIZES[size]
+    write_half(tmp_path / "LLaMA" / size, n_shards, config)
+    arguments = ("--input_dir", tmp_path / "LLaMA", "--model_size", size, "--verify")
+    assert merge(*arguments, "--output_dir", tmp_path / "out") == 0
+    assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / "LLaMA" / size))
+    printed = capsys.readouterr().out
+    assert "identical" in printed
+    assert "anonymous memory at most" in printed
+    assert leftovers(tmp_path / "out") == []
+    assert open_checkpoint(tmp_path / "out").config.hidden_dim == config.hidden_dim
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 4])
+def test_llama_3_splits_the_embedding_on_the_vocabulary(n_shards: int, tmp_path: Path) -> None:
+    config = tiny_config(n_heads=8, n_kv_heads=4, head_dim=8)
+    write_half(tmp_path / "8B", n_shards, config, embedding_dim=0)
+    assert merge("--input_dir", tmp_path / "8B", "--output_dir", tmp_path / "out") == 0
+    assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / "8B", embedding_dim=0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_merge_of_split_is_the_same_bit_for_bit(
+    count: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    weights = {name: tensor.to(dtype) for name, tensor in random_weights(tiny_config()).items()}
+    weights["norm.weight"] = torch.full_like(weights["norm.weight"], float("nan"))
+    write_meta(tmp_path / "x", tiny_config(), weights, name="merged.pth")
+    split, again = tmp_path / "split", tmp_path / "again"
+    assert merge("--split", count, "--input_dir", tmp_path / "x", "--output_dir", split) == 0
+    assert len(list(split.glob("consolidated.*.pth"))) == count
+    assert merge("--input_dir", split, "--output_dir", again, "--verify") == 0
+    assert_same(load_merged(again), weights)
+
+
+def test_shards_of_a_split_are_those_of_meta(tmp_path: Path) -> None:
+    write_half(tmp_path / "one", 1)
+    write_half(tmp_path / "four", 4)
+    merge("--split", 4, "--input_dir", tmp_path / "one", "--output_dir", tmp_path / "split")
+    for rank in range(4):
+        name = f"consolidated.{rank:02d}.pth"
+        wanted = torch.load(tmp_path / "four" / name)
+        del wanted["rope.freqs"]
+        assert_same(torch.load(tmp_path / "split" / name), wanted)
+
+
+@pytest.mark.parametrize("option", ["--bf16", "--fp32"])
+@pytest.mark.parametrize("file_format", ["pth", "safetensors"])
+def test_other_types_and_formats(option: str, file_format: str, tmp_path: Path) -> None:
+    write_half(tmp_path / "in", 2)
+    arguments = ("--input_dir", tmp_path / "in", option, "--format", file_format, "--verify")
+    assert merge(*arguments, "--output_dir", tmp_path / "out") == 0
+    dtype = torch.bfloat16 if option == "--bf16" else torch.float32
+    wanted = {name: tensor.to(dtype) for name, tensor in joined_by_cat(tmp_path / "in").items()}
+    if file_format == "pth":
+        assert_same(load_merged(tmp_path / "out"), wanted)
+    else:
+        found = load_file(tmp_path / "out" / "model.safetensors")
+        assert_same({name: found[name] for name in wanted}, wanted)
+    for name, stored in open_checkpoint(tmp_path / "out").tensors.items():
+        values = torch.empty(stored.shape, dtype=dtype)
+        stored.fill(values)
+        assert torch.equal(values, wanted[name])
+
+
+def test_types_within_one_model_are_kept(tmp_path: Path) -> None:
+    """Wide and narrow tensors in turn: safetensors must still be readable, and aligned."""
+    weights = {}
+    for number, (name, tensor) in enumerate(random_weights(tiny_config(vocab_size=321)).items()):
+        weights[name] = tensor.to([torch.float16, torch.float32, torch.bfloat16][number % 3])
+    write_meta(tmp_path / "in", tiny_config(vocab_size=321), weights)
+    assert merge("--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out") == 0
+    assert_same(load_merged(tmp_path / "out"), weights)
+    options = ("--format", "safetensors")
+    assert merge("--input_dir", tmp_path / "in", *options, "--output_dir", tmp_path / "st") == 0
+    found = load_file(tmp_path / "st" / "model.safetensors")
+    assert_same({name: found[name] for name in weights}, weights)
+
+
+def test_tensors_that_share_a_storage_or_are_views(tmp_path: Path) -> None:
+    """torch.save keeps one storage for tensors that share it, and the whole of a sliced one."""
+    weights = {name: tensor.half() for name, tensor in random_weights(tiny_config()).items()}
+    weights["output.weight"] = weights["tok_embeddings.weight"]
+    wide = torch.cat([weights["norm.weight"], torch.ones(100).half()])
+    weights["norm.weight"] = wide[:64]
+    weights["layers.0.attention.wq.weight"] = weights["layers.0.attention.wq.weight"].t()
+    (tmp_path / "in").mkdir()
+    write_meta(tmp_path / "in", tiny_config(), {})
+    torch.save(weights, tmp_path / "in" / "consolidated.00.pth")
+    assert merge("--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out") == 0
+    wanted = {name: tensor.contiguous() for name, tensor in weights.items()}
+    assert_same(load_merged(tmp_path / "out"), wanted)
+
+
+def test_tensors_of_many_blocks(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("llama_cpu.checkpoint.block_copy.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("llama_cpu.checkpoint.merge.BLOCK_BYTES", 700)
+    monkeypatch.setattr("llama_cpu.checkpoint.stored.CHUNK_BYTES", 300)
+    write_half(tmp_path / "in", 4)
+    assert merge("--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out", "--verify") == 0
+    assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / "in"))
+    with zipfile.ZipFile(tmp_path / "out" / "merged.pth") as archive:
+        assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_the_file_is_a_zip_that_torch_reads(zip64: bool, tmp_path: Path, monkeypatch) -> None:
+    if zip64:  # as if 2 kB were more than 4 GiB
+        monkeypatch.setattr("llama_cpu.checkpoint.pth_writer._ZIP64_FROM", 2000)
+    write_half(tmp_path / "in", 2)
+    merge("--input_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    path = tmp_path / "out" / "merged.pth"
+    done = subprocess.run([sys.executable, "-m", "zipfile", "-t", path], capture_output=True)
+    assert done.stdout.split() == [b"Done", b"testing"]
+    wanted = joined_by_cat(tmp_path / "in")
+    assert_same(torch.load(path, weights_only=True), wanted)
+    mapped = torch.load(path, weights_only=True, mmap=True)
+    assert_same(mapped, wanted)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in mapped.values())
+    with path.open("rb") as file:
+        assert_same(torch.load(file, weights_only=True), wanted)
+    assert "data.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    open_checkpoint(tmp_path / "out")
+
+
+def test_params_and_tokenizer_are_copied(tmp_path: Path, capsys) -> None:
+    source = write_half(tmp_path / "LLaMA" / "13B", 2)
+    (tmp_path / "LLaMA" / "tokenizer.model").write_bytes(b"pieces")
+    arguments = ("--input_dir", tmp_path / "LLaMA", "--model-size", "13b", "--force")
+    folders = ("--output-dir", tmp_path / "out", "--tokenizer_dir", tmp_path / "tokenizer")
+    assert merge(*arguments, *folders) == 0
+    assert (tmp_path / "out" / "params.json").read_bytes() == (source / "params.json").read_bytes()
+    assert (tmp_path / "tokenizer" / "tokenizer.model").read_bytes() == b"pieces"
+    (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(b"others")
+    assert merge(*arguments, *folders) == 0
+    assert (tmp_path / "tokenizer" / "tokenizer.model").read_bytes() == b"others"
+
+
+@pytest.mark.parametrize("folder", ["LLaMA/30B", "LLaMA/33B", "30B", "33B"])
+@pytest.mark.parametrize("size", ["30B", "33B"])
+def test_default_places_and_both_names_of_30b(
+    folder: str, size: str, tmp_path: Path, monkeypatch
+) -> None:
+    write_half(tmp_path / folder, 4)
+    monkeypatch.chdir(tmp_path)
+    assert merge("--model_size", size, "--output_dir", "out") == 0
+    assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / folder))
+
+
+def test_any_other_name(tmp_path: Path) -> None:
+    write_half(tmp_path / "llama-2-13b-chat", 2)
+    arguments = ("--input_dir", tmp_path, "--model_size", "llama-2-13b-chat")
+    assert merge(*arguments, "--output_dir", tmp_path / "out") == 0
+
+
+def test_a_line_of_progress_without_a_terminal(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("llama_cpu.merge_display._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("llama_cpu.merge_display._SAMPLE_SECONDS", 0.0)
+    with MergeDisplay(10**10) as display:
+        display.begin("Writing")
+        display.advance(10**9)
+    line = capsys.readouterr().err
+    assert "Writing: 1.0 of 10.0 GB" in line
+    for figure in ("MB/s", "s left", "MB of memory"):
+        assert figure in line
+
+
+def test_memory_stays_far_below_the_size(tmp_path: Path) -> None:
+    """300 MB of shards add less than 60 MB of anonymous memory to what the program takes anyway."""
+    config = tiny_config(dim=2048, n_heads=16, n_kv_heads=16, head_dim=128, hidden_dim=5504)
+    write_half(tmp_path / "small", 2)
+    write_half(tmp_path / "large", 2, config)
+    peaks = []
+    for name in ("small", "large"):
+        arguments = ("--input_dir", tmp_path / name, "--output_dir", tmp_path / "out", "--force")
+        process = merge_process(
+            *arguments, "--tokenizer_dir", tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        printed, _ = process.communicate(timeout=120)
+        peaks.append(int(printed.split("anonymous memory at most ")[1].split()[0]))
+    assert peaks[1] < min(500, peaks[0] + 60)
