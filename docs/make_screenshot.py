@@ -1,4 +1,4 @@
-"""Takes the README's picture: the real app with the demo model. ``python docs/make_screenshot.py``"""
+"""Takes the README's picture of the real app with the demo model; run it as a script."""
 
 import asyncio
 import sys
