@@ -23,6 +23,11 @@ from llama_cpu.transformer.llama import Block, Llama
 _LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
 
+_SAME_INPUT = (
+    ("attention.wq", "attention.wk", "attention.wv"),
+    ("feed_forward.w1", "feed_forward.w3"),
+)
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -140,13 +145,14 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     config = plan.checkpoint.config
     tensors = plan.checkpoint.tensors
     weights: dict[str, Tensor] = {}
+    rooms = _rooms_side_by_side(plan)
     done, total = 0, forecast(config, plan.dtype, plan.max_seq_len).weights
     for name in list(tensors):
         if stop.is_set():
             raise Cancelled
         on_progress(done, total, name)
         stored = tensors.pop(name)
-        weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype))
+        weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype), rooms.get(name))
         done += weights[name].nbytes
     on_progress(total, total, "")
     blocks = [Block(config, weights, f"layers.{layer}.") for layer in range(config.n_layers)]
@@ -160,13 +166,33 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     )
 
 
-def _in_place(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
+def _in_place(stored: StoredTensor, dtype: torch.dtype, room: Tensor | None) -> Tensor:
     """Mapped where the file has the wanted type, else converted chunk by chunk."""
-    if stored.dtype == dtype and (mapped := stored.mapped()) is not None:
+    if room is None and stored.dtype == dtype and (mapped := stored.mapped()) is not None:
         return mapped
-    tensor = torch.empty(stored.shape, dtype=dtype)
+    tensor = torch.empty(stored.shape, dtype=dtype) if room is None else room
     stored.fill(tensor)
     return tensor
+
+
+def _rooms_side_by_side(plan: LoadPlan) -> dict[str, Tensor]:
+    """Memory for weights that read the same input, by name: adjacent, so that they are one product.
+
+    Only for weights that cannot be mapped; what need not be copied is not. Memory is taken up as
+    it is written, so these may all be made at once.
+    """
+    rooms: dict[str, Tensor] = {}
+    tensors = plan.checkpoint.tensors
+    for layer in range(plan.checkpoint.config.n_layers):
+        for group in _SAME_INPUT:
+            names = [f"layers.{layer}.{kind}.weight" for kind in group]
+            stored = [tensors[name] for name in names]
+            if any(tensor.dtype == plan.dtype and tensor.mapped() is not None for tensor in stored):
+                continue
+            rows = [tensor.shape[0] for tensor in stored]
+            room = torch.empty(sum(rows), stored[0].shape[1], dtype=plan.dtype)
+            rooms |= dict(zip(names, room.split(rows), strict=True))
+    return rooms
 
 
 def _configured_end_ids(plan: LoadPlan) -> frozenset[int]:

@@ -45,7 +45,7 @@ def resident_weights(folder: Path, bf16: bool = False) -> dict[str, torch.Tensor
     block = next(iter(loaded.model.blocks))
     return {
         "tok_embeddings": loaded.model.tok_embeddings,
-        "wq": block.attention.wq.weight,
+        "wo": block.attention.wo.weight,
         "norm": block.attention_norm.weight,
     }
 
@@ -58,9 +58,9 @@ def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
     for bf16, wanted in ((False, torch.float32), (True, torch.bfloat16)):
         weights = resident_weights(tmp_path, bf16)
         assert weights["norm"].dtype == torch.float32
-        assert weights["wq"].dtype == wanted
-        expected = stored["layers.0.attention.wq.weight"].to(wanted)
-        assert torch.equal(weights["wq"], expected)
+        assert weights["wo"].dtype == wanted
+        expected = stored["layers.0.attention.wo.weight"].to(wanted)
+        assert torch.equal(weights["wo"], expected)
         embedding = stored["tok_embeddings.weight"].to(wanted)
         assert torch.equal(weights["tok_embeddings"], embedding)
 

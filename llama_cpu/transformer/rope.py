@@ -40,7 +40,7 @@ def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> Tensor:
 
     x: [seq, heads, head_dim]; freqs_cis: complex [seq, 1, head_dim / 2].
     """
-    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * freqs_cis).flatten(-2)
 
 
