@@ -205,12 +205,6 @@ def write_at(file: FileIO, start: int, data: memoryview) -> None:
                 done += file.write(data[done:]) or 0
 
 
-def read_ahead(file: FileIO, start: int, length: int) -> None:
-    """Have the system fetch these bytes of the file from the disk while this process goes on."""
-    if hasattr(os, "posix_fadvise"):  # Linux
-        os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
-
-
 def forget_cached(file: FileIO) -> None:
     """Have the next reading of this file, which was synced, come from the disk itself."""
     if hasattr(os, "posix_fadvise"):  # Linux

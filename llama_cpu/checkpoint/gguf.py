@@ -232,10 +232,6 @@ class QuantizedTensor:
         start = self.start + first * self._row_bytes()
         return QuantizedTensor(self.file, start, (last - first, self.shape[1]), self.quantization)
 
-    def read_ahead(self) -> None:
-        rows = math.prod(self.shape[:-1])
-        self.file.read_ahead(self.start, rows * self._row_bytes())
-
     def _row_bytes(self) -> int:
         block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]
         return self.shape[-1] // block * block_bytes

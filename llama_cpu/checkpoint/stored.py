@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
-from llama_cpu.machine import forget_pages, read_ahead, read_at
+from llama_cpu.machine import forget_pages, read_at
 
 CHUNK_BYTES = 32 << 20  # how much of a file is resident at once while it is converted
 
@@ -39,9 +39,6 @@ class StoredTensor(Protocol):
 
     def rows(self, first: int, last: int) -> "StoredTensor":
         """Rows [first, last) of it, as a tensor of their own."""
-
-    def read_ahead(self) -> None:
-        """Have the system fetch it from the disk meanwhile, as ``fill`` follows soon."""
 
 
 class MappedFile:
@@ -87,9 +84,6 @@ class MappedFile:
         if done < len(data):
             raise UserError(f"{self.path} was shortened while it was read; try again.")
 
-    def read_ahead(self, start: int, length: int) -> None:
-        read_ahead(self._file, start, length)
-
     def forget(self, start: int, length: int) -> None:
         forget_pages(self.bytes, start, length)
 
@@ -128,9 +122,6 @@ class FileTensor:
         start = self.start + first * self._row_bytes()
         return FileTensor(self.file, start, (last - first, *self.shape[1:]), self.dtype)
 
-    def read_ahead(self) -> None:
-        self.file.read_ahead(self.start, self.shape[0] * self._row_bytes())
-
     def _row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
@@ -157,9 +148,6 @@ class MemoryTensor:
 
     def rows(self, first: int, last: int) -> "MemoryTensor":
         return MemoryTensor(self.tensor[first:last])
-
-    def read_ahead(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -197,10 +185,6 @@ class JoinedTensor:
             first, last = first - part.shape[0], last - part.shape[0]
         return pieces[0] if len(pieces) == 1 else JoinedTensor(tuple(pieces), 0)
 
-    def read_ahead(self) -> None:
-        for part in self.parts:
-            part.read_ahead()
-
 
 @dataclass(frozen=True)
 class SlicedTensor:
@@ -231,9 +215,6 @@ class SlicedTensor:
 
     def rows(self, first: int, last: int) -> "SlicedTensor":
         return SlicedTensor(self.whole.rows(first, last), self.start, self.length)
-
-    def read_ahead(self) -> None:
-        self.whole.read_ahead()
 
 
 def slice_tensor(whole: StoredTensor, dim: int, start: int, length: int) -> StoredTensor:
