@@ -1,6 +1,6 @@
 """What a checkpoint says of its model, from any of the three formats, in one frozen dataclass."""
 
-import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Fields:
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         value = self._get(key, default)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number or not low <= value <= high:  # which NaN is not, either
             raise self._bad(key, value, f"a number from {low:g} to {high:g}")
         return float(value)
 
@@ -87,7 +87,7 @@ class Fields:
 
     def _bad(self, key: str, value: Any, wanted: str) -> UserError:
         return UserError(
-            f"{self.file}: '{key}' is {str(value)[:60]!r}, but must be {wanted}; "
+            f"{self.file}: '{key}' is {reprlib.repr(value)}, but must be {wanted}; "
             "get a good copy of this file."
         )
 
@@ -202,11 +202,12 @@ def _hugging_face_rope(rope: Fields) -> tuple[RopeScaling | None, float]:
     if kind == "linear":
         return None, rope.number("factor", 1.0, 1e4)
     if kind == "llama3":
+        low = rope.number("low_freq_factor", 1e-3, 1e4)
         return (
             RopeScaling(
                 factor=rope.number("factor", 1.0, 1e4),
-                low_freq_factor=rope.number("low_freq_factor", 1e-3, 1e4),
-                high_freq_factor=rope.number("high_freq_factor", 1e-3, 1e4),
+                low_freq_factor=low,
+                high_freq_factor=rope.number("high_freq_factor", low + 1e-3, 2e4),
                 original_context=rope.integer("original_max_position_embeddings", 1, 1 << 28),
             ),
             1.0,

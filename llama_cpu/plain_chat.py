@@ -10,6 +10,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Token, TurnsDropped
 from llama_cpu.loading import LoadPlan
 from llama_cpu.progress import load_with_progress
+from llama_cpu.standard_input import read_line
 from llama_cpu.text import printable
 
 
@@ -28,8 +29,7 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace) -> int:
 def _read_line() -> str | None:
     if sys.stdin.isatty():
         print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    return line.rstrip("\r\n") if line else None
+    return read_line()
 
 
 def _answer(session: ChatSession, line: str) -> None:

@@ -6,6 +6,7 @@ and the second by a limit on its memory. One JSON object a line in, one out.
 """
 
 import json
+import signal
 import sys
 from datetime import datetime
 from typing import Any
@@ -15,26 +16,34 @@ import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY_LIMIT = 1 << 30  # bytes
+_LONGEST = 1 << 24  # characters
+_SECONDS = 20  # to outlive the parent by, should it be gone and not end this process
 
 
 def main() -> None:
     _limit_memory()
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        _limit_time(_SECONDS)
+        reply = json.dumps(answer(json.loads(line)))
+        _limit_time(0)
+        print(reply, flush=True)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """``{"texts": [...]}``, one for each conversation asked for, or ``{"error": "..."}``."""
     try:
         template = _environment().from_string(request["source"])
-        return {
-            "texts": [
-                template.render(**request["variables"], **conversation)
-                for conversation in request["conversations"]
-            ]
-        }
+        texts = [
+            template.render(**request["variables"], **conversation)
+            for conversation in request["conversations"]
+        ]
+        if sum(map(len, texts)) > _LONGEST:
+            raise ValueError("it writes without end")
+        for text in texts:
+            text.encode()  # raises where it is not text but half of a character
+        return {"texts": texts}
     except Exception as error:  # a template can raise anything: division by zero, a wrong type
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -64,6 +73,12 @@ def _limit_memory() -> None:
     except ImportError:  # Windows; there only the time is limited
         return
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+
+
+def _limit_time(seconds: int) -> None:
+    """The system ends this process after so many seconds; 0: never."""
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.alarm(seconds)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.errors import UserError
+from llama_cpu.files import read_small_file
 from llama_cpu.tokenization import Tokenizer
 
 RENDER_SECONDS = 5.0  # after which a template is taken to run for ever
@@ -126,12 +127,14 @@ def _named(name: str) -> ChatTemplate:
         return NAMED_TEMPLATES[name]
     path = Path(name)
     try:
-        return ChatTemplate(path.name, path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return ChatTemplate(path.name, read_small_file(path).decode())
+    except UserError as error:
         raise UserError(
-            f"--template {name}: there is no such file, and the names known are "
+            f"--template {name}: there is no such file that can be read, and the names known are "
             f"{', '.join(NAMED_TEMPLATES)}."
         ) from error
+    except ValueError as error:
+        raise UserError(f"--template {name}: this file is not UTF-8 text.") from error
 
 
 class TemplateRenderer:
@@ -153,7 +156,8 @@ class TemplateRenderer:
             "conversations": conversations,
         }
         reply = self._ask(json.dumps(request))
-        if not reply:
+        if not reply.endswith("\n"):
+            self.close()
             self.close()
             raise UserError(
                 f"The chat template ({self.template.name}) did not finish within "
@@ -184,13 +188,16 @@ class TemplateRenderer:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            paths = [path or str(Path.cwd()) for path in sys.path]
+            # Modules come from where this process has them, never from the folder that it is in,
+            # which may be a downloaded model's with a json.py beside it.
+            paths = [str(Path(path).absolute()) for path in sys.path if path]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llama_cpu.chat.template_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 encoding="utf-8",
+                cwd=Path(__file__).parents[2],  # python -m looks there first
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
                 # Ctrl+C in the terminal is for the chat, not for its helper.
                 start_new_session=True,
@@ -200,5 +207,5 @@ class TemplateRenderer:
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()  # closes the pipes
             self._process = None

@@ -6,7 +6,7 @@ Every format ends up as one of these. Nothing here knows what a tensor means.
 import math
 import mmap
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
+from llama_cpu.files import reason, require_regular
 from llama_cpu.machine import forget_pages, read_at
 
 CHUNK_BYTES = 32 << 20  # how much of a file is resident at once while it is converted
@@ -47,6 +48,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            require_regular(path)
             self._file = path.open("rb", buffering=0)
             weakref.finalize(self, self._file.close)
             self.size = self._file.seek(0, 2)
@@ -54,15 +56,26 @@ class MappedFile:
                 raise UserError(f"{path} is empty; get a complete copy of this file.")
             self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+            raise UserError(f"{path} cannot be read ({reason(error)}).") from error
 
     def check_range(self, name: str, start: int, length: int) -> None:
         """Raise UserError unless bytes [start, start + length) are inside the file."""
         if start < 0 or length < 0 or start + length > self.size:
             raise UserError(
-                f"{self.path} is truncated or damaged: '{name}' would end at byte {start + length} "
-                f"of {self.size}; get a complete copy of this file."
+                f"{self.path} is truncated or damaged: '{name[:80]}' would end at byte "
+                f"{start + length} of {self.size}; get a complete copy of this file."
             )
+
+    def check_disjoint(self, spans: Iterable[tuple[int, int, str]]) -> None:
+        """Raise UserError where two of the spans (start, end, name) overlap."""
+        last_end, last_name = 0, ""
+        for start, end, name in sorted(spans):
+            if start < last_end:
+                raise UserError(
+                    f"{self.path} is damaged: '{last_name[:80]}' and '{name[:80]}' share bytes; "
+                    "get a good copy of this file."
+                )
+            last_end, last_name = max(end, last_end), name
 
     def tensor(self, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         count = int(np.prod(shape, dtype=np.int64))

@@ -24,10 +24,10 @@ _TEKKEN_PATTERN = (
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a GGUF file. Raises ValueError where its vocabulary is of no known kind."""
     kind = metadata.get("tokenizer.ggml.model")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
+    tokens = _listed(metadata, "tokens", str)
+    if not tokens:
         raise ValueError("it holds no vocabulary")
-    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    types = _listed(metadata, "token_type", int) or [1] * len(tokens)
     if len(types) != len(tokens):
         raise ValueError("tokens and their types differ in number")
     if kind == "llama":
@@ -38,7 +38,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
+    scores = _listed(metadata, "scores", float) or [0.0] * len(tokens)
     if len(scores) != len(tokens):
         raise ValueError("tokens and their scores differ in number")
     model = b"".join(
@@ -46,9 +46,9 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
         for token, score, type_ in zip(tokens, scores, types, strict=True)
     )
     ids = {
-        40: metadata.get("tokenizer.ggml.unknown_token_id", 0),
-        41: metadata.get("tokenizer.ggml.bos_token_id", 1),
-        42: metadata.get("tokenizer.ggml.eos_token_id", 2),
+        40: _id(metadata, "unknown_token_id", 0),
+        41: _id(metadata, "bos_token_id", 1),
+        42: _id(metadata, "eos_token_id", 2),
     }
     bpe, byte_fallback = _varint(3, 2), _varint(35, 1)
     # sentencepiece looks its special tokens up by their text, not by id.
@@ -94,17 +94,16 @@ def _number(value: int) -> bytes:
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    merges = metadata.get("tokenizer.ggml.merges")
-    if not isinstance(merges, list):
+    if "tokenizer.ggml.merges" not in metadata:
         raise ValueError("it holds no merges")
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+    pairs = [tuple(merge.split(" ", 1)) for merge in _listed(metadata, "merges", str)]
+    pre = str(metadata.get("tokenizer.ggml.pre", "default"))
     pre_tokenizer, ignore_merges = _pre_tokenizer(pre)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     try:
         model = models.BPE(vocabulary, pairs, ignore_merges=ignore_merges)
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"its merges do not fit its vocabulary ({error})") from error
+        raise ValueError("its merges do not fit its vocabulary") from error
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
@@ -148,6 +147,21 @@ def _pre_tokenizer(name: str) -> tuple[pre_tokenizers.PreTokenizer, bool]:
     split = pre_tokenizers.Split(Regex(patterns[name]), behavior="isolated")
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([split, plain]), name != "qwen2"
+
+
+def _listed(metadata: Mapping[str, Any], name: str, kind: type) -> list:
+    """A list of values of one type, as all lists in GGUF are; [] where there is none."""
+    values = metadata.get(f"tokenizer.ggml.{name}", [])
+    if not isinstance(values, list) or (values and not isinstance(values[0], kind)):
+        raise ValueError(f"its {name} are of the wrong type")
+    return values
+
+
+def _id(metadata: Mapping[str, Any], name: str, default: int) -> int:
+    value = metadata.get(f"tokenizer.ggml.{name}", default)
+    if not isinstance(value, int):
+        raise ValueError(f"its {name} is not a number")
+    return value
 
 
 def _token(tokens: list[str], index: Any) -> str:
