@@ -14,6 +14,7 @@ from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.text import printable
 
 EXIT_USER_ERROR = 2
+EXIT_PROGRAM_ERROR = 1
 EXIT_INTERRUPTED = 130  # as a shell reports Ctrl+C
 
 _FILES = """\
@@ -31,7 +32,9 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+        end = words.index("--") if "--" in words else len(words)
+        options = [_with_underscores(word) for word in words[:end]]
+        return super().parse_known_args(options + words[end:], namespace)
 
     def error(self, message: str):  # type: ignore[override]
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
@@ -39,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _with_underscores(word: str) -> str:
-    if not word.startswith("--") or word == "--":
+    if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
@@ -212,6 +215,11 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
         _print_error(f"{error.filename or 'The output'}: {error.strerror or error}.")
         _discard_output()
         return EXIT_USER_ERROR
+    except Exception as error:
+        if debug:
+            raise
+        _print_error(f"{type(error).__name__}: {error} (a fault of the program; --debug has more)")
+        return EXIT_PROGRAM_ERROR
 
 
 def _print_error(message: str) -> None:
@@ -248,4 +256,6 @@ def _complete(args: argparse.Namespace) -> int:
     from llama_cpu.complete import run_complete
     from llama_cpu.loading import plan_from_arguments
 
+    if not args.chat and (args.system or args.template):
+        print("Note: --system and --template have no effect without --chat.", file=sys.stderr)
     return run_complete(plan_from_arguments(args), args)

@@ -59,6 +59,7 @@ class LoadedModel:
     model: Llama
     cache: KVCache
     weights_bytes: int
+    mapped_bytes: int  # of those, read in place from the files
     end_ids: frozenset[int]
 
     @property
@@ -130,7 +131,7 @@ def _context(asked: int | None, checkpoint: Checkpoint) -> int:
 
 
 def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
-    """Read or map every tensor into its final place.
+    """Map every tensor whose file has the wanted type; convert the others into their final place.
 
     ``on_progress(done, total, name)`` gets bytes of the weights in their final type. The
     checkpoint is used up: its tensors are let go one by one, so that files read whole do not
@@ -140,13 +141,17 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     config = plan.checkpoint.config
     tensors = plan.checkpoint.tensors
     weights: dict[str, Tensor] = {}
+    mapped = 0
     done, total = 0, forecast(config, plan.dtype, plan.max_seq_len).weights
     for name in list(tensors):
         if stop.is_set():
             raise Cancelled
         on_progress(done, total, name)
         stored = tensors.pop(name)
-        weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype))
+        dtype = final_dtype(stored.shape, plan.dtype)
+        in_place = stored.mapped() if stored.dtype == dtype else None
+        weights[name] = _converted(stored, dtype) if in_place is None else in_place
+        mapped += 0 if in_place is None else in_place.nbytes
         done += weights[name].nbytes
     on_progress(total, total, "")
     cache = _kv_cache(plan)
@@ -156,7 +161,8 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         plan,
         model,
         cache,
-        sum(weight.nbytes for weight in weights.values()),
+        done,
+        mapped,
         plan.tokenizer.end_ids() | _configured_end_ids(plan),
     )
 
@@ -171,10 +177,8 @@ def _kv_cache(plan: LoadPlan) -> KVCache:
         ) from error
 
 
-def _in_place(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
-    """Mapped where the file has the wanted type, else converted chunk by chunk."""
-    if stored.dtype == dtype and (mapped := stored.mapped()) is not None:
-        return mapped
+def _converted(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
+    """In memory of its own, converted chunk by chunk."""
     try:
         tensor = torch.empty(stored.shape, dtype=dtype)
     except RuntimeError as error:  # as above

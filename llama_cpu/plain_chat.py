@@ -7,16 +7,23 @@ from threading import Event as Flag
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.errors import UserError
-from llama_cpu.events import Finished, Token, TurnsDropped
+from llama_cpu.events import Finished, StopReason, Token, TurnsDropped
 from llama_cpu.loading import LoadPlan
+from llama_cpu.locations import model_folder
 from llama_cpu.progress import load_with_progress
 from llama_cpu.standard_input import read_line
 from llama_cpu.text import printable
 
 
 def run_plain_chat(plan: LoadPlan, args: argparse.Namespace) -> int:
-    """One line in, one answer out, until the input ends. Returns the exit code."""
+    """One line in, one answer out, until the input ends. Returns the exit code.
+
+    Where a person types, a message that cannot be answered is explained and the chat goes on; in
+    a pipe it ends it, with UserError.
+    """
     session = load_with_progress(plan, session_opener(plan, args))
+    if plan.is_demo:
+        _note(f"This is a small demo model. LLaMA's files go into {model_folder()}.")
     try:
         while (line := _read_line()) is not None:
             if line.strip():
@@ -42,12 +49,14 @@ def _answer(session: ChatSession, line: str) -> None:
                 _note(f"The {event.count} oldest messages no longer fit in and were left out.")
             if isinstance(event, (Token, Finished)):
                 print(printable(event.text), end="", flush=True)
-            if isinstance(event, Finished) and event.message:
-                _note(event.message)
+            if isinstance(event, Finished) and event.reason is StopReason.FAILED:
+                raise UserError(event.message)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
     except UserError as error:
+        if not sys.stdin.isatty():
+            raise
         session.drop_last_user()
         _note(str(error))
     print(flush=True)
