@@ -46,9 +46,6 @@ class RandomTensor:
         start = int(torch.randint(len(self.pool) - target.numel(), ()))
         target.copy_(self.pool[start : start + target.numel()].view(target.shape))
 
-    def read_ahead(self) -> None:
-        pass
-
 
 class OnesTensor(RandomTensor):
     """Norms: every shard must hold the same copy."""

@@ -1,6 +1,8 @@
 """The commands. Heavy modules are imported where they are used, so that --help is quick."""
 
 import argparse
+import io
+import os
 import sys
 import traceback
 import warnings
@@ -9,8 +11,11 @@ from pathlib import Path
 
 from llama_cpu import __version__
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.machine import let_waiting_threads_sleep
+from llama_cpu.text import printable
 
 EXIT_USER_ERROR = 2
+EXIT_PROGRAM_ERROR = 1
 EXIT_INTERRUPTED = 130  # as a shell reports Ctrl+C
 
 _FILES = """\
@@ -28,7 +33,9 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+        end = words.index("--") if "--" in words else len(words)
+        options = [_with_underscores(word) for word in words[:end]]
+        return super().parse_known_args(options + words[end:], namespace)
 
     def error(self, message: str):  # type: ignore[override]
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
@@ -36,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _with_underscores(word: str) -> str:
-    if not word.startswith("--") or word == "--":
+    if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
@@ -59,7 +66,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="context length in tokens (default: what the model was trained for, at most 4096)",
     )
     model.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads (default: the physical cores)"
+        "--threads", type=_thread_count, metavar="N", help="threads (default: the physical cores)"
     )
     model.add_argument(
         "--force", action="store_true", help="load even if the memory does not seem to suffice"
@@ -108,6 +115,13 @@ def _positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
+
+
+def _thread_count(text: str) -> int:
+    number = _positive(text)
+    if number > 1024:  # some thousands more, and the threads' library crashes
+        raise argparse.ArgumentTypeError(f"{text} is more than 1024")
     return number
 
 
@@ -181,19 +195,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     """Exit code of ``work``; what the user can put right is one sentence and exit code 2."""
     warnings.showwarning = _show_warning
+    let_waiting_threads_sleep()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no emoji, say
+        sys.stdout.reconfigure(errors="replace")
     try:
         return work()
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"Error: {error}", file=sys.stderr)
+        _print_error(str(error))
         return EXIT_USER_ERROR
     except (KeyboardInterrupt, Cancelled):
         print("Stopped.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe went away, for instance `| head`
-        sys.stderr.close()
+        _discard_output()
         return 0
+    except OSError as error:  # a full disk behind standard output
+        if debug:
+            traceback.print_exc()
+        _print_error(f"{error.filename or 'The output'}: {error.strerror or error}.")
+        _discard_output()
+        return EXIT_USER_ERROR
+    except Exception as error:
+        if debug:
+            raise
+        _print_error(f"{type(error).__name__}: {error} (a fault of the program; --debug has more)")
+        return EXIT_PROGRAM_ERROR
+
+
+def _print_error(message: str) -> None:
+    """One line, whatever names from files are in it."""
+    print("Error: " + printable(message).replace("\n", "\u240a"), file=sys.stderr)
+
+
+def _discard_output() -> None:
+    """What is still to be written to standard output goes nowhere, instead of failing again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -220,4 +258,6 @@ def _complete(args: argparse.Namespace) -> int:
     from llama_cpu.complete import run_complete
     from llama_cpu.loading import plan_from_arguments
 
+    if not args.chat and (args.system or args.template):
+        print("Note: --system and --template have no effect without --chat.", file=sys.stderr)
     return run_complete(plan_from_arguments(args), args)

@@ -8,18 +8,26 @@ from threading import Event as Flag
 
 from llama_cpu.chat.open_session import sampling_from, session_opener
 from llama_cpu.chat.session import ChatSession
+from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadPlan
+from llama_cpu.locations import model_folder
 from llama_cpu.machine import memory_report
 from llama_cpu.progress import load_with_progress
+from llama_cpu.sampling import Sampler
+from llama_cpu.standard_input import read_all, require_text
 from llama_cpu.text import human_bytes, printable
 from llama_cpu.timings import Timings
 
 
 def run_complete(plan: LoadPlan, args: argparse.Namespace) -> int:
     """Print the answer as it comes, or one JSON object. Returns the exit code."""
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if plan.is_demo:
+        print(
+            f"This is a small demo model. LLaMA's files go into {model_folder()}.", file=sys.stderr
+        )
+    prompt = read_all() if args.prompt == "-" else require_text(args.prompt, "The prompt")
     session = load_with_progress(plan, session_opener(plan, args))
     try:
         return _run(session, prompt, args)
@@ -47,7 +55,10 @@ def _run(session: ChatSession, prompt: str, args: argparse.Namespace) -> int:
         print(json.dumps(_as_object(session, timings, token_ids, text, finished.reason)))
     else:
         print(flush=True)
-        _print_figures(session, timings, finished)
+    if finished.reason is StopReason.FAILED:
+        raise UserError(finished.message)
+    if not args.json:
+        _print_figures(session, timings)
     return 130 if finished.reason is StopReason.STOPPED else 0
 
 
@@ -59,7 +70,7 @@ def _events(session: ChatSession, prompt: str, args: argparse.Namespace) -> Iter
     generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
     limits = Limits(args.max_gen_len, loaded.end_ids)
     prompt_ids = loaded.tokenizer.encode_prompt(prompt)
-    return generator.generate(prompt_ids, sampling_from(loaded.plan, args), limits, Flag())
+    return generator.generate(prompt_ids, Sampler(sampling_from(loaded.plan, args)), limits, Flag())
 
 
 def _as_object(
@@ -78,12 +89,10 @@ def _as_object(
     }
 
 
-def _print_figures(session: ChatSession, timings: Timings, finished: Finished) -> None:
+def _print_figures(session: ChatSession, timings: Timings) -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    if finished.message:
-        say(f"[{finished.message}]")
     say(
         f"prompt: {timings.prompt_tokens} tokens in {timings.prefill_seconds:.2f} s, "
         f"{timings.prefill_rate:.1f} tokens/s"

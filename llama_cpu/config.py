@@ -1,6 +1,6 @@
 """What a checkpoint says of its model, from any of the three formats, in one frozen dataclass."""
 
-import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Fields:
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         value = self._get(key, default)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number or not low <= value <= high:  # which NaN is not, either
             raise self._bad(key, value, f"a number from {low:g} to {high:g}")
         return float(value)
 
@@ -87,7 +87,7 @@ class Fields:
 
     def _bad(self, key: str, value: Any, wanted: str) -> UserError:
         return UserError(
-            f"{self.file}: '{key}' is {str(value)[:60]!r}, but must be {wanted}; "
+            f"{self.file}: '{key}' is {reprlib.repr(value)}, but must be {wanted}; "
             "get a good copy of this file."
         )
 
@@ -152,9 +152,7 @@ def _meta_rope_factor(fields: Fields, dim: int) -> float:
     )
 
 
-def config_from_hugging_face(
-    values: Mapping[str, Any], file: Path, tied_output: bool | None = None
-) -> ModelConfig:
+def config_from_hugging_face(values: Mapping[str, Any], file: Path) -> ModelConfig:
     """``config.json`` of a LlamaForCausalLM, as transformers 4 and 5 write it."""
     model_type = values.get("model_type")
     if model_type != "llama":
@@ -189,7 +187,7 @@ def config_from_hugging_face(
             rope_scaling=scaling,
             rope_linear_factor=linear_factor,
             rope_interleaved=False,
-            tied_output=fields.flag("tie_word_embeddings") if tied_output is None else tied_output,
+            tied_output=fields.flag("tie_word_embeddings"),
         ),
         file,
     )
@@ -202,11 +200,12 @@ def _hugging_face_rope(rope: Fields) -> tuple[RopeScaling | None, float]:
     if kind == "linear":
         return None, rope.number("factor", 1.0, 1e4)
     if kind == "llama3":
+        low = rope.number("low_freq_factor", 1e-3, 1e4)
         return (
             RopeScaling(
                 factor=rope.number("factor", 1.0, 1e4),
-                low_freq_factor=rope.number("low_freq_factor", 1e-3, 1e4),
-                high_freq_factor=rope.number("high_freq_factor", 1e-3, 1e4),
+                low_freq_factor=low,
+                high_freq_factor=rope.number("high_freq_factor", low + 1e-3, 2e4),
                 original_context=rope.integer("original_max_position_embeddings", 1, 1 << 28),
             ),
             1.0,
@@ -269,6 +268,8 @@ def _checked(config: ModelConfig, file: Path) -> ModelConfig:
             f"{file}: {config.n_heads} heads cannot share {config.n_kv_heads} key-value heads "
             "evenly; get a good copy of this file."
         )
+    if config.hidden_dim < 1 or config.vocab_size < 1:
+        raise UserError(f"{file}: there are weights without rows; get a good copy of the model.")
     if config.head_dim % 2:
         raise UserError(f"{file}: the head size {config.head_dim} is odd and cannot be rotated.")
     return config

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
-from llama_cpu.checkpoint.base import read_json
-from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.machine import available_memory, physical_cores
 from llama_cpu.memory_forecast import check_fits, final_dtype, forecast
@@ -64,6 +63,7 @@ class LoadedModel:
     model: Llama
     cache: KVCache
     weights_bytes: int
+    mapped_bytes: int  # of those, read in place from the files
     end_ids: frozenset[int]
 
     @property
@@ -135,7 +135,7 @@ def _context(asked: int | None, checkpoint: Checkpoint) -> int:
 
 
 def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
-    """Read or map every tensor into its final place.
+    """Map every tensor whose file has the wanted type; convert the others into their final place.
 
     ``on_progress(done, total, name)`` gets bytes of the weights in their final type. The
     checkpoint is used up: its tensors are let go one by one, so that files read whole do not
@@ -146,33 +146,54 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     tensors = plan.checkpoint.tensors
     weights: dict[str, Tensor] = {}
     rooms = _rooms_side_by_side(plan)
+    mapped = 0
     done, total = 0, forecast(config, plan.dtype, plan.max_seq_len).weights
     for name in list(tensors):
         if stop.is_set():
             raise Cancelled
         on_progress(done, total, name)
         stored = tensors.pop(name)
-        weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype), rooms.get(name))
+        dtype = final_dtype(stored.shape, plan.dtype)
+        in_place = stored.mapped() if stored.dtype == dtype and name not in rooms else None
+        if in_place is None:
+            weights[name] = rooms[name] if name in rooms else _empty(stored.shape, dtype)
+            stored.fill(weights[name])
+        else:
+            weights[name] = in_place
+            mapped += in_place.nbytes
         done += weights[name].nbytes
     on_progress(total, total, "")
+    cache = _kv_cache(plan)
     blocks = [Block(config, weights, f"layers.{layer}.") for layer in range(config.n_layers)]
     model = Llama(config, weights, blocks, plan.max_seq_len)
     return LoadedModel(
         plan,
         model,
-        KVCache(config, plan.max_seq_len, plan.dtype),
-        sum(weight.nbytes for weight in weights.values()),
+        cache,
+        done,
+        mapped,
         plan.tokenizer.end_ids() | _configured_end_ids(plan),
     )
 
 
-def _in_place(stored: StoredTensor, dtype: torch.dtype, room: Tensor | None) -> Tensor:
-    """Mapped where the file has the wanted type, else converted chunk by chunk."""
-    if room is None and stored.dtype == dtype and (mapped := stored.mapped()) is not None:
-        return mapped
-    tensor = torch.empty(stored.shape, dtype=dtype) if room is None else room
-    stored.fill(tensor)
-    return tensor
+def _kv_cache(plan: LoadPlan) -> KVCache:
+    try:
+        return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.dtype)
+    except (OSError, OverflowError) as error:  # only with --force; else the forecast has said so
+        raise UserError(
+            f"The system has no memory for a KV cache of {plan.max_seq_len} tokens; choose a "
+            "smaller --max_seq_len."
+        ) from error
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype)
+    except RuntimeError as error:  # as above
+        raise UserError(
+            "The system has no memory for these weights; close other programs or take a smaller "
+            "model."
+        ) from error
 
 
 def _rooms_side_by_side(plan: LoadPlan) -> dict[str, Tensor]:
@@ -190,7 +211,7 @@ def _rooms_side_by_side(plan: LoadPlan) -> dict[str, Tensor]:
             if any(tensor.dtype == plan.dtype and tensor.mapped() is not None for tensor in stored):
                 continue
             rows = [tensor.shape[0] for tensor in stored]
-            room = torch.empty(sum(rows), stored[0].shape[1], dtype=plan.dtype)
+            room = _empty((sum(rows), stored[0].shape[1]), plan.dtype)
             rooms |= dict(zip(names, room.split(rows), strict=True))
     return rooms
 

@@ -9,8 +9,9 @@ from llama_cpu.errors import UserError
 
 _CANDIDATES = 512  # how many of the best tokens are sorted before all of them have to be
 
-# name: (lowest, highest), checked when a Sampling is made
-_RANGES = {
+# name: (lowest, highest), checked when a Sampling is made; a model's generation_config.json may
+# give a default for each
+RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
     "top_k": (0, 1 << 24),
     "top_p": (0.0, 1.0),
@@ -35,7 +36,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"--{name} is {value}, but must be from {low:g} to {high:g}.")
@@ -70,12 +71,14 @@ def penalize_repetition(logits: Tensor, context_ids: list[int], penalty: float) 
     seen = torch.tensor(sorted(set(context_ids)), dtype=torch.int64)
     values = logits[seen]
     penalized = torch.where(values > 0, values / penalty, values * penalty)
-    return logits.index_copy(0, seen, penalized)
+    return logits.index_copy(0, seen, penalized.clamp(max=torch.finfo(logits.dtype).max))
 
 
 def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Probabilities (not normalised) and ids of the tokens that may be drawn, best first."""
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    # The greatest becomes 0, so that a tiny temperature makes no positive infinity.
+    scaled = (logits - logits.max()) / max(sampling.temperature, 1e-30)
+    probabilities = torch.softmax(scaled, dim=-1)
     vocab = probabilities.shape[0]
     count = min(sampling.top_k or _CANDIDATES, vocab)
     best, ids = probabilities.topk(count)

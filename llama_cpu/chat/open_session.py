@@ -3,16 +3,16 @@
 import argparse
 from collections.abc import Callable
 from threading import Event as Flag
+from typing import Any
 
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
+from llama_cpu.config import Fields
 from llama_cpu.loading import LoadPlan, Progress, load
-from llama_cpu.sampling import Sampling
+from llama_cpu.sampling import RANGES, Sampling
+from llama_cpu.standard_input import require_text
 
 OpenSession = Callable[[Progress, Flag], ChatSession]
-
-# The options that generation_config.json of a model may give a default for.
-_CONFIGURABLE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def session_opener(plan: LoadPlan, args: argparse.Namespace) -> OpenSession:
@@ -21,6 +21,7 @@ def session_opener(plan: LoadPlan, args: argparse.Namespace) -> OpenSession:
     Raises UserError for an option out of its range or an unknown template.
     """
     sampling = sampling_from(plan, args)
+    require_text(args.system or "", "--system")
     template = choose_template(args.template, plan.tokenizer, plan.name)
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
@@ -32,11 +33,15 @@ def session_opener(plan: LoadPlan, args: argparse.Namespace) -> OpenSession:
 
 def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:
     """Options given, else the model's generation_config.json, else the program's defaults."""
-    values = {}
-    for name in _CONFIGURABLE:
-        configured = plan.generation_config.get(name)
+    values: dict[str, Any] = {}
+    configured = Fields(plan.generation_config, plan.source / "generation_config.json")
+    for name, (low, high) in RANGES.items():
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
-        elif isinstance(configured, (int, float)) and not isinstance(configured, bool):
-            values[name] = configured
+        elif configured.has(name) and isinstance(low, int) and isinstance(high, int):
+            values[name] = configured.integer(name, low, high)
+        elif configured.has(name):
+            values[name] = configured.number(name, low, high)
+    if args.temperature is None and not configured.flag("do_sample", default=True):
+        values["temperature"] = 0.0
     return Sampling(**values, seed=args.seed)

@@ -12,36 +12,51 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llama_cpu.machine import limit_memory, limit_time
+
 _MEMORY_LIMIT = 1 << 30  # bytes
+_LONGEST = 1 << 24  # characters
+_SECONDS = 20  # to outlive the parent by, should it be gone and not end this process
 
 
 def main() -> None:
-    _limit_memory()
+    limit_memory(_MEMORY_LIMIT)
+    print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        limit_time(_SECONDS)
+        reply = json.dumps(answer(json.loads(line)))
+        limit_time(0)
+        print(reply, flush=True)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """``{"texts": [...]}``, one for each conversation asked for, or ``{"error": "..."}``."""
     try:
         template = _environment().from_string(request["source"])
-        return {
-            "texts": [
-                template.render(**request["variables"], **conversation)
-                for conversation in request["conversations"]
-            ]
-        }
+        texts = [
+            template.render(**request["variables"], **conversation)
+            for conversation in request["conversations"]
+        ]
+        if sum(map(len, texts)) > _LONGEST:
+            raise ValueError("it writes without end")
+        for text in texts:
+            text.encode()  # raises where it is not text but half of a character
+        return {"texts": texts}
     except Exception as error:  # a template can raise anything: division by zero, a wrong type
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
     """The functions and settings that Hugging Face gives to chat templates (transformers,
     documentation "Writing a chat template")."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols, _GenerationBlock],
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
@@ -49,21 +64,35 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+class _GenerationBlock(jinja2.ext.Extension):
+    """``{% generation %}...{% endgeneration %}`` marks answers for training; here just its text."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Without jinja2's escaping for HTML, which would change the prompt."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows; there only the time is limited
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_cpu.errors import UserError
+from llama_cpu.files import read_small_file
 from llama_cpu.tokenization import Tokenizer
 
 RENDER_SECONDS = 5.0  # after which a template is taken to run for ever
@@ -23,6 +24,7 @@ class ChatTemplate:
     name: str
     source: str
     stop_strings: tuple[str, ...] = ()
+    guessed: bool = False  # by the vocabulary or the model's name
 
 
 # Each gets `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as any chat template.
@@ -56,7 +58,7 @@ NAMED_TEMPLATES = {
         ),
         ChatTemplate(
             "chatml",
-            "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+            "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n"
             "{{ message.content }}<|im_end|>\n{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
             ("<|im_end|>", "<|im_start|>"),
@@ -112,13 +114,18 @@ def choose_template(name: str | None, tokenizer: Tokenizer, model_name: str) -> 
     if name is not None:
         return _named(name)
     if tokenizer.chat_template:
-        return ChatTemplate("the model's own", tokenizer.chat_template)
+        return ChatTemplate("own", tokenizer.chat_template)
+    return replace(NAMED_TEMPLATES[_guess(tokenizer, model_name)], guessed=True)
+
+
+def _guess(tokenizer: Tokenizer, model_name: str) -> str:
+    """Meta's files do not say whether a model was taught to chat. Most copies of Llama 3 are, and
+    of Llama 2 those whose folder says so."""
     if "<|start_header_id|>" in tokenizer.special_tokens:
-        return NAMED_TEMPLATES["llama-3"]
+        return "llama-3"
     if "<|im_start|>" in tokenizer.special_tokens:
-        return NAMED_TEMPLATES["chatml"]
-    # Meta's Llama 2 chat models differ from the base models in nothing but the folder's name.
-    return NAMED_TEMPLATES["llama-2" if "chat" in model_name.lower() else "transcript"]
+        return "chatml"
+    return "llama-2" if "chat" in model_name.lower() else "transcript"
 
 
 def _named(name: str) -> ChatTemplate:
@@ -126,12 +133,14 @@ def _named(name: str) -> ChatTemplate:
         return NAMED_TEMPLATES[name]
     path = Path(name)
     try:
-        return ChatTemplate(path.name, path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return ChatTemplate(path.name, read_small_file(path).decode())
+    except UserError as error:
         raise UserError(
-            f"--template {name}: there is no such file, and the names known are "
+            f"--template {name}: there is no such file that can be read, and the names known are "
             f"{', '.join(NAMED_TEMPLATES)}."
         ) from error
+    except ValueError as error:
+        raise UserError(f"--template {name}: this file is not UTF-8 text.") from error
 
 
 class TemplateRenderer:
@@ -153,7 +162,7 @@ class TemplateRenderer:
             "conversations": conversations,
         }
         reply = self._ask(json.dumps(request))
-        if not reply:
+        if not reply.endswith("\n"):
             self.close()
             raise UserError(
                 f"The chat template ({self.template.name}) did not finish within "
@@ -184,21 +193,26 @@ class TemplateRenderer:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            paths = [path or str(Path.cwd()) for path in sys.path]
+            # Modules come from where this process has them, never from the folder that it is in,
+            # which may be a downloaded model's with a json.py beside it.
+            paths = [str(Path(path).absolute()) for path in sys.path if path]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llama_cpu.chat.template_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 encoding="utf-8",
+                cwd=Path(__file__).parents[2],  # python -m looks there first
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
                 # Ctrl+C in the terminal is for the chat, not for its helper.
                 start_new_session=True,
             )
+            assert self._process.stdout is not None
+            self._process.stdout.readline()  # it says that it is ready; a cold disk takes long
         return self._process
 
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()  # closes the pipes
             self._process = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.errors import UserError
+from llama_cpu.files import reason
 
 __all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
 
@@ -19,8 +20,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises UserError, one sentence, for anything that is not a complete LLaMA model.
     """
+    try:
+        return _open(path)
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise UserError(f"{path} cannot be read ({reason(error)}).") from error
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder with a model, or a .gguf file.")
+    if path.suffix in (".pth", ".safetensors", ".bin", ".json"):
+        raise UserError(f"{path} is one file of a model; name its folder, {path.parent}.")
     if path.is_file():
         return _open_gguf(path)
     if (path / "params.json").exists():

@@ -1,6 +1,5 @@
 """What every reader of checkpoints hands over, and the names that tensors have from then on."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,18 +83,3 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, StoredTensor], path
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "of a single number"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError where there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; it belongs beside the weights.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON; get a good copy of this file.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object; get a good copy of this file.")
-    return values

@@ -1,8 +1,8 @@
 """Tensors -> their places in a file, block by block, with a few threads.
 
 To read, check and write one block is one job of one thread, so that the block stays in that
-core's cache; several such threads keep disk and processor busy at the same time. Memory: one
-block for each thread, however large the model.
+core's cache; two such threads keep disk and processor busy at the same time. Memory: one block
+for each thread, however large the model.
 """
 
 import math
@@ -26,8 +26,8 @@ except ImportError:  # not made for this processor or version of Python
     from zlib import crc32
 
 BLOCK_BYTES = 1 << 20  # small enough for a core's cache: 32 MiB blocks take half as long again
-_THREADS = 3  # one more than waits for the disk while two compute
-_BLOCKS_AHEAD = 32  # asked of the disk before their turn comes
+_THREADS = 2  # more of them read so far apart that the system no longer reads ahead for them
+_BLOCKS_WAITING = 8
 
 OnBytes = Callable[[int], None]  # called with the number of bytes just written
 
@@ -81,11 +81,10 @@ def copy_tensors(
     try:
         for index, tensor in enumerate(placed):
             for block in _blocks(tensor):
-                block.rows.read_ahead()
                 pending.append(
                     (index, block.size, pool.submit(_copy, file, block, buffers, checksums))
                 )
-                if len(pending) > _BLOCKS_AHEAD:
+                if len(pending) > _BLOCKS_WAITING:
                     finish_oldest()
         while pending:
             finish_oldest()

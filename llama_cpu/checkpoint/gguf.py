@@ -35,6 +35,9 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+# Far above any real file (a vocabulary of 262144 tokens takes 25 MB), far below what hurts.
+_MAX_TENSORS, _MAX_VALUES, _MAX_ITEMS, _MAX_STRING = 1 << 16, 1 << 16, 1 << 22, 1 << 24
+_MAX_HEADER_BYTES = 1 << 26
 _TORCH_TYPES = {
     gguf.GGMLQuantizationType.F64: torch.float64,
     gguf.GGMLQuantizationType.F32: torch.float32,
@@ -78,7 +81,9 @@ def open_gguf(path: Path) -> Checkpoint:
         rope_freqs.fill(factors)
         config = replace(config, rope_factors=tuple(factors.tolist()))
     check_tensors(config, tensors, path)
-    return Checkpoint(path, path.stem, config, tensors, metadata)
+    name = metadata.get("general.name")
+    name = name if isinstance(name, str) and name.strip() else path.stem
+    return Checkpoint(path, name.strip()[:60], config, tensors, metadata)
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -94,12 +99,13 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     version = header.scalar("I")
     if version not in (2, 3):
         raise UserError(f"{path} is GGUF version {version}; versions 2 and 3 can be read.")
-    tensor_count, value_count = header.count("tensors"), header.count("values")
+    tensor_count = header.count("tensors", 24, _MAX_TENSORS)
+    value_count = header.count("values", 13, _MAX_VALUES)
     metadata = {}
     for _ in range(value_count):
         key = header.string()
         metadata[key] = header.value(header.scalar("I"))
-    if metadata.get("split.count", 1) > 1:
+    if metadata.get("split.count", 1) not in (0, 1):
         raise UserError(
             f"{path} is one part of a split model; join the parts with gguf-split first."
         )
@@ -110,7 +116,14 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
             f"{path}: 'general.alignment' is {str(alignment)[:40]!r}; the file is damaged."
         )
     data_start = -(-header.position // alignment) * alignment
-    return metadata, {entry.name: _stored(file, data_start, entry) for entry in entries}
+    tensors = {entry.name: _stored(file, data_start, entry) for entry in entries}
+    if len(tensors) < len(entries):
+        raise UserError(f"{path} names a tensor twice; get a good copy of this file.")
+    file.check_disjoint(
+        (data_start + entry.offset, data_start + entry.offset + entry.size, entry.name)
+        for entry in entries
+    )
+    return metadata, tensors
 
 
 class _Entry(NamedTuple):
@@ -118,6 +131,12 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
     kind: int
     offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes. Raises KeyError or ValueError for an unknown type."""
+        block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(self.kind)]
+        return math.prod(self.shape) // block * block_bytes
 
 
 class _Header:
@@ -129,20 +148,28 @@ class _Header:
 
     def take(self, length: int) -> bytes:
         self.file.check_range("the header", self.position, length)
+        if self.position + length > _MAX_HEADER_BYTES:
+            raise UserError(f"{self.file.path} has a header without an end; it is damaged.")
         start, self.position = self.position, self.position + length
         return self.file.bytes[start : self.position]
 
     def scalar(self, code: str) -> Any:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
-    def count(self, what: str, item_bytes: int = 1) -> int:
+    def count(self, what: str, item_bytes: int, most: int) -> int:
         """A number of items that follow, each of at least ``item_bytes``."""
         count = self.scalar("Q")
+        if count > most:
+            raise UserError(
+                f"{self.file.path} is damaged: it claims to hold {count} {what}; get a complete "
+                "copy of this file."
+            )
         self.file.check_range(what, self.position, count * item_bytes)
         return count
 
     def string(self) -> str:
-        return self.take(self.count("a string")).decode("utf-8", errors="replace")
+        length = self.count("letters in a row", 1, _MAX_STRING)
+        return self.take(length).decode("utf-8", errors="replace")
 
     def value(self, kind: int, depth: int = 0) -> Any:
         if kind in _SCALARS:
@@ -157,11 +184,11 @@ class _Header:
         kind = self.scalar("I")
         if kind in _SCALARS:
             code = _SCALARS[kind]
-            count = self.count("an array", struct.calcsize("<" + code))
+            count = self.count("values in a row", struct.calcsize("<" + code), _MAX_ITEMS)
             return list(
                 struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code)))
             )
-        count = self.count("an array", 8)
+        count = self.count("values in a row", 8, _MAX_ITEMS)
         return [self.value(kind, depth + 1) for _ in range(count)]
 
     def tensor_entry(self) -> _Entry:
@@ -180,13 +207,13 @@ def _stored(file: MappedFile, data_start: int, entry: _Entry) -> StoredTensor:
     name, shape = entry.name[:80], entry.shape
     try:
         quantization = gguf.GGMLQuantizationType(entry.kind)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+        block, _ = gguf.GGML_QUANT_SIZES[quantization]
     except (ValueError, KeyError) as error:
         raise UserError(f"{file.path}: '{name}' has the unknown type {entry.kind}.") from error
     if not shape or shape[-1] % block:
         raise UserError(f"{file.path}: the shape of '{name}' does not suit its type; damaged file?")
     start = data_start + entry.offset
-    file.check_range(name, start, math.prod(shape) // block * block_bytes)
+    file.check_range(name, start, entry.size)
     if quantization in _TORCH_TYPES:
         return FileTensor(file, start, shape, _TORCH_TYPES[quantization])
     return QuantizedTensor(file, start, shape, quantization)
@@ -221,7 +248,7 @@ class QuantizedTensor:
                 raise UserError(
                     f"{self.file.path}: weights of type {self.quantization.name} cannot be read."
                 ) from error
-            rows_out[first:last].copy_(torch.from_numpy(values))
+            rows_out[first:last].copy_(torch.from_numpy(np.require(values, requirements="W")))
             self.file.forget(start, (last - first) * row_bytes)
 
         # Dequantising makes several float32 copies of what it is given.
@@ -231,10 +258,6 @@ class QuantizedTensor:
         assert len(self.shape) == 2  # a vector's blocks cannot be cut anywhere
         start = self.start + first * self._row_bytes()
         return QuantizedTensor(self.file, start, (last - first, self.shape[1]), self.quantization)
-
-    def read_ahead(self) -> None:
-        rows = math.prod(self.shape[:-1])
-        self.file.read_ahead(self.start, rows * self._row_bytes())
 
     def _row_bytes(self) -> int:
         block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]

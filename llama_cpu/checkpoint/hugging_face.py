@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
-from llama_cpu.checkpoint.base import Checkpoint, check_tensors, read_json
+from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.config import config_from_hugging_face
 from llama_cpu.errors import UserError
+from llama_cpu.files import read_json
 
 _TOP_LEVEL = {
     "model.embed_tokens.weight": "tok_embeddings.weight",
@@ -26,6 +27,7 @@ _IN_LAYER = {
     "mlp.down_proj": "feed_forward.w2",
     "mlp.up_proj": "feed_forward.w3",
 }
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]{0,200}\.(safetensors|bin)", re.ASCII)
 
 
 def open_hugging_face(folder: Path) -> Checkpoint:
@@ -62,8 +64,11 @@ def _indexed_files(index: Path) -> list[Path]:
         raise UserError(f"{index} has no 'weight_map'; get a good copy of this file.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name:  # only files beside the index
-            raise UserError(f"{index} points outside its folder, to {name[:80]!r}.")
+        if not _PLAIN_NAME.fullmatch(name):  # only files beside the index
+            raise UserError(
+                f"{index} points to {name[:80]!r}, which is not a file of weights beside it; get a "
+                "good copy of this file."
+            )
         if not (index.parent / name).exists():
             raise UserError(f"{index.parent} lacks the file {name}, which the index names; get it.")
     return [index.parent / name for name in names]

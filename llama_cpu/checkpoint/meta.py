@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from llama_cpu.checkpoint.base import Checkpoint, check_tensors, read_json
+from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.sharding import split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor
 from llama_cpu.config import Fields, config_from_meta
 from llama_cpu.errors import UserError
+from llama_cpu.files import read_json
 
 
 def open_meta(folder: Path) -> Checkpoint:

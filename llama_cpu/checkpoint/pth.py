@@ -1,7 +1,12 @@
 """PyTorch's own file (``.pth``, ``.bin``): a zip with a pickle inside, of which no code is run."""
 
 import pickle
+import pickletools
+import re
+import struct
 import warnings
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -10,6 +15,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, MemoryTensor, StoredTensor
 from llama_cpu.errors import UserError
+from llama_cpu.machine import available_memory
+from llama_cpu.text import human_bytes
+
+_PICKLE_BYTES = 8 << 20  # 723 tensors of LLaMA 65B take 150 kB
+_LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then the data
+# All that a table of contents calls. torch.load with weights_only has a list, too; this one is
+# shorter (no bytearray(10**12)) and does not depend on torch's version.
+_HARMLESS = re.compile(
+    r"collections OrderedDict"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
+    r"|torch(\.storage)? (\w+Storage|b?float\w+|u?int\d+|bool)"
+)
 
 
 def read_pth(path: Path) -> dict[str, StoredTensor]:
@@ -21,16 +38,73 @@ def read_pth(path: Path) -> dict[str, StoredTensor]:
     """
     file = MappedFile(path)
     if file.bytes[:4] != b"PK\x03\x04":
-        warnings.warn(
-            f"{path} is in PyTorch's format of before 1.6 and cannot be mapped: it is read whole.",
-            stacklevel=1,
-        )
-        return {name: MemoryTensor(tensor) for name, tensor in _load(path).items()}
+        return _read_legacy(file)
+    _check_calls(BytesIO(_table_of_contents(file)), path)
     # Fake tensors have shapes and, in their storage, the offset into the file, but no data
     # (torch.load's documentation, "FakeTensorMode").
     with FakeTensorMode():
         tensors = _load(path)
     return {name: _stored(file, name, tensor) for name, tensor in tensors.items()}
+
+
+def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
+    stream = BytesIO(file.bytes[:_PICKLE_BYTES])
+    for _ in range(_LEGACY_PICKLES):
+        _check_calls(stream, file.path)
+    free = available_memory()
+    if file.size > free:
+        raise UserError(
+            f"{file.path} is in PyTorch's format of before 1.6 and has to be read whole, but only "
+            f"{human_bytes(free)} are free; load and save it again with a newer PyTorch."
+        )
+    tensors = _load(file.path)
+    warnings.warn(
+        f"{file.path} is in PyTorch's format of before 1.6, which cannot be mapped: it is read "
+        "whole.",
+        stacklevel=1,
+    )
+    return {name: MemoryTensor(tensor) for name, tensor in tensors.items()}
+
+
+def _table_of_contents(file: MappedFile) -> bytes:
+    """The pickle in the zip. Raises UserError unless the zip is as torch.save writes it: one
+    pickle of a table's size, and nothing compressed, so that nothing expands without end."""
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise _damaged(file.path) from error
+    pickles = [record for record in records if record.filename.endswith("data.pkl")]
+    compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+    if compressed or len(pickles) != 1 or pickles[0].file_size > _PICKLE_BYTES:
+        raise UserError(f"{file.path} was not written by torch.save; it is not a checkpoint.")
+    # Not through zipfile, which refuses files that were saved with checksums off. Before the
+    # data come 30 bytes, the name and what is extra, whose lengths are the last of the 30.
+    header, size = pickles[0].header_offset, pickles[0].file_size
+    file.check_range("data.pkl", header, 30)
+    name_length, extra_length = struct.unpack_from("<HH", file.bytes, header + 26)
+    start = header + 30 + name_length + extra_length
+    file.check_range("data.pkl", start, size)
+    return file.bytes[start : start + size]
+
+
+def _check_calls(stream: BytesIO, path: Path) -> None:
+    """Raise UserError if the pickle that follows calls anything but what makes up tensors.
+
+    pickletools only lists what is in it.
+    """
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            # STACK_GLOBAL has no argument: torch.save does not write it, so it is never harmless.
+            calls = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL")
+            if calls and not _HARMLESS.fullmatch(str(argument)):
+                wanted = str(argument or "a function")[:60]
+                raise UserError(
+                    f"{path} wants to run code (it calls {wanted}) and was not opened; get the "
+                    "weights from a source you trust."
+                )
+    except (ValueError, IndexError, EOFError, MemoryError, OverflowError) as error:
+        raise _damaged(path) from error
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -41,27 +115,22 @@ def _load(path: Path) -> dict[str, Tensor]:
             f"{path} is not a plain file of weights: it wants to run code or is damaged, and was "
             "not opened; get it from a source you trust."
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise UserError(
-            f"{path} is truncated or damaged and cannot be read; get a complete copy of this file."
-        ) from error
+    except Exception as error:  # torch's unpickler lets a damaged file fail in any way at all
+        raise _damaged(path) from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no named tensors; it is not a checkpoint.")
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    if len(tensors) < len(values):
-        odd = next(name for name in values if name not in tensors)
-        raise UserError(
-            f"{path}: {str(odd)[:80]!r} is not a tensor; this is not a model's checkpoint."
-        )
-    return tensors
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}: {str(name)[:80]!r} is not a tensor; this is not a model's checkpoint."
+            )
+    return values
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path} is truncated or damaged and cannot be read; get a complete copy of this file."
+    )
 
 
 def _stored(file: MappedFile, name: str, tensor: Tensor) -> StoredTensor:
@@ -72,6 +141,8 @@ def _stored(file: MappedFile, name: str, tensor: Tensor) -> StoredTensor:
             f"{file.path}: '{name[:80]}' has no data; get a complete copy of this file."
         )
     file.check_range(name, storage_start, storage_bytes)
+    if int(tensor.numel()) * tensor.itemsize > storage_bytes:  # one number standing for many
+        raise _damaged(file.path)
     if not tensor.is_contiguous():
         whole = file.tensor(storage_start, (storage_bytes // tensor.itemsize,), tensor.dtype)
         view = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

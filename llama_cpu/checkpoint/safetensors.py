@@ -13,6 +13,7 @@ from llama_cpu.checkpoint.stored import FileTensor, MappedFile, StoredTensor
 from llama_cpu.errors import UserError
 from llama_cpu.machine import write_at
 
+_HEADER_BYTES = 100_000_000  # the limit of the safetensors library, too
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -39,30 +40,46 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     file = MappedFile(path)
     header_size = int.from_bytes(file.bytes[:8], "little")
     file.check_range("table of contents", 8, header_size)
+    if header_size > _HEADER_BYTES:
+        raise UserError(f"{path} has a table of contents of {header_size} bytes; it is damaged.")
     try:
         header = json.loads(bytes(file.bytes[8 : 8 + header_size]))
         if not isinstance(header, dict):
             raise ValueError("not an object")
         header.pop("__metadata__", None)
-        return {name: _stored(file, 8 + header_size, name, entry) for name, entry in header.items()}
+        tensors = {
+            name: _stored(file, 8 + header_size, name, entry) for name, entry in header.items()
+        }
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} has a damaged table of contents; get a complete copy of this file."
         ) from error
+    file.check_disjoint(
+        (tensor.start, tensor.start + math.prod(tensor.shape) * tensor.dtype.itemsize, name)
+        for name, tensor in tensors.items()
+    )
+    return dict(tensors)
 
 
-def _stored(file: MappedFile, data_start: int, name: str, entry: dict) -> StoredTensor:
-    shape = tuple(int(size) for size in entry["shape"])
-    begin, end = (int(offset) for offset in entry["data_offsets"])
+def _stored(file: MappedFile, data_start: int, name: str, entry: dict) -> FileTensor:
+    shape = tuple(_whole(size) for size in entry["shape"])
+    begin, end = (_whole(offset) for offset in entry["data_offsets"])
     if entry["dtype"] not in _DTYPES:
         raise UserError(
-            f"{file.path}: '{name}' has the type {entry['dtype']}, which cannot be read."
+            f"{file.path}: '{name[:80]}' has the type {str(entry['dtype'])[:20]!r}, which cannot "
+            "be read."
         )
     dtype = _DTYPES[entry["dtype"]]
     file.check_range(name, data_start + begin, end - begin)
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != end - begin:
+    if math.prod(shape) * dtype.itemsize != end - begin:
         raise ValueError(f"{name}: {shape} does not take {end - begin} bytes")
     return FileTensor(file, data_start + begin, shape, dtype)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a size")
+    return value
 
 
 def write_safetensors(

@@ -5,8 +5,9 @@ Every format ends up as one of these. Nothing here knows what a tensor means.
 
 import math
 import mmap
+import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
-from llama_cpu.machine import forget_pages, read_ahead, read_at
+from llama_cpu.files import reason, require_regular
+from llama_cpu.machine import forget_pages, read_at
 
 CHUNK_BYTES = 32 << 20  # how much of a file is resident at once while it is converted
 
@@ -40,38 +42,54 @@ class StoredTensor(Protocol):
     def rows(self, first: int, last: int) -> "StoredTensor":
         """Rows [first, last) of it, as a tensor of their own."""
 
-    def read_ahead(self) -> None:
-        """Have the system fetch it from the disk meanwhile, as ``fill`` follows soon."""
-
 
 class MappedFile:
-    """A file seen as bytes, mapped once and copy-on-write: nothing ever reaches the disk."""
+    """A file seen as bytes, mapped once and read-only.
+
+    Not copy-on-write, for which Linux and Windows would set memory aside for the whole file: one
+    larger than the memory could not even be looked at.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            require_regular(path)
             self._file = path.open("rb", buffering=0)
             weakref.finalize(self, self._file.close)
             self.size = self._file.seek(0, 2)
             if self.size == 0:
                 raise UserError(f"{path} is empty; get a complete copy of this file.")
-            self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+            raise UserError(f"{path} cannot be read ({reason(error)}).") from error
 
     def check_range(self, name: str, start: int, length: int) -> None:
         """Raise UserError unless bytes [start, start + length) are inside the file."""
         if start < 0 or length < 0 or start + length > self.size:
             raise UserError(
-                f"{self.path} is truncated or damaged: '{name}' would end at byte {start + length} "
-                f"of {self.size}; get a complete copy of this file."
+                f"{self.path} is truncated or damaged: '{name[:80]}' would end at byte "
+                f"{start + length} of {self.size}; get a complete copy of this file."
             )
+
+    def check_disjoint(self, spans: Iterable[tuple[int, int, str]]) -> None:
+        """Raise UserError where two of the spans (start, end, name) overlap."""
+        last_end, last_name = 0, ""
+        for start, end, name in sorted(spans):
+            if start < last_end:
+                raise UserError(
+                    f"{self.path} is damaged: '{last_name[:80]}' and '{name[:80]}' share bytes; "
+                    "get a good copy of this file."
+                )
+            last_end, last_name = max(end, last_end), name
 
     def tensor(self, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         count = int(np.prod(shape, dtype=np.int64))
         if count == 0:
             return torch.empty(tuple(shape), dtype=dtype)
-        return torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start).view(*shape)
+        with warnings.catch_warnings():  # that it is read-only: nobody writes to weights
+            warnings.simplefilter("ignore", UserWarning)
+            flat = torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start)
+        return flat.view(*shape)
 
     def read(self, start: int, target: Tensor) -> None:
         """Fill the contiguous ``target`` with the bytes from ``start`` on.
@@ -86,9 +104,6 @@ class MappedFile:
             raise UserError(f"{self.path} cannot be read ({error.strerror or error}).") from error
         if done < len(data):
             raise UserError(f"{self.path} was shortened while it was read; try again.")
-
-    def read_ahead(self, start: int, length: int) -> None:
-        read_ahead(self._file, start, length)
 
     def forget(self, start: int, length: int) -> None:
         forget_pages(self.bytes, start, length)
@@ -128,9 +143,6 @@ class FileTensor:
         start = self.start + first * self._row_bytes()
         return FileTensor(self.file, start, (last - first, *self.shape[1:]), self.dtype)
 
-    def read_ahead(self) -> None:
-        self.file.read_ahead(self.start, self.shape[0] * self._row_bytes())
-
     def _row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
@@ -157,9 +169,6 @@ class MemoryTensor:
 
     def rows(self, first: int, last: int) -> "MemoryTensor":
         return MemoryTensor(self.tensor[first:last])
-
-    def read_ahead(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -197,10 +206,6 @@ class JoinedTensor:
             first, last = first - part.shape[0], last - part.shape[0]
         return pieces[0] if len(pieces) == 1 else JoinedTensor(tuple(pieces), 0)
 
-    def read_ahead(self) -> None:
-        for part in self.parts:
-            part.read_ahead()
-
 
 @dataclass(frozen=True)
 class SlicedTensor:
@@ -231,9 +236,6 @@ class SlicedTensor:
 
     def rows(self, first: int, last: int) -> "SlicedTensor":
         return SlicedTensor(self.whole.rows(first, last), self.start, self.length)
-
-    def read_ahead(self) -> None:
-        self.whole.read_ahead()
 
 
 def slice_tensor(whole: StoredTensor, dim: int, start: int, length: int) -> StoredTensor:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.checkpoint import Checkpoint
-from llama_cpu.checkpoint.base import read_json
 from llama_cpu.errors import UserError
+from llama_cpu.files import read_json, read_small_file
 from llama_cpu.tokenization.base import StreamDecoder, Tokenizer
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
@@ -20,12 +20,15 @@ def load_tokenizer(
     ``tokenizer_path`` may be a folder, a tokenizer.model, a tokenizer.json or a GGUF file.
     Raises UserError where there is none, or where it does not belong to the model.
     """
-    if tokenizer_path is None and "tokenizer.ggml.model" in checkpoint.metadata:
-        source = checkpoint.path
-        tokenizer = _from_gguf(source, checkpoint.metadata)
-    else:
-        source = _find(checkpoint, tokenizer_path, default_folder)
-        tokenizer = _from_file(source)
+    try:
+        if tokenizer_path is None and "tokenizer.ggml.model" in checkpoint.metadata:
+            source = checkpoint.path
+            tokenizer = _from_gguf(source, checkpoint.metadata)
+        else:
+            source = _find(checkpoint, tokenizer_path, default_folder)
+            tokenizer = _from_file(source)
+    except OSError as error:
+        raise UserError(f"The tokenizer cannot be read ({error}).") from error
     _check_size(tokenizer, source, checkpoint)
     return tokenizer
 
@@ -35,11 +38,12 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
 
     try:
         tokenizer = gguf_tokenizer(metadata)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, OverflowError) as error:
+        why = str(error)[:200] if isinstance(error, ValueError) else "its vocabulary is damaged"
         raise UserError(
-            f"{path}: its tokenizer cannot be used, as {error}; name another with --tokenizer_path."
+            f"{path}: its tokenizer cannot be used, as {why}; name another with --tokenizer_path."
         ) from error
-    tokenizer.chat_template = _text(metadata.get("tokenizer.chat_template"))
+    tokenizer.chat_template = _template(metadata.get("tokenizer.chat_template"), path)
     return tokenizer
 
 
@@ -51,13 +55,13 @@ def _find(checkpoint: Checkpoint, named: Path | None, default_folder: Path) -> P
     else:
         model_folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
         # Meta's own downloads have the tokenizer one folder above the sizes.
-        folders = [model_folder, default_folder, model_folder.parent]
+        folders = [model_folder, model_folder.parent, default_folder]
     for folder in folders:
         for name in ("tokenizer.json", "tokenizer.model"):
             if (folder / name).is_file():
                 return folder / name
     raise UserError(
-        f"No tokenizer.model or tokenizer.json in {' or '.join(map(str, folders[:2]))}; put the "
+        f"No tokenizer.model or tokenizer.json in {folders[0]} or {folders[-1]}; put the "
         "model's own there or name it with --tokenizer_path."
     )
 
@@ -67,11 +71,9 @@ def _from_file(path: Path) -> Tokenizer:
         from llama_cpu.checkpoint.gguf import read_gguf
 
         return _from_gguf(path, read_gguf(path)[0])
+    data = read_small_file(path)
     try:
-        data = path.read_bytes()
         tokenizer = _from_json(path, data) if path.suffix == ".json" else _from_model_file(data)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a tokenizer that can be read; get a good copy.") from error
     tokenizer.chat_template = _template_beside(path)
@@ -82,20 +84,22 @@ def _template_beside(path: Path) -> str:
     """Hugging Face's places for a chat template, the newest first."""
     jinja_file = path.with_name("chat_template.jinja")
     if jinja_file.exists():
-        return jinja_file.read_text(encoding="utf-8", errors="replace")
+        return read_small_file(jinja_file).decode(errors="replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        if path.with_name(name).exists():
-            template = read_json(path.with_name(name)).get("chat_template")
-            if isinstance(template, list):  # several, by name
-                named = {entry.get("name"): entry.get("template") for entry in template}
-                template = named.get("default")
-            if template:
-                return _text(template)
+        file = path.with_name(name)
+        if file.exists() and (template := _template(read_json(file).get("chat_template"), file)):
+            return template
     return ""
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+def _template(value: Any, file: Path) -> str:
+    """A chat template as it stands in a file: text, or several by name, or nothing."""
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        defaults = [entry.get("template") for entry in value if entry.get("name") == "default"]
+        value = defaults[0] if defaults else None
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{file}: the chat template is not text; get a good copy of this file.")
+    return value or ""
 
 
 def _from_json(path: Path, data: bytes) -> Tokenizer:

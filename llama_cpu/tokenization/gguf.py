@@ -12,7 +12,11 @@ from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type, the same numbers as in sentencepiece
+_CONTROL, _USER_DEFINED, _BYTE = (
+    3,
+    4,
+    6,
+)  # tokenizer.ggml.token_type, the same numbers as in sentencepiece
 _QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN_PATTERN = (
@@ -24,21 +28,37 @@ _TEKKEN_PATTERN = (
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a GGUF file. Raises ValueError where its vocabulary is of no known kind."""
     kind = metadata.get("tokenizer.ggml.model")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
+    tokens = _listed(metadata, "tokens", str)
+    if not tokens:
         raise ValueError("it holds no vocabulary")
-    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    readers = {"llama": _sentencepiece, "gpt2": _byte_level}
+    if kind not in readers:
+        raise ValueError(f"its vocabulary is of the kind {str(kind)[:40]!r}, which cannot be read")
+    tokenizer = readers[kind](metadata, tokens, _types(metadata, tokens))
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    tokenizer.end_tokens = tuple(_token(tokens, index) for index in ends if index is not None)
+    return tokenizer
+
+
+def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
+    """The tokens' types, those of special ones put right.
+
+    llama.cpp's converter calls added tokens user-defined, ``<|im_end|>`` among them.
+    """
+    types = _listed(metadata, "token_type", int) or [1] * len(tokens)
     if len(types) != len(tokens):
         raise ValueError("tokens and their types differ in number")
-    if kind == "llama":
-        return _sentencepiece(metadata, tokens, types)
-    if kind == "gpt2":
-        return _byte_level(metadata, tokens, types)
-    raise ValueError(f"its vocabulary is of the kind {str(kind)[:40]!r}, which cannot be read")
+    names = ("bos", "eos", "eot", "eom")
+    special = {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names}
+    for index, (token, type_) in enumerate(zip(tokens, types, strict=True)):
+        looks_special = token.startswith("<|") and token.endswith("|>")
+        if index in special or (type_ == _USER_DEFINED and looks_special):
+            types[index] = _CONTROL
+    return types
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
+    scores = _listed(metadata, "scores", float) or [0.0] * len(tokens)
     if len(scores) != len(tokens):
         raise ValueError("tokens and their scores differ in number")
     model = b"".join(
@@ -46,11 +66,11 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
         for token, score, type_ in zip(tokens, scores, types, strict=True)
     )
     ids = {
-        40: metadata.get("tokenizer.ggml.unknown_token_id", 0),
-        41: metadata.get("tokenizer.ggml.bos_token_id", 1),
-        42: metadata.get("tokenizer.ggml.eos_token_id", 2),
+        40: _id(metadata, "unknown_token_id", 0),
+        41: _id(metadata, "bos_token_id", 1),
+        42: _id(metadata, "eos_token_id", 2),
     }
-    bpe, byte_fallback = _varint(3, 2), _varint(35, 1)
+    bpe, byte_fallback = _varint(3, 2), _varint(35, _BYTE in types)
     # sentencepiece looks its special tokens up by their text, not by id.
     names = {45: ids[40], 46: ids[41], 47: ids[42]}
     specials = b"".join(_varint(field, value) for field, value in ids.items())
@@ -94,17 +114,16 @@ def _number(value: int) -> bytes:
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    merges = metadata.get("tokenizer.ggml.merges")
-    if not isinstance(merges, list):
+    if "tokenizer.ggml.merges" not in metadata:
         raise ValueError("it holds no merges")
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+    pairs = [tuple(merge.split(" ", 1)) for merge in _listed(metadata, "merges", str)]
+    pre = str(metadata.get("tokenizer.ggml.pre", "default"))
     pre_tokenizer, ignore_merges = _pre_tokenizer(pre)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     try:
         model = models.BPE(vocabulary, pairs, ignore_merges=ignore_merges)
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"its merges do not fit its vocabulary ({error})") from error
+        raise ValueError("its merges do not fit its vocabulary") from error
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
@@ -148,6 +167,21 @@ def _pre_tokenizer(name: str) -> tuple[pre_tokenizers.PreTokenizer, bool]:
     split = pre_tokenizers.Split(Regex(patterns[name]), behavior="isolated")
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([split, plain]), name != "qwen2"
+
+
+def _listed(metadata: Mapping[str, Any], name: str, kind: type) -> list:
+    """A list of values of one type, as all lists in GGUF are; [] where there is none."""
+    values = metadata.get(f"tokenizer.ggml.{name}", [])
+    if not isinstance(values, list) or (values and not isinstance(values[0], kind)):
+        raise ValueError(f"its {name} are of the wrong type")
+    return values
+
+
+def _id(metadata: Mapping[str, Any], name: str, default: int) -> int:
+    value = metadata.get(f"tokenizer.ggml.{name}", default)
+    if not isinstance(value, int):
+        raise ValueError(f"its {name} is not a number")
+    return value
 
 
 def _token(tokens: list[str], index: Any) -> str:

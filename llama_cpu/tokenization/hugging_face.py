@@ -5,6 +5,7 @@ from typing import Any
 
 import tokenizers
 
+from llama_cpu.errors import UserError
 from llama_cpu.tokenization.base import Tokenizer, byte_level_bytes, sentencepiece_bytes
 
 
@@ -36,10 +37,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def parse(cls, data: str, settings: dict[str, Any]) -> "HuggingFaceTokenizer":
         """From the text of tokenizer.json. Raises ValueError where it is damaged."""
         try:
-            tokenizer = tokenizers.Tokenizer.from_str(data)
-        except Exception as error:  # the library raises bare Exception
+            return cls(tokenizers.Tokenizer.from_str(data), settings)
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             raise ValueError(str(error)) from error
-        return cls(tokenizer, settings)
 
     def encode(self, text: str, *, specials: bool, continued: bool = False) -> list[int]:
         self._tokenizer.encode_special_tokens = not specials
@@ -51,7 +53,15 @@ class HuggingFaceTokenizer(Tokenizer):
         return ids[len(before) :] if ids[: len(before)] == before else self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except BaseException as error:  # an unknown token and no name for it, say
+            if not _is_failure(error):
+                raise
+            raise UserError(
+                f"The model's tokenizer.json cannot encode this text ({str(error)[:100]}); get a "
+                "good copy of that file."
+            ) from error
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id in self._special_ids:
@@ -62,6 +72,11 @@ class HuggingFaceTokenizer(Tokenizer):
         if piece is None:
             return b""
         return byte_level_bytes(piece) if self._byte_level else sentencepiece_bytes(piece)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """The library raises bare Exception, and where its Rust code panics not even that."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _token_text(value: Any) -> str:

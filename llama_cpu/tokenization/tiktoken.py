@@ -5,6 +5,7 @@ import re
 
 import tiktoken
 
+from llama_cpu.errors import UserError
 from llama_cpu.tokenization.base import Tokenizer
 
 # Meta, llama3/tokenizer.py. Split into what BPE may not merge across.
@@ -47,6 +48,8 @@ class TiktokenTokenizer(Tokenizer):
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
         if sorted(ranks.values()) != list(range(len(ranks))):
             raise ValueError("ranks are not 0, 1, 2, ...")
+        if any(bytes([byte]) not in ranks for byte in range(256)):
+            raise ValueError("a single byte has no rank")  # the library would panic in encode
         self.special_tokens = _special_tokens(len(ranks))
         self.n_tokens = len(ranks) + _N_SPECIAL
         self._first_special = len(ranks)
@@ -58,9 +61,15 @@ class TiktokenTokenizer(Tokenizer):
         )
 
     def encode(self, text: str, *, specials: bool, continued: bool = False) -> list[int]:
-        if specials:
-            return self._encoding.encode(text, allowed_special="all")
-        return self._encoding.encode_ordinary(text)
+        try:
+            if specials:
+                return self._encoding.encode(text, allowed_special="all")
+            return self._encoding.encode_ordinary(text)
+        except ValueError as error:  # the pattern gives up on a million spaces
+            raise UserError(
+                "The prompt cannot be cut into tokens; it has a very long run of one kind of "
+                "character, so take that out."
+            ) from error
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id >= self._first_special:

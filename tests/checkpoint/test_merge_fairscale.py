@@ -1,6 +1,6 @@
 """Shards written by the layers that Meta's were written by, merged, compute the same.
 
-Four processes run a LLaMA block of fairscale's parallel layers on gloo and save their shards;
+Two processes run a LLaMA block of fairscale's parallel layers on gloo and save their shards;
 the merged file, in plain PyTorch, gives the same output.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from tests.support.merging import ROOT, load_merged, merge
 
-RANKS = 4
+RANKS = 2
 DIM, HIDDEN, VOCAB, SEED = 64, 176, 320, 7
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [300, 5, 3, 5, 8, 319, 7, 0]])
 
@@ -47,23 +47,23 @@ def checkpoint_name(name: str) -> str:
     return f"layers.0.{part}.{name}.weight"
 
 
-def run_rank(rank: int, port: int, folder: Path, embedding: str) -> None:
-    """What one of the processes does."""
+def run_rank(rank: int, port: int, parent: Path) -> None:
+    """What one of the processes does: the model with either embedding, each into its folder."""
     import fairscale.nn.model_parallel as mp
-    from fairscale.nn.model_parallel.layers import (
-        ColumnParallelLinear,
-        ParallelEmbedding,
-        RowParallelLinear,
-        VocabParallelEmbedding,
-    )
+    from fairscale.nn.model_parallel.layers import ParallelEmbedding, VocabParallelEmbedding
 
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", address, rank=rank, world_size=RANKS)
     mp.initialize_model_parallel(RANKS)
-    torch.manual_seed(SEED)  # each layer makes the whole matrix and keeps its part
-    kind = VocabParallelEmbedding if embedding == "vocabulary" else ParallelEmbedding
-    embed = kind(VOCAB, DIM)
+    for folder, kind in (("width", ParallelEmbedding), ("vocabulary", VocabParallelEmbedding)):
+        torch.manual_seed(SEED)  # each layer makes the whole matrix and keeps its part
+        save_shard(rank, parent / folder, kind(VOCAB, DIM))
+
+
+def save_shard(rank: int, folder: Path, embed: torch.nn.Module) -> None:
+    from fairscale.nn.model_parallel.layers import ColumnParallelLinear, RowParallelLinear
+
     column = {"bias": False, "gather_output": True}
     row = {"bias": False, "input_is_parallel": False}
     layers = {
@@ -83,21 +83,20 @@ def run_rank(rank: int, port: int, folder: Path, embedding: str) -> None:
         torch.save(result, folder / "result.pt")
 
 
-@pytest.mark.parametrize("embedding", ["width", "vocabulary"])
-def test_merged_weights_compute_what_the_parallel_run_computed(
-    embedding: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "shards"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    parent = tmp_path_factory.mktemp("fairscale")
     params = {"dim": DIM, "n_layers": 1, "n_heads": 4, "norm_eps": 1e-5, "vocab_size": -1}
-    (folder / "params.json").write_text(json.dumps(params))
+    for name in ("width", "vocabulary"):
+        (parent / name).mkdir()
+        (parent / name / "params.json").write_text(json.dumps(params))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.checkpoint.test_merge_fairscale", str(port)]
+    command = [sys.executable, "-m", "tests.checkpoint.test_merge_fairscale"]
     ranks = [
         subprocess.Popen(
-            [*command, str(folder), embedding, str(rank)],
+            [*command, str(rank), str(port), str(parent)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -106,8 +105,16 @@ def test_merged_weights_compute_what_the_parallel_run_computed(
         for rank in range(RANKS)
     ]
     for rank in ranks:
-        printed, _ = rank.communicate(timeout=120)
+        printed, _ = rank.communicate(timeout=300)
         assert rank.returncode == 0, printed
+    return parent
+
+
+@pytest.mark.parametrize("embedding", ["width", "vocabulary"])
+def test_merged_weights_compute_what_the_parallel_run_computed(
+    embedding: str, shards: Path, tmp_path: Path
+) -> None:
+    folder = shards / embedding
     assert merge("--input_dir", folder, "--output_dir", tmp_path / "out", "--verify") == 0
     merged = load_merged(tmp_path / "out")
     linear = {
@@ -122,4 +129,4 @@ def test_merged_weights_compute_what_the_parallel_run_computed(
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[4]), int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -6,9 +6,8 @@ import pickle
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,12 @@ from llama_cpu.checkpoint import block_copy
 from llama_cpu.new_files import NewFiles, remove_leftovers
 from tests.support.checkpoints import tiny_config
 from tests.support.merging import (
-    ROOT,
+    MergeRuns,
     assert_same,
     joined_by_cat,
     leftovers,
     load_merged,
     merge,
-    merge_process,
     write_half,
 )
 
@@ -212,24 +210,6 @@ def test_disk_full_while_writing(at: int, shards: Path, output: Path, capsys, mo
     assert "the disk is full" in refused(capsys, output, "--input_dir", shards)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
-def test_file_size_limit_while_writing(shards: Path, output: Path) -> None:
-    """The system itself refuses, here by a limit on the size of files (setrlimit(2))."""
-    code = (
-        "import resource, signal, sys; from llama_cpu.cli import merge_main;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-        "sys.exit(merge_main(sys.argv[1:]))"
-    )
-    words = ("--input_dir", shards, "--output_dir", output, "--force")
-    command = [sys.executable, "-c", code, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.returncode == 2
-    assert "cannot be written to" in done.stderr
-    assert (output / "merged.pth").read_bytes() == OLD
-    assert leftovers(output) == []
-
-
 def test_an_existing_model_is_not_overwritten_unasked(shards: Path, output: Path, capsys) -> None:
     assert merge("--input_dir", shards, "--output_dir", output) == 2
     assert "--force" in capsys.readouterr().err
@@ -302,80 +282,74 @@ def test_leftovers_of_others_stay(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == [own.name]
 
 
-def stop_while_writing(process: subprocess.Popen, output: Path, number: int) -> None:
-    while not leftovers(output) and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(number)
+if os.name == "nt":
+    pytest.skip("needs POSIX's processes and signals", allow_module_level=True)
 
 
-@pytest.fixture
-def larger_shards(tmp_path: Path) -> Path:
-    """Large enough that there is a while in which to stop the writing."""
+@pytest.fixture(scope="module")
+def larger_shards(tmp_path_factory) -> Path:
+    """Large enough that there is a while in which to stop the writing: 55 MB."""
     config = tiny_config(dim=1024, n_heads=8, n_kv_heads=8, head_dim=128, hidden_dim=2752)
-    return write_half(tmp_path / "larger", 2, config)
+    return write_half(tmp_path_factory.mktemp("larger"), 2, config)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.fixture(scope="module")
+def runs(larger_shards: Path, tmp_path_factory) -> Iterator[MergeRuns]:
+    runs = MergeRuns(larger_shards, tmp_path_factory.mktemp("runs") / "printed")
+    yield runs
+    runs.close()
+
+
+def start_and_wait_for_the_first_byte(runs: MergeRuns, shards: Path, output: Path) -> int:
+    before = set(leftovers(output))
+    words = ("--input_dir", shards, "--output_dir", output, "--tokenizer_dir", output)
+    pid = runs.start(*words, "--force", "--verify")
+    while set(leftovers(output)) <= before:
+        time.sleep(0.0005)
+    return pid
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signals_leave_everything_as_it_was(
-    name: str, code: int, larger_shards: Path, output: Path
+    name: str, code: int, runs: MergeRuns, larger_shards: Path, output: Path
 ) -> None:
-    arguments = ("--input_dir", larger_shards, "--output_dir", output, "--force", "--verify")
-    process = merge_process(*arguments, "--tokenizer_dir", output)
-    stop_while_writing(process, output, getattr(signal, name))
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert b"Traceback" not in printed
+    pid = start_and_wait_for_the_first_byte(runs, larger_shards, output)
+    os.kill(pid, getattr(signal, name))
+    assert runs.wait() == code
+    assert "Traceback" not in runs.printed.read_text()
     assert (output / "merged.pth").read_bytes() == OLD
     assert [path.name for path in output.iterdir()] == ["merged.pth"]
 
 
-# One process imports everything once and forks the runs, which would else be mostly imports.
-FORKING = """
-import os, sys
-from pathlib import Path
-from llama_cpu.cli import merge_main
-from llama_cpu.checkpoint.meta import open_shards
-open_shards(Path(sys.argv[2]))
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        sys.stdout = open(os.devnull, "w")
-        os._exit(merge_main(sys.argv[1:]))
-    print(pid, flush=True)
-    os.waitpid(pid, 0)
-    print("ended", flush=True)
-"""
+def test_file_size_limit_while_writing(runs: MergeRuns, larger_shards: Path, output: Path) -> None:
+    """The system itself refuses, here by a limit on the size of files (setrlimit(2))."""
+    words = ("--input_dir", larger_shards, "--output_dir", output, "--force")
+    runs.start(*words, file_size_limit=10_000_000)
+    assert runs.wait() == 2
+    assert "cannot be written to" in runs.printed.read_text()
+    assert [path.name for path in output.iterdir()] == ["merged.pth"]
+    assert (output / "merged.pth").read_bytes() == OLD
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_killed_at_twenty_random_moments(larger_shards: Path, output: Path, tmp_path: Path) -> None:
+def test_killed_at_twenty_random_moments(
+    runs: MergeRuns, larger_shards: Path, output: Path, tmp_path: Path
+) -> None:
     """Killed a little after the first byte: the old file is whole, or in its place the new one."""
     whole = tmp_path / "whole"
     assert merge("--input_dir", larger_shards, "--output_dir", whole) == 0
     assert_same(load_merged(whole), joined_by_cat(larger_shards))
     new = (whole / "merged.pth").read_bytes()
-    words = ["--input_dir", larger_shards, "--output_dir", output, "--tokenizer_dir", output]
-    command = [sys.executable, "-c", FORKING, *map(str, words), "--force", "--verify"]
     chooser = random.Random(0)
     found = []
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdin is not None and parent.stdout is not None
-        for _ in range(20):
-            (output / "merged.pth").write_bytes(OLD)
-            before = set(leftovers(output))
-            parent.stdin.write("run\n")
-            parent.stdin.flush()
-            pid = int(parent.stdout.readline())
-            while set(leftovers(output)) <= before:
-                time.sleep(0.0005)
-            time.sleep(chooser.uniform(0, 0.15))
-            os.kill(pid, signal.SIGKILL)
-            assert parent.stdout.readline() == "ended\n"
-            found.append((output / "merged.pth").read_bytes())
-            assert all(name.endswith(f".part-{pid}") for name in leftovers(output))
+    for _ in range(20):
+        (output / "merged.pth").write_bytes(OLD)
+        pid = start_and_wait_for_the_first_byte(runs, larger_shards, output)
+        time.sleep(chooser.uniform(0, 0.15))
+        os.kill(pid, signal.SIGKILL)
+        runs.wait()
+        found.append((output / "merged.pth").read_bytes())
+        # What the run before left is gone.
+        assert all(name.endswith(f".part-{pid}") for name in leftovers(output))
     assert all(content in (OLD, new) for content in found)
     assert OLD in found  # some were killed in the midst of it
     print(f"{found.count(OLD)} of 20 were killed before the new file was there")

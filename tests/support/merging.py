@@ -1,5 +1,6 @@
 """Running merge_weights.py, and an independent way of joining shards."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,6 @@ def merge(*words: object) -> int:
     if "--tokenizer_dir" not in options:
         options += ["--tokenizer_dir", str(options[options.index("--output_dir") + 1])]
     return merge_main(options)
-
-
-def merge_process(*words: object, **options) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "merge_weights.py"), *map(str, words)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
 
 
 def write_half(folder: Path, n_shards: int, config: ModelConfig | None = None, **options) -> Path:
@@ -66,3 +62,71 @@ def load_merged(folder: Path) -> dict[str, Tensor]:
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("*.part-*")]
+
+
+# Imports everything once and forks the runs, which would else be mostly imports.
+_FORKING = """
+import json, os, sys
+from pathlib import Path
+from llama_cpu.cli import merge_main
+from llama_cpu.checkpoint.meta import open_shards
+open_shards(Path(sys.argv[1]))
+for line in sys.stdin:
+    run = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        printed = os.open(run["printed"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        if run["file_size_limit"]:
+            import resource, signal
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (run["file_size_limit"],) * 2)
+        code = 99
+        try:
+            code = merge_main(run["words"])
+        except SystemExit as leaving:
+            code = leaving.code
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(pid, flush=True)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+class MergeRuns:
+    """Runs of merge_weights.py, one after the other, each in a process of its own. POSIX only."""
+
+    def __init__(self, shards: Path, printed: Path) -> None:
+        """``shards``: any that can be opened; ``printed``: the file for what a run prints."""
+        self.printed = printed
+        command = [sys.executable, "-c", _FORKING, str(shards)]
+        pipe = subprocess.PIPE
+        self._parent = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+    def start(self, *words: object, file_size_limit: int = 0) -> int:
+        """Id of the process."""
+        run = {
+            "words": list(map(str, words)),
+            "printed": str(self.printed),
+            "file_size_limit": file_size_limit,
+        }
+        assert self._parent.stdin is not None
+        print(json.dumps(run), file=self._parent.stdin, flush=True)
+        return self._line()
+
+    def wait(self) -> int:
+        """Exit code; minus the number of the signal where one killed it."""
+        return self._line()
+
+    def close(self) -> None:
+        assert self._parent.stdin is not None and self._parent.stdout is not None
+        self._parent.stdin.close()
+        self._parent.wait(timeout=60)
+        self._parent.stdout.close()
+
+    def _line(self) -> int:
+        assert self._parent.stdout is not None
+        return int(self._parent.stdout.readline())

@@ -1,0 +1,47 @@
+"""Reading files that strangers wrote: never a pipe or a device, and never more than expected."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llama_cpu.errors import UserError
+
+SMALL_FILE_BYTES = 256 << 20  # the largest tokenizer.json known has 35 MB
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError where there is nothing, UserError where opening could wait for ever."""
+    path.stat()
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; get a good copy of the model.")
+
+
+def read_small_file(path: Path) -> bytes:
+    """All of a file that is not weights. Raises UserError."""
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            data = file.read(SMALL_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; get a complete copy of the model.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte in it
+        raise UserError(f"{path} cannot be read ({reason(error)}).") from error
+    if len(data) > SMALL_FILE_BYTES:
+        raise UserError(f"{path} is far too large for such a file; get a good copy of it.")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError where there is none."""
+    try:
+        values = json.loads(read_small_file(path).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON; get a good copy of this file.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object; get a good copy of this file.")
+    return values
+
+
+def reason(error: Exception) -> str:
+    """What the system says, without the path that it repeats."""
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,115 @@
+"""Tokenizer files: damaged, of another model, or missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llama_cpu.errors import UserError
+from llama_cpu.tokenization.tiktoken import TiktokenTokenizer
+from tests.bad_input.test_json_files import change_json
+from tests.support.vocabularies import sentencepiece_model, tokenizer_json, write_ranks
+
+
+def test_missing(model, refused) -> None:
+    folder = model("meta")
+    (folder / "tokenizer.model").unlink()
+    assert "tokenizer.model" in refused(folder)
+    assert "nowhere" in refused(folder, "--tokenizer_path", str(folder / "nowhere"))
+
+
+RANKS = b"".join(b"%s %d\n" % (b"AA==", index) for index in range(3))
+GARBAGE = {
+    "empty": b"",
+    "zeros": b"\0" * 1000,
+    "text": b"this is not a tokenizer",
+    "all bytes": bytes(range(256)) * 16,
+    "half a sentencepiece model": sentencepiece_model()[:2000],
+    "ranks that are one token": RANKS,
+    "a rank without a number": b"AA== 0\nAQ==\n",
+    "a rank that is not base64": b"AA== 0\n*** 1\n",
+    "a rank of many digits": b"AA== " + b"9" * 5000,
+    "ranks without single bytes": b"YWI= 0\nYWM= 1\n",
+    "one piece and no more": b"\n\x02\x08\x01",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_for_tokenizer_model(garbage: bytes, model, refused) -> None:
+    folder = model("meta")
+    (folder / "tokenizer.model").write_bytes(garbage)
+    assert "tokenizer.model" in refused(folder)
+
+
+def test_vocabulary_of_another_model(model, refused) -> None:
+    folder = model("meta")
+    write_ranks(folder / "tokenizer.model")
+    message = refused(folder)
+    assert "512" in message and "320" in message and "tokenizer.model" in message
+
+
+def test_ranks_that_end_early_are_not_taken(tmp_path: Path) -> None:
+    lines = write_ranks(tmp_path / "r").read_bytes().splitlines(keepends=True)
+    with pytest.raises(ValueError):
+        TiktokenTokenizer(b"".join(lines[:200]))
+
+
+def test_a_run_that_the_pattern_gives_up_on(tmp_path: Path) -> None:
+    tokenizer = TiktokenTokenizer(write_ranks(tmp_path / "r").read_bytes())
+    with pytest.raises(UserError):
+        tokenizer.encode(" " * (1 << 22), specials=True)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{}", b"[]", b'{"model": 5}', b"\xff", b"[" * 100_000])
+def test_garbage_for_tokenizer_json(garbage: bytes, model, refused) -> None:
+    folder = model("hugging_face")
+    (folder / "tokenizer.json").write_bytes(garbage)
+    assert "tokenizer.json" in refused(folder)
+
+
+CHANGES = {
+    "merges of unknown tokens": {"merges": ["x y z"]},
+    "merges of the wrong type": {"merges": 5},
+    "a vocabulary of text": {"vocab": "abc"},
+    "negative ids": {"vocab": {"a": -1}},
+    "huge ids": {"vocab": {"a": 4_000_000_000}},
+    "empty vocabulary": {"vocab": {}, "merges": []},
+    "unknown kind": {"type": "Magic"},
+    "a prefix that panics": {"continuing_subword_prefix": "xx"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_damaged_tokenizer_json(change: dict, model, refused) -> None:
+    folder = model("hugging_face")
+    values = tokenizer_json()
+    values["model"] |= change
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    assert "tokenizer.json" in refused(folder)
+
+
+def test_text_that_a_tokenizer_json_has_no_token_for(model, refused) -> None:
+    folder = model("hugging_face")
+    values = tokenizer_json()
+    vocabulary = values["model"]["vocab"]
+    values["model"] = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<gone>"}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    assert "tokenizer.json" in refused(folder, prompt="unheard of")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [5, True, {"default": "x"}, ["x"], [{"name": "default", "template": 5}]],
+    ids=str,
+)
+def test_a_template_that_is_not_text(template, model, refused) -> None:
+    folder = model("hugging_face")
+    change_json(folder / "tokenizer_config.json", {"chat_template": template})
+    assert "tokenizer_config.json" in refused(folder, "--chat")
+
+
+@pytest.mark.parametrize("value", [5, [], {"content": 5}, "\ud800", ""], ids=repr)
+def test_odd_names_of_tokens_are_let_through(value, model, answers) -> None:
+    folder = model("hugging_face")
+    change_json(folder / "tokenizer_config.json", {"bos_token": value, "eos_token": value})
+    answers(folder)

@@ -1,0 +1,110 @@
+"""Tiny tokenizers, each of 320 tokens or fewer, for the models of tests.support.checkpoints."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from llama_cpu.tokenization.base import _BYTE_OF_SYMBOL
+
+N_TOKENS = 320
+
+
+def write_ranks(path: Path, n_ranks: int = 256) -> Path:
+    """A Llama 3 tokenizer.model: the single bytes, then pairs of letters; and 256 specials."""
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += [bytes([97 + index // 26, 97 + index % 26]) for index in range(n_ranks - 256)]
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)]
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+def sentencepiece_model(normalization: str = "identity") -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 10),
+        model_writer=model,
+        vocab_size=N_TOKENS,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name=normalization,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def byte_level_vocabulary() -> list[str]:
+    """Two specials, the 256 bytes and two merges of them."""
+    symbols = sorted(_BYTE_OF_SYMBOL, key=lambda symbol: _BYTE_OF_SYMBOL[symbol])
+    return ["<s>", "</s>", *symbols, "th", "the"]
+
+
+def tokenizer_json() -> dict[str, Any]:
+    vocabulary = byte_level_vocabulary()
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": index, "content": vocabulary[index], "special": True} | special
+            for index in (0, 1)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level | {"use_regex": True},
+        "post_processor": None,
+        "decoder": byte_level | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: index for index, token in enumerate(vocabulary)},
+            "merges": ["t h", "th e"],
+        },
+    }
+
+
+def write_tokenizer_json(folder: Path, **settings: Any) -> Path:
+    """tokenizer.json, and tokenizer_config.json with ``settings``."""
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer_json()))
+    values = {"bos_token": "<s>", "eos_token": "</s>"} | settings
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    return path
+
+
+def gguf_vocabulary(kind: str = "gpt2") -> dict[str, Any]:
+    """The metadata of a vocabulary of the kind "gpt2" (byte-level) or "llama" (sentencepiece)."""
+    if kind == "gpt2":
+        tokens = byte_level_vocabulary()
+        values: dict[str, Any] = {
+            "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.merges": ["t h", "th e"],
+            "tokenizer.ggml.token_type": [3, 3] + [1] * (len(tokens) - 2),
+        }
+    else:
+        tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        tokens += ["▁", "t", "h", "e", "th", "▁th"]
+        types = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)
+        values = {
+            "tokenizer.ggml.scores": [-float(index) for index in range(len(tokens))],
+            "tokenizer.ggml.token_type": types,
+        }
+    return {
+        "tokenizer.ggml.model": kind,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.bos_token_id": tokens.index("<s>"),
+        "tokenizer.ggml.eos_token_id": tokens.index("</s>"),
+        "tokenizer.ggml.add_bos_token": True,
+        **values,
+    }
