@@ -1,5 +1,6 @@
 """The chat: wires the prompt, the conversation, the panels and the model's answers together."""
 
+import asyncio
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
@@ -68,6 +69,8 @@ class ChatScreen(Screen[None]):
         self._report = memory_report()
         self._stream: AnswerStream | None = None  # set while an answer is being written
         self._answering: Worker[None] | None = None
+        # Held while the session's messages and what is shown of them change together.
+        self._changing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         session = self._session
@@ -117,46 +120,54 @@ class ChatScreen(Screen[None]):
 
     @on(Prompt.Sent)
     async def _send(self, event: Prompt.Sent) -> None:
-        if self._stream:
+        # Does not wait for the lock: this handler is the screen's own, which must stay awake.
+        if self._stream or self._changing.locked():
             self._prompt.say(STILL_ANSWERING)
             return
-        messages = self._session.messages
-        if messages and messages[-1].role == "user":
-            # Stopped before it was answered: the session makes one message of the two.
-            await self._conversation.drop_last_user()
-        self._session.add_user(self._prompt.take())
-        self._conversation.add_user(self._session.messages[-1].text)
-        self._begin_answer()
+        async with self._changing:
+            messages = self._session.messages
+            if messages and messages[-1].role == "user":
+                # Stopped before it was answered: the session makes one message of the two.
+                await self._conversation.drop_last_user()
+            self._session.add_user(self._prompt.take())
+            self._conversation.add_user(self._session.messages[-1].text)
+            self._begin_answer()
 
     def action_stop(self) -> None:
         """Stop the answer and keep what was written."""
         if self._stream:
             self._stream.stop()
 
-    @work(exclusive=True, group="command")
+    @work(group="command")
     async def action_new_conversation(self) -> None:
         """Begin anew, after asking, as the conversation is lost."""
-        await self._stop_answer()
+        if isinstance(self.app.screen, Confirm):  # the key was pressed twice
+            return
         if any(message.role != "system" for message in self._session.messages):
             question = "Begin a new conversation? This one will be lost."
             if not await self.app.push_screen_wait(Confirm(question, yes="Begin anew", no="Keep")):
                 return
-        self._session.clear()
-        self._timings = Timings()
-        await self._conversation.clear()
-        self._show_timings()
+        async with self._changing:
+            await self._stop_answer()
+            self._session.clear()
+            self._timings = Timings()
+            await self._conversation.clear()
+            self._show_timings()
 
-    @work(exclusive=True, group="command")
+    @work(group="command")
     async def action_regenerate(self) -> None:
         """Answer the user's last message once more."""
-        await self._stop_answer()
-        self._session.drop_last_answer()
-        messages = self._session.messages
-        if not messages or messages[-1].role != "user":
-            self._prompt.say(NOTHING_TO_REGENERATE)
+        if self._changing.locked():  # a held key must not line up answers
             return
-        await self._conversation.drop_answer()
-        self._begin_answer()
+        async with self._changing:
+            await self._stop_answer()
+            self._session.drop_last_answer()
+            messages = self._session.messages
+            if not messages or messages[-1].role != "user":
+                self._prompt.say(NOTHING_TO_REGENERATE)
+                return
+            await self._conversation.drop_answer()
+            self._begin_answer()
 
     def action_scroll(self, pages: int) -> None:
         """Scroll the conversation by a page."""
@@ -190,8 +201,6 @@ class ChatScreen(Screen[None]):
     # What the model does
 
     def _begin_answer(self) -> None:
-        if self._stream:
-            return
         self._timings = Timings()
         self._stream = AnswerStream(self._session, self._model_thread)
         self.refresh_bindings()

@@ -170,16 +170,26 @@ async def test_new_conversation_without_messages_does_not_ask() -> None:
         assert "demo model" in conversation(pilot)[0]
 
 
-async def test_new_conversation_during_an_answer_stops_it_first() -> None:
-    session = FakeSession([[*tokens("Once upon"), threading.Event()]])
+async def test_new_conversation_during_an_answer_stops_it_only_if_wanted() -> None:
+    wait, never = threading.Event(), threading.Event()
+    session = FakeSession([[*tokens("Once upon"), wait, *tokens(" a time"), never]])
     async with chat(session) as pilot:
         await ask(pilot, "A story")
         await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
+        await pilot.press("ctrl+n", "ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        wait.set()
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon a time")
+        await pilot.press("n")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
+        assert is_answering(pilot)
+
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
-        assert not is_answering(pilot)
         await pilot.press("y")
         await until(pilot, lambda: conversation(pilot) == [])
+        assert not is_answering(pilot)
+        assert session.messages == []
 
 
 async def test_quit_during_an_answer_stops_the_model() -> None:
