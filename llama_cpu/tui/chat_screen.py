@@ -9,6 +9,7 @@ from textual import on, work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
+from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import Worker
@@ -59,6 +60,13 @@ class ChatScreen(Screen[None]):
         Binding("pageup", "scroll(-1)", "Scroll up", show=False, priority=True),
         Binding("pagedown", "scroll(1)", "Scroll down", show=False, priority=True),
     ]
+
+    class AnswerFailed(Message):
+        """An answer raised what it should not have."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
 
     def __init__(self, session: "ChatSession", is_demo: bool, model_thread: Executor) -> None:
         super().__init__()
@@ -215,17 +223,17 @@ class ChatScreen(Screen[None]):
     async def _answer(self, stream: AnswerStream) -> None:
         answer = await self._conversation.add_answer()
         answer.say("is reading the prompt…")
-        problem = ""
         try:
             async for events in stream.batches():
                 await self._show_events(events, answer)
-        except UserError as error:
-            problem = str(error)
         finally:  # also if the app is being closed
             stream.stop()
         await answer.finish()
-        if problem:
-            await self._take_back(problem)
+        if isinstance(stream.error, UserError):
+            await self._take_back(str(stream.error))
+        elif stream.error:
+            self.post_message(self.AnswerFailed(stream.error))
+            self._conversation.add_notice(failed(stream.error), kind="problem")
         self._stream = None
         self.refresh_bindings()
         self._show_timings()
@@ -281,6 +289,13 @@ class ChatScreen(Screen[None]):
             *memory_panel.summary(self._report),
         ]
         self.query_one("#summary", Static).update("  ·  ".join(parts), layout=False)
+
+
+def failed(error: Exception) -> str:
+    """The notice that an answer raised what it should not have."""
+    first_line = str(error).strip().partition("\n")[0].rstrip(". ")
+    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return f"The answer failed: {reason}; start with --debug to see where."
 
 
 def dropped(count: int) -> str:

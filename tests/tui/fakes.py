@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
 
 PATIENCE = 10  # seconds until a test that waits for something gives up
@@ -23,7 +22,7 @@ class FakeMessage:
     text: str
 
 
-Step = Event | threading.Event | UserError
+Step = Event | threading.Event | Exception
 
 
 def tokens(text: str) -> list[Step]:
@@ -44,7 +43,7 @@ def script(text: str, finished: Finished | None = None) -> list[Step]:
 @dataclass
 class FakeSession:
     """Each answer plays the next script; a ``threading.Event`` in it waits until the test sets it
-    or the answer is stopped, a ``UserError`` is raised."""
+    or the answer is stopped, an exception is raised."""
 
     scripts: list[list[Step]] = field(default_factory=list)
     messages: list[FakeMessage] = field(default_factory=list)
@@ -82,22 +81,24 @@ class FakeSession:
 
     def answer(self, stop: threading.Event) -> Iterator[Event]:
         text = ""
-        for step in self.scripts.pop(0):
-            if isinstance(step, UserError):
-                raise step
-            if isinstance(step, threading.Event):
-                while not (stop.is_set() or step.wait(0.01)):
-                    pass
-            elif stop.is_set():
-                yield Finished(StopReason.STOPPED)
-                break
-            else:
-                if isinstance(step, Token | Finished):
-                    text += step.text
-                self.context_used += 1
-                yield step
-        if text:
-            self.messages.append(FakeMessage("assistant", text))
+        try:
+            for step in self.scripts.pop(0):
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, threading.Event):
+                    while not (stop.is_set() or step.wait(0.01)):
+                        pass
+                elif stop.is_set():
+                    yield Finished(StopReason.STOPPED)
+                    break
+                else:
+                    if isinstance(step, Token | Finished):
+                        text += step.text
+                    self.context_used += 1
+                    yield step
+        finally:  # as the session does
+            if text:
+                self.messages.append(FakeMessage("assistant", text))
 
 
 def opener(session: FakeSession) -> Callable[..., FakeSession]:

@@ -7,9 +7,11 @@ from textual import events
 
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
+from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
+from llama_cpu.tui.messages import Notice
 from tests.tui.driving import (
     NARROW,
     ask,
@@ -212,6 +214,35 @@ async def test_a_prompt_that_cannot_be_answered_goes_back_into_the_box() -> None
         assert session.messages == []
         await pilot.press("enter")
         await until(pilot, lambda: conversation(pilot)[-1] == "Fine.")
+
+
+async def test_an_answer_that_fails_leaves_the_conversation_as_it_is() -> None:
+    error = RuntimeError("shapes do not match.\nsomewhere inside")
+    session = FakeSession([script("Hello."), [*tokens("Once upon"), error], script("Fine.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await ask_and_wait(pilot, "A story")
+        notice = (
+            "The answer failed: RuntimeError: shapes do not match; start with --debug to see where."
+        )
+        before = ["You\nHi", "Hello.", "You\nA story"]
+        assert conversation(pilot) == [*before, "Once upon", notice]
+        assert screen(pilot).query(Notice).last().has_class("problem")
+        assert isinstance(pilot.app, ChatApp)
+        await until(pilot, lambda: pilot.app.answer_errors == [error])
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: conversation(pilot) == [*before, "Fine."])
+        await until(pilot, lambda: not is_answering(pilot))
+
+
+async def test_an_answer_that_fails_before_its_first_word() -> None:
+    session = FakeSession([[ZeroDivisionError()], script("Both.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "one")
+        notice = "The answer failed: ZeroDivisionError; start with --debug to see where."
+        assert conversation(pilot) == ["You\none", "", notice]
+        await ask_and_wait(pilot, "two")
+        assert conversation(pilot) == ["You\none\n\ntwo", "Both."]
 
 
 @pytest.mark.parametrize(

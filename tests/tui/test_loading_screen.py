@@ -37,24 +37,39 @@ async def test_loading_can_be_cancelled(key: str) -> None:
     assert opening.was_stopped
 
 
-async def test_a_file_that_cannot_be_used_closes_the_app() -> None:
+@pytest.mark.parametrize("error", [UserError("params.json is missing."), RuntimeError("bug")])
+async def test_what_loading_raises_closes_the_app(error: Exception) -> None:
     def broken(on_progress: object, stop: object) -> FakeSession:
-        raise UserError("params.json is missing.")
+        raise error
 
     app = ChatApp(FakePlan(), broken)  # type: ignore[arg-type]
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.failure is not None)
     app.close()
-    assert str(app.failure) == "params.json is missing."
+    assert app.failure is error
 
 
-def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [UserError("params.json is missing."), RuntimeError("bug")])
+def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def run(app: ChatApp) -> None:
-        app.failure = UserError("params.json is missing.")
+        app.failure = error
 
     monkeypatch.setattr(ChatApp, "run", run)
-    with pytest.raises(UserError, match=r"params\.json"):
+    with pytest.raises(type(error), match=str(error)):
         run_app(FakePlan(), opener(FakeSession()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_where_answers_failed_is_printed_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    def run(app: ChatApp) -> int:
+        app.answer_errors.append(RuntimeError("shapes do not match"))
+        return 0
+
+    monkeypatch.setattr(ChatApp, "run", run)
+    assert run_app(FakePlan(), opener(FakeSession()), debug) == 0  # type: ignore[arg-type]
+    assert ("RuntimeError: shapes do not match" in capsys.readouterr().err) == debug
 
 
 def test_run_app_returns_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
