@@ -17,26 +17,20 @@ from textual.worker import Worker
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token, TurnsDropped
 from llama_cpu.machine import memory_report
-from llama_cpu.text import printable
 from llama_cpu.timings import Timings
-from llama_cpu.tui import memory_panel, timing_panel
+from llama_cpu.tui import about
 from llama_cpu.tui.answer_stream import AnswerStream
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
-from llama_cpu.tui.memory_panel import MemoryPanel, ModelMemory
+from llama_cpu.tui.memory_panel import MemoryPanel, model_memory
 from llama_cpu.tui.messages import Answer
 from llama_cpu.tui.prompt import Prompt
+from llama_cpu.tui.summary import Summary, answer_parts, memory_parts
 from llama_cpu.tui.timing_panel import TimingPanel
 
 if TYPE_CHECKING:
     from llama_cpu.chat.session import ChatSession
 
-DEMO_NOTICE = (
-    "This is a small demo model; it is often wrong. To chat with LLaMA, put its files here and"
-    " start again:\n"
-    "  model/      params.json and consolidated.*.pth\n"
-    "  tokenizer/  tokenizer.model"
-)
 STILL_ANSWERING = "Your text is kept: Esc stops the answer, or wait and press Enter again"
 NOTHING_TO_REGENERATE = "There is no answer yet to write again"
 ENDINGS = {
@@ -81,19 +75,11 @@ class ChatScreen(Screen[None]):
         self._changing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
-        session = self._session
-        threads = "1 thread" if session.threads == 1 else f"{session.threads} threads"
-        about = [
-            session.model_name,
-            session.precision,
-            f"{session.template_name} template",
-            threads,
-        ]
-        yield Static(printable("  ·  ".join(about)), markup=False, id="about")
+        yield Static(about.title(self._session), markup=False, id="about")
         with Horizontal(id="main"):
             with Vertical(id="left"):
-                yield Conversation(session.model_name)
-                yield Static(markup=False, id="summary")
+                yield Conversation(self._session.model_name)
+                yield Summary()
                 yield Prompt()
             with Vertical(id="side"):
                 yield TimingPanel()
@@ -103,7 +89,7 @@ class ChatScreen(Screen[None]):
     async def on_mount(self) -> None:
         """Show what is there already and begin to measure."""
         if self._is_demo:
-            self._conversation.add_notice(DEMO_NOTICE, kind="demo")
+            self._conversation.add_notice(about.demo_notice(), kind="demo")
         for message in self._session.messages:
             if message.role == "user":
                 self._conversation.add_user(message.text)
@@ -275,20 +261,14 @@ class ChatScreen(Screen[None]):
         self._show_summary()
 
     def _show_memory(self) -> None:
-        session = self._session
         self._report = memory_report()
-        used = session.kv_cache_used_bytes
-        model = ModelMemory(session.weights_bytes, session.kv_cache_bytes, used)
-        self.query_one(MemoryPanel).show(self._report, model)
+        self.query_one(MemoryPanel).show(self._report, model_memory(self._session, self._report))
         self._show_summary()
 
     def _show_summary(self) -> None:
-        parts = [
-            *timing_panel.summary(self._timings),
-            f"ctx {self._session.context_used}/{self._session.context_size}",
-            *memory_panel.summary(self._report),
-        ]
-        self.query_one("#summary", Static).update("  ·  ".join(parts), layout=False)
+        session = self._session
+        memory = memory_parts(self._report, session.context_used, session.context_size)
+        self.query_one(Summary).show(answer_parts(self._timings) + memory)
 
 
 def failed(error: Exception) -> str:

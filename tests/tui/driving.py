@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from textual.pilot import Pilot
-from textual.widgets import Static
+from textual.widget import Widget
 
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import ChatScreen
@@ -79,7 +79,7 @@ def conversation(pilot: Pilot[int]) -> list[str]:
 
 
 def text_of(pilot: Pilot[int], selector: str) -> str:
-    return str(screen(pilot).query_one(selector, Static).render())
+    return str(screen(pilot).query_one(selector, Widget).render())
 
 
 def screen_text(pilot: Pilot[int]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.machine import MemoryReport
 
 PATIENCE = 10  # seconds until a test that waits for something gives up
 
@@ -49,15 +50,20 @@ class FakeSession:
     messages: list[FakeMessage] = field(default_factory=list)
     context_used: int = 0
     is_closed: bool = False
+    template_name: str = "chatml"
+    template_guessed: bool = False
 
     model_name = "Test model"
-    template_name = "chatml"
     precision = "float32"
     weights_bytes = 100 << 20
     kv_cache_bytes = 50 << 20
     kv_cache_used_bytes = 5 << 20
+    kv_cache_touched_bytes = 20 << 20
     context_size = 4096
     threads = 2
+
+    def weights_resident_bytes(self, report: MemoryReport) -> int:
+        return min(self.weights_bytes, report.resident // 4)
 
     def add_user(self, text: str) -> None:
         if self.messages and self.messages[-1].role == "user":

@@ -11,6 +11,7 @@ from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
+from llama_cpu.tui.figures import row
 from llama_cpu.tui.messages import Notice
 from tests.tui.driving import (
     NARROW,
@@ -284,7 +285,7 @@ async def test_earlier_messages_are_shown() -> None:
         assert conversation(pilot) == ["You\nu", "a"]
 
 
-async def test_panels_and_summary_show_the_figures() -> None:
+async def test_panels_show_the_figures() -> None:
     async with chat(FakeSession([script("one two three four")])) as pilot:
         await ask_and_wait(pilot, "Hi")
         timing = text_of(pilot, "TimingPanel")
@@ -292,18 +293,35 @@ async def test_panels_and_summary_show_the_figures() -> None:
         assert "80.0 tok/s" in timing  # the prompt
         assert "50.0 tok/s" in timing  # the answer
         assert "of 4,096" in timing
-        memory = text_of(pilot, "MemoryPanel")
-        assert "100 MiB" in memory
-        assert "5.0 of 50.0 MiB" in memory
-        assert text_of(pilot, "#summary").startswith("50.0 tok/s  ·  p95 20.0 ms  ·  ctx ")
+        memory = text_of(pilot, "MemoryPanel").splitlines()
+        assert memory[2:4] == [
+            row("  KV cache", "5.0 of 50.0 MiB").plain,
+            row("  KV cache, idle", "15.0 MiB").plain,
+        ]
+        for panel in ("TimingPanel", "MemoryPanel"):
+            assert (
+                len(text_of(pilot, panel).splitlines())
+                == screen(pilot).query_one(panel).size.height
+            )
+
+
+async def test_the_summary_shows_what_fits() -> None:
+    async with chat(FakeSession([script("one two three four")]), NARROW) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        start = "50.0 tok/s · p95 20.0 ms · reused 3+8 · first 120 ms · ctx "
+        await pilot.resize_terminal(110, 24)
+        await until(pilot, lambda: text_of(pilot, "#summary").startswith(start))
+        await pilot.resize_terminal(40, 24)
+        await until(pilot, lambda: len(text_of(pilot, "#summary")) <= 38)
+        assert text_of(pilot, "#summary").startswith("50.0 tok/s · reused 3+8 · ctx ")
 
 
 async def test_progress_of_a_long_prompt() -> None:
     session = FakeSession([[Prefill(0, 512, 2048, 2.0), threading.Event()]])
-    async with chat(session) as pilot:
+    async with chat(session, NARROW) as pilot:
         await ask(pilot, "Hi")
         await until(pilot, lambda: "512 of 2,048" in text_of(pilot, "TimingPanel"))
-        assert text_of(pilot, "#summary").startswith("reading 512/2048  ·  256 tok/s")
+        assert text_of(pilot, "#summary").startswith("reading 512/2048 at 256 tok/s · ")
         assert "reading the prompt" in screen_text(pilot)
 
 
@@ -312,7 +330,7 @@ async def test_a_narrow_screen_folds_the_panels() -> None:
         await ask_and_wait(pilot, "Hi")
         assert not screen(pilot).query_one("#side").display
         shown = screen_text(pilot)
-        for essential in ("one two three", "tok/s", "ctx ", "MiB (peak", "Ask something"):
+        for essential in ("one two three", "tok/s", "reused 3+8", "ctx ", "MiB", "Ask something"):
             assert essential in shown
         for key in ("Send", "New line", "Stop", "New", "Regenerate", "Quit", "palette"):
             assert key in shown.splitlines()[-1]
