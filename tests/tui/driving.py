@@ -25,9 +25,7 @@ async def chat(
     app = ChatApp(FakePlan(is_demo=is_demo), opener(session))  # type: ignore[arg-type]
     try:
         async with app.run_test(size=size) as pilot:
-            await until(
-                pilot, lambda: isinstance(app.screen, ChatScreen) and prompt(pilot).has_focus
-            )
+            await until(pilot, lambda: any(p.has_focus for p in app.screen.query(Prompt)))
             yield pilot
     finally:
         app.close()
