@@ -88,6 +88,8 @@ class ChatScreen(Screen[None]):
 
     async def on_mount(self) -> None:
         """Show what is there already and begin to measure."""
+        if self.app.return_value is not None:  # quit just now: the widgets may be gone already
+            return
         if self._is_demo:
             self._conversation.add_notice(about.demo_notice(), kind="demo")
         for message in self._session.messages:

@@ -1,5 +1,6 @@
 """Loading: progress, cancelling, and files that cannot be used."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ import pytest
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.tui.app import ChatApp, run_app
-from llama_cpu.tui.loading_screen import progress_text
+from llama_cpu.tui.loading_screen import LoadingScreen, progress_text
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
 
@@ -85,3 +86,25 @@ def test_progress_text() -> None:
         "1.0 GiB of 4.0 GiB  ·  25%  ·  about 30.0 s left",
         "tok_embeddings.weight",
     ]
+
+
+@pytest.mark.parametrize("rounds", [0, 3, 8, 20])
+async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    show_chat = ChatApp.on_loading_screen_loaded
+
+    async def quit_soon(app: ChatApp) -> None:
+        for _ in range(rounds):  # of the event loop
+            await asyncio.sleep(0)
+        await app.action_quit()
+
+    def loaded(app: ChatApp, message: LoadingScreen.Loaded) -> None:
+        show_chat(app, message)
+        quitting.append(asyncio.ensure_future(quit_soon(app)))
+
+    quitting: list[asyncio.Future[None]] = []
+    monkeypatch.setattr(ChatApp, "on_loading_screen_loaded", loaded)
+    app = ChatApp(FakePlan(is_demo=True), opener(FakeSession()))  # type: ignore[arg-type]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.return_value is not None)
+    app.close()
+    assert app.return_value == 0
