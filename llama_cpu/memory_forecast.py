@@ -40,6 +40,7 @@ def forecast(config: ModelConfig, precision: torch.dtype, max_seq_len: int) -> F
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + 16 * config.vocab_size
+    working += 16 * config.head_dim * max_seq_len  # the tables of transformer/rope.py
     if precision == torch.bfloat16 and not bf16_in_hardware():
         working += 4 * config.dim * max(config.hidden_dim, config.n_heads * config.head_dim)
     return Forecast(weights, config.kv_cache_bytes(max_seq_len, precision.itemsize), working)
