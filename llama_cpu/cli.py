@@ -248,7 +248,7 @@ def _chat(args: argparse.Namespace) -> int:
         from llama_cpu.chat.open_session import session_opener
         from llama_cpu.tui.app import run_app
 
-        return run_app(plan, session_opener(plan, args))
+        return run_app(plan, session_opener(plan, args), args.debug)
     from llama_cpu.plain_chat import run_plain_chat
 
     return run_plain_chat(plan, args)
