@@ -1,9 +1,14 @@
 from pathlib import Path
 
 import pytest
-import torch
 
-from llama_cpu.demo_model import fetch_demo_model
+from llama_cpu.machine import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()
+
+import torch  # noqa: E402
+
+from llama_cpu.demo_model import fetch_demo_model  # noqa: E402
 
 
 @pytest.fixture(scope="session")
