@@ -20,7 +20,8 @@ from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.checkpoint.block_copy import BLOCK_BYTES, OnBytes
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.pth_writer import write_pth
-from llama_cpu.checkpoint.safetensors import read_safetensors, write_safetensors
+from llama_cpu.checkpoint.safetensors import read_safetensors
+from llama_cpu.checkpoint.safetensors_writer import write_safetensors
 from llama_cpu.checkpoint.sharding import split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
 from llama_cpu.errors import UserError
