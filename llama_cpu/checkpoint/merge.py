@@ -22,8 +22,9 @@ from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.pth_writer import write_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.safetensors_writer import write_safetensors
-from llama_cpu.checkpoint.sharding import split_dimension
+from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
+from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
 from llama_cpu.machine import forget_cached, write_at
 from llama_cpu.new_files import NewFiles
@@ -45,21 +46,33 @@ class Written:
 def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
     """Cut a checkpoint into ``count`` shards by the table of sharding: tensors by file name.
 
-    The embedding is cut along the model's width, as in LLaMA 1 and 2. Raises UserError, naming
-    the tensor, where ``count`` does not divide what is to be cut.
+    The embedding is cut as Meta cut it: a Llama 3's along the vocabulary, others along the
+    model's width. Raises UserError where ``count`` does not divide what is to be cut.
     """
+    _check_heads(checkpoint.config, count)
+    embedding = embedding_dimension_of_model(checkpoint.config)
     shards: dict[str, dict[str, StoredTensor]] = {}
     for rank in range(count):
         shards[f"consolidated.{rank:02d}.pth"] = {
-            name: _slice(name, tensor, checkpoint.config.dim, rank, count)
+            name: _slice(name, tensor, split_dimension(name, embedding), rank, count)
             for name, tensor in checkpoint.tensors.items()
         }
     return dict(shards)
 
 
-def _slice(name: str, tensor: StoredTensor, dim: int, rank: int, count: int) -> StoredTensor:
-    # The table tells by a shard's shape how the embedding is split; see split_dimension.
-    along = split_dimension(name, (*tensor.shape[:-1], tensor.shape[-1] // count), dim)
+def _check_heads(config: ModelConfig, count: int) -> None:
+    """A rank that has half a head can compute nothing with it, though its rows may be divisible."""
+    for what, heads in (("heads", config.n_heads), ("key-value heads", config.n_kv_heads)):
+        if heads % count:
+            raise UserError(
+                f"The model has {heads} {what if heads > 1 else what[:-1]}, which {count} shards "
+                "cannot share evenly; choose another number for --split."
+            )
+
+
+def _slice(
+    name: str, tensor: StoredTensor, along: int | None, rank: int, count: int
+) -> StoredTensor:
     if along is None or count == 1:
         return tensor
     length, rest = divmod(tensor.shape[along], count)
