@@ -6,7 +6,6 @@ block, and written where they belong.
 
 import errno
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -95,22 +94,24 @@ def write_model(
 ) -> Written:
     """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
 
-    ``dtype``: None keeps each tensor's own. All files appear in ``folder`` together, when they are
-    whole and synced; until then, and where this fails, what was there stays. With
-    ``before_verifying``, which is called first, they are read back and compared before.
+    ``dtype``: None keeps each tensor's own. All files appear in ``folder`` when they are whole and
+    synced; until then, and where this fails, what was there stays. With ``before_verifying``,
+    which is called first, they are read back and compared before.
 
     Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
     """
     size = sum(total_bytes(tensors, dtype) for tensors in files.values())
     with _explained(folder), NewFiles(folder) as new_files:
-        _check_free_space(folder, size, sum(map(len, files.values())))
+        _check_free_space(folder, new_files.free_bytes(), size, sum(map(len, files.values())))
+        opened = {name: new_files.open(name) for name in files}
+        # One file of weights that fits the params.json that is there is published alone, which
+        # cannot be interrupted; otherwise params.json comes last, and nothing loads without it.
+        if len(files) > 1 or not _holds(folder / "params.json", params):
+            write_at(new_files.open("params.json"), 0, memoryview(params))
         start = time.perf_counter()
-        opened = {}
         for name, tensors in files.items():
-            opened[name] = new_files.open(name)
             write = write_safetensors if name.endswith(".safetensors") else write_pth
             write(opened[name], tensors, _dtypes(tensors, dtype), on_bytes)
-        write_at(new_files.open("params.json"), 0, memoryview(params))
         written = time.perf_counter()
         new_files.sync()
         synced = time.perf_counter()
@@ -120,6 +121,10 @@ def write_model(
                 _verify(opened[name], name, tensors, _dtypes(tensors, dtype), on_bytes)
         new_files.publish()
     return Written(size, written - start, synced - written)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
@@ -138,9 +143,8 @@ def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
     return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
 
 
-def _check_free_space(folder: Path, size: int, tensor_count: int) -> None:
+def _check_free_space(folder: Path, free: int, size: int, tensor_count: int) -> None:
     needed = size + tensor_count * _HEADER_BYTES
-    free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"{folder} has {free / 1e9:.1f} GB free but {needed / 1e9:.1f} GB will be written; "
