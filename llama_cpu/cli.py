@@ -11,9 +11,11 @@ from pathlib import Path
 
 from llama_cpu import __version__
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.machine import let_waiting_threads_sleep
 from llama_cpu.text import printable
 
 EXIT_USER_ERROR = 2
+EXIT_PROGRAM_ERROR = 1
 EXIT_INTERRUPTED = 130  # as a shell reports Ctrl+C
 
 _FILES = """\
@@ -31,7 +33,9 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+        end = words.index("--") if "--" in words else len(words)
+        options = [_with_underscores(word) for word in words[:end]]
+        return super().parse_known_args(options + words[end:], namespace)
 
     def error(self, message: str):  # type: ignore[override]
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
@@ -39,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _with_underscores(word: str) -> str:
-    if not word.startswith("--") or word == "--":
+    if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
@@ -191,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     """Exit code of ``work``; what the user can put right is one sentence and exit code 2."""
     warnings.showwarning = _show_warning
+    let_waiting_threads_sleep()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no emoji, say
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -212,6 +217,11 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
         _print_error(f"{error.filename or 'The output'}: {error.strerror or error}.")
         _discard_output()
         return EXIT_USER_ERROR
+    except Exception as error:
+        if debug:
+            raise
+        _print_error(f"{type(error).__name__}: {error} (a fault of the program; --debug has more)")
+        return EXIT_PROGRAM_ERROR
 
 
 def _print_error(message: str) -> None:
@@ -238,7 +248,7 @@ def _chat(args: argparse.Namespace) -> int:
         from llama_cpu.chat.open_session import session_opener
         from llama_cpu.tui.app import run_app
 
-        return run_app(plan, session_opener(plan, args))
+        return run_app(plan, session_opener(plan, args), args.debug)
     from llama_cpu.plain_chat import run_plain_chat
 
     return run_plain_chat(plan, args)
@@ -248,4 +258,6 @@ def _complete(args: argparse.Namespace) -> int:
     from llama_cpu.complete import run_complete
     from llama_cpu.loading import plan_from_arguments
 
+    if not args.chat and (args.system or args.template):
+        print("Note: --system and --template have no effect without --chat.", file=sys.stderr)
     return run_complete(plan_from_arguments(args), args)

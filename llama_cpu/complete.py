@@ -12,8 +12,10 @@ from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadPlan
+from llama_cpu.locations import model_folder
 from llama_cpu.machine import memory_report
 from llama_cpu.progress import load_with_progress
+from llama_cpu.sampling import Sampler
 from llama_cpu.standard_input import read_all, require_text
 from llama_cpu.text import human_bytes, printable
 from llama_cpu.timings import Timings
@@ -21,6 +23,10 @@ from llama_cpu.timings import Timings
 
 def run_complete(plan: LoadPlan, args: argparse.Namespace) -> int:
     """Print the answer as it comes, or one JSON object. Returns the exit code."""
+    if plan.is_demo:
+        print(
+            f"This is a small demo model. LLaMA's files go into {model_folder()}.", file=sys.stderr
+        )
     prompt = read_all() if args.prompt == "-" else require_text(args.prompt, "The prompt")
     session = load_with_progress(plan, session_opener(plan, args))
     try:
@@ -64,7 +70,7 @@ def _events(session: ChatSession, prompt: str, args: argparse.Namespace) -> Iter
     generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
     limits = Limits(args.max_gen_len, loaded.end_ids)
     prompt_ids = loaded.tokenizer.encode_prompt(prompt)
-    return generator.generate(prompt_ids, sampling_from(loaded.plan, args), limits, Flag())
+    return generator.generate(prompt_ids, Sampler(sampling_from(loaded.plan, args)), limits, Flag())
 
 
 def _as_object(

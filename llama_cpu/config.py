@@ -152,9 +152,7 @@ def _meta_rope_factor(fields: Fields, dim: int) -> float:
     )
 
 
-def config_from_hugging_face(
-    values: Mapping[str, Any], file: Path, tied_output: bool | None = None
-) -> ModelConfig:
+def config_from_hugging_face(values: Mapping[str, Any], file: Path) -> ModelConfig:
     """``config.json`` of a LlamaForCausalLM, as transformers 4 and 5 write it."""
     model_type = values.get("model_type")
     if model_type != "llama":
@@ -189,7 +187,7 @@ def config_from_hugging_face(
             rope_scaling=scaling,
             rope_linear_factor=linear_factor,
             rope_interleaved=False,
-            tied_output=fields.flag("tie_word_embeddings") if tied_output is None else tied_output,
+            tied_output=fields.flag("tie_word_embeddings"),
         ),
         file,
     )
@@ -270,6 +268,8 @@ def _checked(config: ModelConfig, file: Path) -> ModelConfig:
             f"{file}: {config.n_heads} heads cannot share {config.n_kv_heads} key-value heads "
             "evenly; get a good copy of this file."
         )
+    if config.hidden_dim < 1 or config.vocab_size < 1:
+        raise UserError(f"{file}: there are weights without rows; get a good copy of the model.")
     if config.head_dim % 2:
         raise UserError(f"{file}: the head size {config.head_dim} is odd and cannot be rotated.")
     return config

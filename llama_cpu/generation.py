@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
-from llama_cpu.sampling import Sampler, Sampling
+from llama_cpu.sampling import Sampler
 from llama_cpu.text_stream import TextStream
 from llama_cpu.tokenization import Tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
@@ -42,7 +42,7 @@ class TextGenerator:
         self.tokenizer = tokenizer
 
     def generate(
-        self, prompt_ids: list[int], sampling: Sampling, limits: Limits, stop: Flag
+        self, prompt_ids: list[int], sampler: Sampler, limits: Limits, stop: Flag
     ) -> Iterator[Event]:
         """Prefill what the cache lacks of the prompt, then one token after the other.
 
@@ -53,7 +53,7 @@ class TextGenerator:
         self._check_prompt(prompt_ids)
         try:
             logits = yield from self._prefill(prompt_ids, stop)
-            yield from self._decode(logits, Sampler(sampling), limits, stop)
+            yield from self._decode(logits, sampler, limits, stop)
         except Cancelled:
             yield Finished(StopReason.STOPPED)
 
@@ -64,7 +64,7 @@ class TextGenerator:
         if len(prompt_ids) >= size:
             raise UserError(
                 f"The prompt has {len(prompt_ids)} tokens but the context holds {size}; shorten "
-                f"it, or start with --max_seq_len {len(prompt_ids) + 256} if the model allows."
+                "it, or start with a greater --max_seq_len where the model allows it."
             )
 
     def _prefill(self, prompt_ids: list[int], stop: Flag) -> Generator[Event, None, Tensor]:

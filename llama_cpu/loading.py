@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
-from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
@@ -22,6 +21,11 @@ from llama_cpu.transformer.llama import Block, Llama
 
 _LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
+
+_SAME_INPUT = (
+    ("attention.wq", "attention.wk", "attention.wv"),
+    ("feed_forward.w1", "feed_forward.w3"),
+)
 
 Progress = Callable[[int, int, str], None]
 
@@ -59,6 +63,7 @@ class LoadedModel:
     model: Llama
     cache: KVCache
     weights_bytes: int
+    mapped_bytes: int  # of those, read in place from the files
     end_ids: frozenset[int]
 
     @property
@@ -130,7 +135,7 @@ def _context(asked: int | None, checkpoint: Checkpoint) -> int:
 
 
 def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
-    """Read or map every tensor into its final place.
+    """Map every tensor whose file has the wanted type; convert the others into their final place.
 
     ``on_progress(done, total, name)`` gets bytes of the weights in their final type. The
     checkpoint is used up: its tensors are let go one by one, so that files read whole do not
@@ -140,13 +145,22 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     config = plan.checkpoint.config
     tensors = plan.checkpoint.tensors
     weights: dict[str, Tensor] = {}
+    rooms = _rooms_side_by_side(plan)
+    mapped = 0
     done, total = 0, forecast(config, plan.dtype, plan.max_seq_len).weights
     for name in list(tensors):
         if stop.is_set():
             raise Cancelled
         on_progress(done, total, name)
         stored = tensors.pop(name)
-        weights[name] = _in_place(stored, final_dtype(stored.shape, plan.dtype))
+        dtype = final_dtype(stored.shape, plan.dtype)
+        in_place = stored.mapped() if stored.dtype == dtype and name not in rooms else None
+        if in_place is None:
+            weights[name] = rooms[name] if name in rooms else _empty(stored.shape, dtype)
+            stored.fill(weights[name])
+        else:
+            weights[name] = in_place
+            mapped += in_place.nbytes
         done += weights[name].nbytes
     on_progress(total, total, "")
     cache = _kv_cache(plan)
@@ -156,7 +170,8 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         plan,
         model,
         cache,
-        sum(weight.nbytes for weight in weights.values()),
+        done,
+        mapped,
         plan.tokenizer.end_ids() | _configured_end_ids(plan),
     )
 
@@ -171,19 +186,34 @@ def _kv_cache(plan: LoadPlan) -> KVCache:
         ) from error
 
 
-def _in_place(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
-    """Mapped where the file has the wanted type, else converted chunk by chunk."""
-    if stored.dtype == dtype and (mapped := stored.mapped()) is not None:
-        return mapped
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     try:
-        tensor = torch.empty(stored.shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype)
     except RuntimeError as error:  # as above
         raise UserError(
             "The system has no memory for these weights; close other programs or take a smaller "
             "model."
         ) from error
-    stored.fill(tensor)
-    return tensor
+
+
+def _rooms_side_by_side(plan: LoadPlan) -> dict[str, Tensor]:
+    """Memory for weights that read the same input, by name: adjacent, so that they are one product.
+
+    Only for weights that cannot be mapped; what need not be copied is not. Memory is taken up as
+    it is written, so these may all be made at once.
+    """
+    rooms: dict[str, Tensor] = {}
+    tensors = plan.checkpoint.tensors
+    for layer in range(plan.checkpoint.config.n_layers):
+        for group in _SAME_INPUT:
+            names = [f"layers.{layer}.{kind}.weight" for kind in group]
+            stored = [tensors[name] for name in names]
+            if any(tensor.dtype == plan.dtype and tensor.mapped() is not None for tensor in stored):
+                continue
+            rows = [tensor.shape[0] for tensor in stored]
+            room = _empty((sum(rows), stored[0].shape[1]), plan.dtype)
+            rooms |= dict(zip(names, room.split(rows), strict=True))
+    return rooms
 
 
 def _configured_end_ids(plan: LoadPlan) -> frozenset[int]:

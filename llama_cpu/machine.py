@@ -7,6 +7,7 @@ rest of the program never asks which system it runs on.
 import contextlib
 import mmap
 import os
+import signal
 import sys
 import threading
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | No
         try:
             limit = int((folder / limit_name).read_text())
             usage = int((folder / usage_name).read_text())
-            cached = _inactive_file_bytes(folder / "memory.stat")
+            cached = _cached_file_bytes(folder / "memory.stat")
         except (OSError, ValueError):  # no such file, or the word "max"
             continue
         used = max(0, usage - cached)
@@ -134,12 +135,11 @@ def _cgroup_folders(root: Path) -> list[tuple[Path, str, str]]:
     return folders
 
 
-def _inactive_file_bytes(stat_file: Path) -> int:
-    for line in stat_file.read_text().splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            return int(value)
-    return 0
+def _cached_file_bytes(stat_file: Path) -> int:
+    """Pages of files, which the system can drop: counted for this cgroup and those within."""
+    values = dict(line.split() for line in stat_file.read_text().splitlines())
+    prefix = "total_" if "total_inactive_file" in values else ""
+    return sum(int(values.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
 
 
 def physical_cores() -> int:
@@ -148,7 +148,42 @@ def physical_cores() -> int:
         allowed = len(os.sched_getaffinity(0))  # type: ignore[attr-defined]
     except AttributeError:  # macOS, Windows
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed, _cgroup_cores() or allowed)
+    return max(1, cores)
+
+
+def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Whole cores that a container may use (cgroup version 2, cpu.max: quota and period)."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return None
+
+
+def let_waiting_threads_sleep() -> None:
+    """Have OpenMP's threads sleep where they would spin until the others are ready.
+
+    Alone on the machine both are equally fast, but when another program wants a core (or our own
+    screen does), a thread that spins keeps the one it waits for from running: a token of the demo
+    model then took 0.9 s instead of 0.1. To be called before torch is imported; what the user has
+    set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def limit_memory(size: int) -> None:
+    """Let this process have at most so many bytes, where the system can do that."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows; macOS refuses
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def limit_time(seconds: int) -> None:
+    """Have the system end this process after so many seconds; 0: never. Not on Windows."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
 
 
 def lazy_memory(size: int) -> mmap.mmap:

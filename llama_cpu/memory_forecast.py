@@ -39,9 +39,11 @@ def forecast(config: ModelConfig, precision: torch.dtype, max_seq_len: int) -> F
         weights += math.prod(shape) * final_dtype(shape, precision).itemsize
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
-    working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + 16 * config.vocab_size
+    rope = 8 * config.head_dim * max_seq_len
+    working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
     if precision == torch.bfloat16 and not bf16_in_hardware():
-        working += 4 * config.dim * max(config.hidden_dim, config.n_heads * config.head_dim)
+        heads = config.n_heads + 2 * config.n_kv_heads
+        working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
     return Forecast(weights, config.kv_cache_bytes(max_seq_len, precision.itemsize), working)
 
 

@@ -9,21 +9,29 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Token, TurnsDropped
 from llama_cpu.loading import LoadPlan
+from llama_cpu.locations import model_folder
 from llama_cpu.progress import load_with_progress
 from llama_cpu.standard_input import read_line
 from llama_cpu.text import printable
 
 
 def run_plain_chat(plan: LoadPlan, args: argparse.Namespace) -> int:
-    """One line in, one answer out, until the input ends. Returns the exit code."""
+    """One line in, one answer out, until the input ends.
+
+    A line that cannot be answered is explained and the chat goes on; the exit code, 0 or 2, says
+    whether there was one.
+    """
     session = load_with_progress(plan, session_opener(plan, args))
+    if plan.is_demo:
+        _note(f"This is a small demo model. LLaMA's files go into {model_folder()}.")
+    all_answered = True
     try:
         while (line := _read_line()) is not None:
             if line.strip():
-                _answer(session, line)
+                all_answered &= _answer(session, line)
     finally:
         session.close()
-    return 0
+    return 0 if all_answered else 2
 
 
 def _read_line() -> str | None:
@@ -32,25 +40,28 @@ def _read_line() -> str | None:
     return read_line()
 
 
-def _answer(session: ChatSession, line: str) -> None:
-    """Ctrl+C stops the answer, not the chat."""
+def _answer(session: ChatSession, line: str) -> bool:
+    """Whether the line could be answered. Ctrl+C stops the answer, not the chat."""
     session.add_user(line)
-    stop = Flag()
+    problem = ""
     try:
-        for event in session.answer(stop):
+        for event in session.answer(Flag()):
             if isinstance(event, TurnsDropped):
                 _note(f"The {event.count} oldest messages no longer fit in and were left out.")
             if isinstance(event, (Token, Finished)):
                 print(printable(event.text), end="", flush=True)
-            if isinstance(event, Finished) and event.message:
-                _note(event.message)
+            if isinstance(event, Finished):
+                problem = event.message
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
     except UserError as error:
         session.drop_last_user()
-        _note(str(error))
+        problem = str(error)
     print(flush=True)
+    if problem:
+        print(f"Error: {printable(problem)}", file=sys.stderr)
+    return not problem
 
 
 def _note(text: str) -> None:

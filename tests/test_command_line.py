@@ -98,6 +98,14 @@ def test_help_reads_well_and_needs_no_torch(script: str) -> None:
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
 
 
+def test_threads_sleep_while_they_wait_unless_told_otherwise() -> None:
+    code = "import os; from llama_cpu.cli import run_reporting_errors\n"
+    code += "run_reporting_errors(lambda: print(os.environ['OMP_WAIT_POLICY']) or 0, False)"
+    assert "PASSIVE" in run("-c", code).stdout
+    code = "import os; os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'\n" + code
+    assert "ACTIVE" in run("-c", code).stdout
+
+
 def test_installed_command(capsys: pytest.CaptureFixture, demo: list[str]) -> None:
     assert main(["complete", "1, 2, 3,", "--max_gen_len", "3", *demo]) == 0
     assert "4" in capsys.readouterr().out

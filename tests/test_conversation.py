@@ -10,6 +10,7 @@ from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsDropped
 from llama_cpu.loading import LoadedModel
+from llama_cpu.sampling import Sampling
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import GREEDY, load_tiny
 
@@ -112,6 +113,34 @@ def test_too_long_message_is_refused_and_nothing_is_dropped(session: ChatSession
     assert session.drop_last_user() == "y" * 300
     events = turn(session, "second")
     assert not any(isinstance(event, TurnsDropped) for event in events)
+    assert bytes(session.loaded.cache.token_ids[:10]) == b"u:first;a:"
+
+
+def test_messages_taken_back_until_a_dropped_one_is_the_last(session: ChatSession) -> None:
+    for number in range(8):
+        turn(session, f"message {number} " + "x" * 40)
+    for _ in range(7):
+        session.drop_last_user()
+    prefill = prefill_of(list(session.answer(Flag())))
+    assert prefill.reused + prefill.total > len("u:message 0 ")
+
+
+def test_answers_of_one_seed_differ_from_each_other(loaded: LoadedModel) -> None:
+    """Else Ctrl+R would be of no use with --seed."""
+
+    def two_answers() -> list[list[int]]:
+        sampling = Sampling(temperature=5.0, seed=3)
+        session = ChatSession(loaded, PLAIN, sampling, max_gen_len=12)
+        turn(session, "question")
+        first = session.messages[-1].token_ids
+        session.drop_last_answer()
+        list(session.answer(Flag()))
+        session.close()
+        return [first, session.messages[-1].token_ids]
+
+    first, second = two_answers()
+    assert first != second
+    assert two_answers() == [first, second]
 
 
 def test_stop_keeps_what_was_written(session: ChatSession) -> None:

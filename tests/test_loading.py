@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 
@@ -45,7 +46,7 @@ def resident_weights(folder: Path, bf16: bool = False) -> dict[str, torch.Tensor
     block = next(iter(loaded.model.blocks))
     return {
         "tok_embeddings": loaded.model.tok_embeddings,
-        "wq": block.attention.wq.weight,
+        "wo": block.attention.wo.weight,
         "norm": block.attention_norm.weight,
     }
 
@@ -58,9 +59,9 @@ def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
     for bf16, wanted in ((False, torch.float32), (True, torch.bfloat16)):
         weights = resident_weights(tmp_path, bf16)
         assert weights["norm"].dtype == torch.float32
-        assert weights["wq"].dtype == wanted
-        expected = stored["layers.0.attention.wq.weight"].to(wanted)
-        assert torch.equal(weights["wq"], expected)
+        assert weights["wo"].dtype == wanted
+        expected = stored["layers.0.attention.wo.weight"].to(wanted)
+        assert torch.equal(weights["wo"], expected)
         embedding = stored["tok_embeddings.weight"].to(wanted)
         assert torch.equal(weights["tok_embeddings"], embedding)
 
@@ -277,3 +278,37 @@ def test_rope_parameters_of_transformers_5() -> None:
     assert config_from_hugging_face(json.loads(json.dumps(new)), file) == config_from_hugging_face(
         old, file
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sparse files are not the default there")
+def test_a_file_larger_than_the_memory_can_be_opened(tmp_path: Path) -> None:
+    from llama_cpu.checkpoint.stored import MappedFile
+    from llama_cpu.machine import total_memory
+
+    path = tmp_path / "sparse"
+    size = 4 * total_memory()
+    with path.open("wb") as file:
+        file.truncate(size)
+    tensor = MappedFile(path).tensor(size - 4096, (1024,), torch.float32)
+    assert float(tensor.sum()) == 0.0
+
+
+def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
+    config = tiny_config()
+    write_meta(tmp_path, config, random_weights(config))
+    loaded = load_tiny(tmp_path)
+    assert loaded.mapped_bytes == loaded.weights_bytes
+    in_bf16 = load_tiny(tmp_path, bf16=True)
+    norms = (2 * config.n_layers + 1) * config.dim * 4
+    assert in_bf16.mapped_bytes == norms
+    assert in_bf16.weights_bytes == (loaded.weights_bytes - norms) // 2 + norms
+
+
+def test_do_sample_false_is_greedy(demo_model: Path) -> None:
+    from llama_cpu.chat.open_session import sampling_from
+    from llama_cpu.cli import chat_parser
+
+    plan = replace(plan_loading(demo_model), generation_config={"do_sample": False})
+    parse = chat_parser("x").parse_args
+    assert sampling_from(plan, parse([])).temperature == 0.0
+    assert sampling_from(plan, parse(["--temperature", "1"])).temperature == 1.0

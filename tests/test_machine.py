@@ -37,7 +37,9 @@ def test_cgroup_limit(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (folder / "inner").mkdir(parents=True)
     (folder / names[0]).write_text("1000000\n")
     (folder / names[1]).write_text("700000\n")
-    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} 200000\n")
+    (folder / "memory.stat").write_text(
+        f"anon 1\n{names[2]} 150000\n{names[2].replace('inactive', 'active')} 50000\n"
+    )
     (folder / "inner" / names[0]).write_text("max\n" if version == 2 else "9223372036854771712\n")
     (folder / "inner" / names[1]).write_text("700000\n")
     (folder / "inner" / "memory.stat").write_text("")
@@ -49,6 +51,14 @@ def test_cgroup_limit(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     # The parent's limit counts, and cached files can be given back.
     assert machine._cgroup_limit_and_use(tmp_path) == (1000000, 500000)
+
+
+def test_cores_of_a_container(tmp_path: Path) -> None:
+    assert machine._cgroup_cores(tmp_path) is None
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert machine._cgroup_cores(tmp_path) == 2
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert machine._cgroup_cores(tmp_path) is None
 
 
 def test_forget_pages_keeps_the_bytes(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ EXPECTED = {
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     ),
     "chatml": (
-        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<s><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
         "<|im_start|>assistant\n"
     ),
@@ -71,6 +71,9 @@ def test_named_template_without_system_prompt(name: str) -> None:
 def test_what_hugging_face_templates_may_use() -> None:
     assert render("{{ messages | length }}{{ {'a': '<é>'} | tojson }}") == '4{"a": "<é>"}'
     assert len(render("{{ strftime_now('%Y') }}")) == 4
+    sorted_json = "{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, ensure_ascii=False) }}"
+    assert render(sorted_json) == '{"a": 2, "b": 1}'
+    assert render("a{% generation %}{{ 'b' }}{% endgeneration %}c") == "abc"
     loop = "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
     assert render(loop) == "012"
 
@@ -124,6 +127,7 @@ def test_a_renderer_lives_on_after_a_template_was_ended(monkeypatch: pytest.Monk
 def test_choice_of_template(tmp_path) -> None:
     tokenizer = ByteTokenizer()
     assert choose_template(None, tokenizer, "7B").name == "transcript"
+    assert choose_template(None, tokenizer, "7B").guessed
     assert choose_template(None, tokenizer, "llama-2-7b-chat").name == "llama-2"
     tokenizer.special_tokens = {"<|im_start|>": 256}
     assert choose_template(None, tokenizer, "7B").name == "chatml"
@@ -131,6 +135,7 @@ def test_choice_of_template(tmp_path) -> None:
     assert choose_template(None, tokenizer, "8B").name == "llama-3"
     tokenizer.chat_template = "own"
     assert choose_template(None, tokenizer, "8B").source == "own"
+    assert not choose_template(None, tokenizer, "8B").guessed
     assert choose_template("vicuna", tokenizer, "8B").name == "vicuna"
     (tmp_path / "mine.jinja").write_text("mine")
     assert choose_template(str(tmp_path / "mine.jinja"), tokenizer, "8B").source == "mine"

@@ -42,4 +42,6 @@ def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:
             values[name] = configured.integer(name, low, high)
         elif configured.has(name):
             values[name] = configured.number(name, low, high)
+    if args.temperature is None and not configured.flag("do_sample", default=True):
+        values["temperature"] = 0.0
     return Sampling(**values, seed=args.seed)

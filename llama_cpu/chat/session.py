@@ -5,11 +5,12 @@ from dataclasses import replace
 from threading import Event as Flag
 
 from llama_cpu.chat.prompt import Message, build_prompt
-from llama_cpu.chat.templates import ChatTemplate, TemplateRenderer
+from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate, TemplateRenderer
 from llama_cpu.events import Event, Finished, Token, TurnsDropped
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadedModel
-from llama_cpu.sampling import Sampling
+from llama_cpu.machine import MemoryReport
+from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.text_stream import ids_of_text
 
 
@@ -30,13 +31,18 @@ class ChatSession:
     ) -> None:
         self.loaded = loaded
         self.template_name = template.name
+        self.template_guessed = template.guessed
         self.messages = [Message("system", system)] if system else []
         self._dropped = 0  # messages after the system prompt that no longer fit
         self._generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
-        self._sampling = sampling
+        self._sampler = Sampler(sampling)
         self._limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
         tokenizer = loaded.tokenizer
-        self._renderer = TemplateRenderer(template, tokenizer.bos_token, tokenizer.eos_token)
+        # A model's own template says itself where its bos token goes; the named ones begin with
+        # it, where the tokenizer is one that wants it.
+        named = template.name in NAMED_TEMPLATES
+        bos_token = "" if named and not tokenizer.adds_bos else tokenizer.bos_token
+        self._renderer = TemplateRenderer(template, bos_token, tokenizer.eos_token)
 
     def add_user(self, text: str) -> None:
         """Add a message; to one that was stopped before it was answered it is appended, as most
@@ -49,6 +55,7 @@ class ChatSession:
         """Take the last answer back, to be given anew; False where there is none."""
         if self.messages and self.messages[-1].role == "assistant":
             self.messages.pop()
+            self._keep_last_message()
             return True
         return False
 
@@ -57,7 +64,13 @@ class ChatSession:
         self.drop_last_answer()
         if not self.messages or self.messages[-1].role != "user":
             return ""
-        return self.messages.pop().text
+        text = self.messages.pop().text
+        self._keep_last_message()
+        return text
+
+    def _keep_last_message(self) -> None:
+        """After messages were taken back, the last one left may be one that was dropped."""
+        self._dropped = min(self._dropped, max(0, len(self._turns()) - 1))
 
     def clear(self) -> None:
         """Begin anew, with the same system prompt."""
@@ -81,7 +94,7 @@ class ChatSession:
         text = ""
         ended = False
         try:
-            for event in self._generator.generate(prompt_ids, self._sampling, self._limits, stop):
+            for event in self._generator.generate(prompt_ids, self._sampler, self._limits, stop):
                 if isinstance(event, Token) and event.id not in self._limits.end_ids:
                     answer.token_ids.append(event.id)
                 elif isinstance(event, Token):
@@ -106,17 +119,23 @@ class ChatSession:
         after turns were dropped, and all that follows was computed again, it is some turns until
         the next time. What cannot be dropped, and is still too long, the generator refuses.
         """
-        system = [message for message in self.messages[:1] if message.role == "system"]
-        turns = self.messages[len(system) :]
+        turns = self._turns()
+        system = self.messages[: len(self.messages) - len(turns)]
         room = min(self._limits.max_gen_len, self.context_size // 4)
         dropped = self._dropped
         while True:
             kept = turns[dropped:]
             ids = build_prompt(system + kept, self._renderer, self.loaded.tokenizer)
             next_turn = _index_of_next_user(kept)
-            if len(ids) + room <= self.context_size or next_turn is None:
+            if len(ids) + room <= self.context_size:
                 return ids, dropped
+            if next_turn is None:  # nothing more to drop; too long, it must not cost the others
+                return ids, dropped if len(ids) < self.context_size else self._dropped
             dropped += next_turn
+
+    def _turns(self) -> list[Message]:
+        """All messages but the system prompt."""
+        return [message for message in self.messages if message.role != "system"]
 
     @property
     def model_name(self) -> str:
@@ -137,6 +156,16 @@ class ChatSession:
     @property
     def kv_cache_used_bytes(self) -> int:
         return len(self.loaded.cache) * self.loaded.cache.bytes_per_token
+
+    @property
+    def kv_cache_touched_bytes(self) -> int:
+        """What the cache took up when it was fullest: memory is not given back."""
+        return self.loaded.cache.most_used * self.loaded.cache.bytes_per_token
+
+    def weights_resident_bytes(self, report: MemoryReport) -> int:
+        """What of the weights is in memory now: of mapped ones, at most what the report knows."""
+        mapped = self.loaded.mapped_bytes
+        return self.weights_bytes - mapped + min(mapped, report.file_backed)
 
     @property
     def context_used(self) -> int:

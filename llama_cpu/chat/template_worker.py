@@ -6,14 +6,17 @@ and the second by a limit on its memory. One JSON object a line in, one out.
 """
 
 import json
-import signal
 import sys
 from datetime import datetime
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llama_cpu.machine import limit_memory, limit_time
 
 _MEMORY_LIMIT = 1 << 30  # bytes
 _LONGEST = 1 << 24  # characters
@@ -21,11 +24,12 @@ _SECONDS = 20  # to outlive the parent by, should it be gone and not end this pr
 
 
 def main() -> None:
-    _limit_memory()
+    limit_memory(_MEMORY_LIMIT)
+    print("ready", flush=True)
     for line in sys.stdin:
-        _limit_time(_SECONDS)
+        limit_time(_SECONDS)
         reply = json.dumps(answer(json.loads(line)))
-        _limit_time(0)
+        limit_time(0)
         print(reply, flush=True)
 
 
@@ -50,7 +54,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
     """The functions and settings that Hugging Face gives to chat templates (transformers,
     documentation "Writing a chat template")."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols, _GenerationBlock],
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
@@ -58,27 +64,35 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+class _GenerationBlock(jinja2.ext.Extension):
+    """``{% generation %}...{% endgeneration %}`` marks answers for training; here just its text."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Without jinja2's escaping for HTML, which would change the prompt."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows; there only the time is limited
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
-
-
-def _limit_time(seconds: int) -> None:
-    """The system ends this process after so many seconds; 0: never."""
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.alarm(seconds)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class ChatTemplate:
     name: str
     source: str
     stop_strings: tuple[str, ...] = ()
+    guessed: bool = False  # by the vocabulary or the model's name
 
 
 # Each gets `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as any chat template.
@@ -57,7 +58,7 @@ NAMED_TEMPLATES = {
         ),
         ChatTemplate(
             "chatml",
-            "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+            "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n"
             "{{ message.content }}<|im_end|>\n{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
             ("<|im_end|>", "<|im_start|>"),
@@ -113,13 +114,18 @@ def choose_template(name: str | None, tokenizer: Tokenizer, model_name: str) -> 
     if name is not None:
         return _named(name)
     if tokenizer.chat_template:
-        return ChatTemplate("the model's own", tokenizer.chat_template)
+        return ChatTemplate("own", tokenizer.chat_template)
+    return replace(NAMED_TEMPLATES[_guess(tokenizer, model_name)], guessed=True)
+
+
+def _guess(tokenizer: Tokenizer, model_name: str) -> str:
+    """Meta's files do not say whether a model was taught to chat. Most copies of Llama 3 are, and
+    of Llama 2 those whose folder says so."""
     if "<|start_header_id|>" in tokenizer.special_tokens:
-        return NAMED_TEMPLATES["llama-3"]
+        return "llama-3"
     if "<|im_start|>" in tokenizer.special_tokens:
-        return NAMED_TEMPLATES["chatml"]
-    # Meta's Llama 2 chat models differ from the base models in nothing but the folder's name.
-    return NAMED_TEMPLATES["llama-2" if "chat" in model_name.lower() else "transcript"]
+        return "chatml"
+    return "llama-2" if "chat" in model_name.lower() else "transcript"
 
 
 def _named(name: str) -> ChatTemplate:
@@ -157,7 +163,6 @@ class TemplateRenderer:
         }
         reply = self._ask(json.dumps(request))
         if not reply.endswith("\n"):
-            self.close()
             self.close()
             raise UserError(
                 f"The chat template ({self.template.name}) did not finish within "
@@ -202,6 +207,8 @@ class TemplateRenderer:
                 # Ctrl+C in the terminal is for the chat, not for its helper.
                 start_new_session=True,
             )
+            assert self._process.stdout is not None
+            self._process.stdout.readline()  # it says that it is ready; a cold disk takes long
         return self._process
 
     def close(self) -> None:

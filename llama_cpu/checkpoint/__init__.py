@@ -29,6 +29,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder with a model, or a .gguf file.")
+    if path.suffix in (".pth", ".safetensors", ".bin", ".json"):
+        raise UserError(f"{path} is one file of a model; name its folder, {path.parent}.")
     if path.is_file():
         return _open_gguf(path)
     if (path / "params.json").exists():

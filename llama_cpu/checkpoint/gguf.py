@@ -81,7 +81,9 @@ def open_gguf(path: Path) -> Checkpoint:
         rope_freqs.fill(factors)
         config = replace(config, rope_factors=tuple(factors.tolist()))
     check_tensors(config, tensors, path)
-    return Checkpoint(path, path.stem, config, tensors, metadata)
+    name = metadata.get("general.name")
+    name = name if isinstance(name, str) and name.strip() else path.stem
+    return Checkpoint(path, name.strip()[:60], config, tensors, metadata)
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -246,7 +248,7 @@ class QuantizedTensor:
                 raise UserError(
                     f"{self.file.path}: weights of type {self.quantization.name} cannot be read."
                 ) from error
-            rows_out[first:last].copy_(torch.from_numpy(values))
+            rows_out[first:last].copy_(torch.from_numpy(np.require(values, requirements="W")))
             self.file.forget(start, (last - first) * row_bytes)
 
         # Dequantising makes several float32 copies of what it is given.

@@ -5,6 +5,7 @@ Every format ends up as one of these. Nothing here knows what a tensor means.
 
 import math
 import mmap
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,11 @@ class StoredTensor(Protocol):
 
 
 class MappedFile:
-    """A file seen as bytes, mapped once and copy-on-write: nothing ever reaches the disk."""
+    """A file seen as bytes, mapped once and read-only.
+
+    Not copy-on-write, for which Linux and Windows would set memory aside for the whole file: one
+    larger than the memory could not even be looked at.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +59,7 @@ class MappedFile:
             self.size = self._file.seek(0, 2)
             if self.size == 0:
                 raise UserError(f"{path} is empty; get a complete copy of this file.")
-            self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({reason(error)}).") from error
 
@@ -81,7 +86,10 @@ class MappedFile:
         count = int(np.prod(shape, dtype=np.int64))
         if count == 0:
             return torch.empty(tuple(shape), dtype=dtype)
-        return torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start).view(*shape)
+        with warnings.catch_warnings():  # that it is read-only: nobody writes to weights
+            warnings.simplefilter("ignore", UserWarning)
+            flat = torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start)
+        return flat.view(*shape)
 
     def read(self, start: int, target: Tensor) -> None:
         """Fill the contiguous ``target`` with the bytes from ``start`` on.

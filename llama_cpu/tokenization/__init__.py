@@ -55,13 +55,13 @@ def _find(checkpoint: Checkpoint, named: Path | None, default_folder: Path) -> P
     else:
         model_folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
         # Meta's own downloads have the tokenizer one folder above the sizes.
-        folders = [model_folder, default_folder, model_folder.parent]
+        folders = [model_folder, model_folder.parent, default_folder]
     for folder in folders:
         for name in ("tokenizer.json", "tokenizer.model"):
             if (folder / name).is_file():
                 return folder / name
     raise UserError(
-        f"No tokenizer.model or tokenizer.json in {' or '.join(map(str, folders[:2]))}; put the "
+        f"No tokenizer.model or tokenizer.json in {folders[0]} or {folders[-1]}; put the "
         "model's own there or name it with --tokenizer_path."
     )
 

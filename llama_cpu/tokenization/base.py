@@ -28,6 +28,7 @@ class Tokenizer(ABC):
     special_tokens: dict[str, int]
     bos_token: str = ""
     eos_token: str = ""
+    end_tokens: tuple[str, ...] = ()  # others that the model's files say end an answer
     adds_bos: bool = False  # whether a prompt without a template begins with bos_token
     chat_template: str = ""  # the Jinja program that came with it
 
@@ -55,7 +56,7 @@ class Tokenizer(ABC):
 
     def end_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
-        names = (self.eos_token, *_END_TOKENS)
+        names = (self.eos_token, *self.end_tokens, *_END_TOKENS)
         return frozenset(self.special_tokens[name] for name in names if name in self.special_tokens)
 
 

@@ -12,7 +12,11 @@ from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type, the same numbers as in sentencepiece
+_CONTROL, _USER_DEFINED, _BYTE = (
+    3,
+    4,
+    6,
+)  # tokenizer.ggml.token_type, the same numbers as in sentencepiece
 _QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN_PATTERN = (
@@ -27,14 +31,30 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     tokens = _listed(metadata, "tokens", str)
     if not tokens:
         raise ValueError("it holds no vocabulary")
+    readers = {"llama": _sentencepiece, "gpt2": _byte_level}
+    if kind not in readers:
+        raise ValueError(f"its vocabulary is of the kind {str(kind)[:40]!r}, which cannot be read")
+    tokenizer = readers[kind](metadata, tokens, _types(metadata, tokens))
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    tokenizer.end_tokens = tuple(_token(tokens, index) for index in ends if index is not None)
+    return tokenizer
+
+
+def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
+    """The tokens' types, those of special ones put right.
+
+    llama.cpp's converter calls added tokens user-defined, ``<|im_end|>`` among them.
+    """
     types = _listed(metadata, "token_type", int) or [1] * len(tokens)
     if len(types) != len(tokens):
         raise ValueError("tokens and their types differ in number")
-    if kind == "llama":
-        return _sentencepiece(metadata, tokens, types)
-    if kind == "gpt2":
-        return _byte_level(metadata, tokens, types)
-    raise ValueError(f"its vocabulary is of the kind {str(kind)[:40]!r}, which cannot be read")
+    names = ("bos", "eos", "eot", "eom")
+    special = {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names}
+    for index, (token, type_) in enumerate(zip(tokens, types, strict=True)):
+        looks_special = token.startswith("<|") and token.endswith("|>")
+        if index in special or (type_ == _USER_DEFINED and looks_special):
+            types[index] = _CONTROL
+    return types
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
@@ -50,7 +70,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
         41: _id(metadata, "bos_token_id", 1),
         42: _id(metadata, "eos_token_id", 2),
     }
-    bpe, byte_fallback = _varint(3, 2), _varint(35, 1)
+    bpe, byte_fallback = _varint(3, 2), _varint(35, _BYTE in types)
     # sentencepiece looks its special tokens up by their text, not by id.
     names = {45: ids[40], 46: ids[41], 47: ids[42]}
     specials = b"".join(_varint(field, value) for field, value in ids.items())

@@ -10,7 +10,7 @@ _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Raises RuntimeError where the model cannot be parsed."""
+    """Raises RuntimeError where the model cannot be parsed, ValueError where a piece is no text."""
 
     def __init__(self, model_proto: bytes, adds_bos: bool = True) -> None:
         # LoadFromSerializedProto raises where the constructor would abort the process.
@@ -20,13 +20,14 @@ class SentencePieceTokenizer(Tokenizer):
         self._continued.LoadFromSerializedProto(model_proto + _NO_DUMMY_PREFIX)
         pieces = self._at_start
         self.n_tokens = pieces.GetPieceSize()
+        self._pieces = [pieces.IdToPiece(index) for index in range(self.n_tokens)]
         self.special_tokens = {
-            pieces.IdToPiece(index): index
-            for index in range(self.n_tokens)
+            piece: index
+            for index, piece in enumerate(self._pieces)
             if pieces.IsControl(index) or pieces.IsUnknown(index)
         }
-        self.bos_token = pieces.IdToPiece(pieces.bos_id()) if pieces.bos_id() >= 0 else ""
-        self.eos_token = pieces.IdToPiece(pieces.eos_id()) if pieces.eos_id() >= 0 else ""
+        self.bos_token = self._pieces[pieces.bos_id()] if pieces.bos_id() >= 0 else ""
+        self.eos_token = self._pieces[pieces.eos_id()] if pieces.eos_id() >= 0 else ""
         self.adds_bos = adds_bos and bool(self.bos_token)
 
     def encode(self, text: str, *, specials: bool, continued: bool = False) -> list[int]:
@@ -43,5 +44,5 @@ class SentencePieceTokenizer(Tokenizer):
     def token_bytes(self, token_id: int) -> bytes:
         if token_id >= self.n_tokens:
             return b""
-        piece = self._at_start.IdToPiece(token_id)
+        piece = self._pieces[token_id]
         return b"" if piece in self.special_tokens else sentencepiece_bytes(piece)

@@ -17,6 +17,7 @@ class KVCache:
     def __init__(self, config: ModelConfig, max_seq_len: int, dtype: torch.dtype) -> None:
         self.max_seq_len = max_seq_len
         self.token_ids: list[int] = []
+        self.most_used = 0  # tokens when it was fullest
         self.bytes_per_token = config.kv_cache_bytes(1, dtype.itemsize)
         self.nbytes = self.bytes_per_token * max_seq_len
         shape = (config.n_layers, 2, config.n_kv_heads, max_seq_len, config.head_dim)
@@ -33,6 +34,7 @@ class KVCache:
         """
         keys, values = self._layers[layer]
         end = start + k.shape[0]
+        self.most_used = max(self.most_used, end)
         keys[:, start:end] = k.transpose(0, 1)
         values[:, start:end] = v.transpose(0, 1)
         return keys[:, :end], values[:, :end]

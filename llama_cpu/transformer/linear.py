@@ -1,5 +1,7 @@
 """Matrix products, one class per precision. Every choice of operator is made in this file."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,12 +77,44 @@ class Bfloat16Output(Bfloat16Linear):
 
 _BF16_IN_HARDWARE = bf16_in_hardware()
 
-Linear = Float32Linear | Bfloat16Linear
+
+class SeparateLinears:
+    """Several products of one input, where the weights do not lie side by side."""
+
+    def __init__(self, linears: list["Linear"]) -> None:
+        self.linears = linears
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: float32 [rows, in] -> float32 [rows, sum of outs]."""
+        return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
-def make_linear(weight: Tensor) -> Linear:
-    """The product for a weight [out, in], by the weight's type."""
-    return Bfloat16Linear(weight) if weight.dtype == torch.bfloat16 else Float32Linear(weight)
+Linear = Float32Linear | Bfloat16Linear | SeparateLinears
+
+
+def make_linear(*weights: Tensor) -> Linear:
+    """The product with one weight [out, in], or with several that read the same input.
+
+    Of several the results are side by side. Where the loader has put the weights side by side as
+    well, they are one product: at one row the time of a small product is mostly its overhead.
+    """
+    whole = _as_one(weights)
+    if whole is None:
+        return SeparateLinears([make_linear(weight) for weight in weights])
+    return Bfloat16Linear(whole) if whole.dtype == torch.bfloat16 else Float32Linear(whole)
+
+
+def _as_one(weights: Sequence[Tensor]) -> Tensor | None:
+    """The weights as one [sum of outs, in] without a copy; None if they do not lie so."""
+    first = weights[0]
+    place = first.data_ptr()
+    for weight in weights:
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or weight.data_ptr() != place or not weight.is_contiguous():
+            return None
+        place += weight.nbytes
+    rows = sum(weight.shape[0] for weight in weights)
+    return first.as_strided((rows, first.shape[1]), first.stride())
 
 
 def make_output(weight: Tensor) -> Linear:

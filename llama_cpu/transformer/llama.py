@@ -74,22 +74,23 @@ class Attention:
 
     def __init__(self, config: ModelConfig, weights: Weights, prefix: str) -> None:
         self.n_kv_heads, self.head_dim = config.n_kv_heads, config.head_dim
-        self.wq = make_linear(weights[prefix + "wq.weight"])
-        self.wk = make_linear(weights[prefix + "wk.weight"])
-        self.wv = make_linear(weights[prefix + "wv.weight"])
+        wqkv = [weights[f"{prefix}{name}.weight"] for name in ("wq", "wk", "wv")]
+        self.wqkv = make_linear(*wqkv)
+        self.n_rotated = wqkv[0].shape[0] // self.head_dim + self.n_kv_heads  # heads of q and k
         self.wo = make_linear(weights[prefix + "wo.weight"])
 
     def __call__(
         self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: KVCache, layer: int, start: int
     ) -> Tensor:
         seq = x.shape[0]
-        q = rotate(self.wq(x).view(seq, -1, self.head_dim))
-        k = rotate(self.wk(x).view(seq, -1, self.head_dim))
-        v = self.wv(x).view(seq, -1, self.head_dim)
+        heads = self.wqkv(x).view(seq, -1, self.head_dim)
+        qk, v = heads[:, : self.n_rotated], heads[:, self.n_rotated :]
+        qk = rotate(qk)
+        q, k = qk[:, : -self.n_kv_heads], qk[:, -self.n_kv_heads :]
         keys, values = cache.store(layer, start, k, v)  # [n_kv_heads, start + seq, head_dim]
         # The heads of a group stand below each other as if they were more rows of one head, so
         # that the shared keys and values are read in place and not copied for each head.
-        q = q.view(seq, self.n_kv_heads, -1, self.head_dim).permute(1, 2, 0, 3)
+        q = q.unflatten(1, (self.n_kv_heads, -1)).permute(1, 2, 0, 3)
         q = q.reshape(1, self.n_kv_heads, -1, self.head_dim).to(keys.dtype)  # [1, kv, group*seq, d]
         out = F.scaled_dot_product_attention(q, keys[None], values[None], attn_mask=mask)
         out = out.view(self.n_kv_heads, -1, seq, self.head_dim).permute(2, 0, 1, 3)
@@ -108,12 +109,12 @@ class FeedForward:
     """SwiGLU (Shazeer, arXiv:2002.05202): w2(silu(w1 x) * w3 x)."""
 
     def __init__(self, weights: Weights, prefix: str) -> None:
-        self.w1 = make_linear(weights[prefix + "w1.weight"])
+        self.w13 = make_linear(weights[prefix + "w1.weight"], weights[prefix + "w3.weight"])
         self.w2 = make_linear(weights[prefix + "w2.weight"])
-        self.w3 = make_linear(weights[prefix + "w3.weight"])
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)).mul_(self.w3(x)))
+        gate, up = self.w13(x).chunk(2, dim=-1)
+        return self.w2(F.silu(gate).mul_(up))
 
 
 class RMSNorm:

@@ -17,12 +17,13 @@ class Rope:
     def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
         positions = torch.arange(max_seq_len, dtype=torch.float32) / config.rope_linear_factor
         angles = torch.outer(positions, rope_frequencies(config))  # [max_seq_len, head_dim / 2]
-        self.cos, self.sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
         self.interleaved = config.rope_interleaved
-        self.freqs_cis = torch.complex(self.cos, self.sin)
-        # Halves: both halves of a head see the same angles, the first half a negative sine.
-        self.cos_halves = torch.cat([self.cos, self.cos], dim=-1)
-        self.sin_halves = torch.cat([-self.sin, self.sin], dim=-1)
+        if self.interleaved:
+            self.freqs_cis = torch.complex(cos, sin)
+        else:  # both halves of a head see the same angles, the first half a negative sine
+            self.cos = torch.cat([cos, cos], dim=-1)
+            self.sin = torch.cat([-sin, sin], dim=-1)
 
     def at(self, start: int, length: int) -> Rotate:
         """A function that rotates [length, heads, head_dim] for positions start, start + 1, ..."""
@@ -30,8 +31,8 @@ class Rope:
         if self.interleaved:
             freqs_cis = self.freqs_cis[start:end].unsqueeze(1)
             return lambda x: rotate_interleaved(x, freqs_cis)
-        cos = self.cos_halves[start:end].unsqueeze(1)
-        sin = self.sin_halves[start:end].unsqueeze(1)
+        cos = self.cos[start:end].unsqueeze(1)
+        sin = self.sin[start:end].unsqueeze(1)
         return lambda x: rotate_halves(x, cos, sin)
 
 
@@ -40,7 +41,7 @@ def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> Tensor:
 
     x: [seq, heads, head_dim]; freqs_cis: complex [seq, 1, head_dim / 2].
     """
-    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * freqs_cis).flatten(-2)
 
 

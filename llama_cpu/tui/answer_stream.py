@@ -39,27 +39,31 @@ class Pace:
 
 
 class AnswerStream:
-    """Starts the answer to the last user message; ``batches`` yields its events."""
+    """Starts the answer to the last user message; ``batches`` yields its events.
+
+    ``error`` is what the answer raised, if it did.
+    """
 
     def __init__(self, session: "ChatSession", model_thread: Executor) -> None:
         self._session = session
         self._stop = threading.Event()
         self._events: deque[Event] = deque()
+        self.error: Exception | None = None
         self._finished = asyncio.get_running_loop().run_in_executor(model_thread, self._run)
 
     def _run(self) -> None:
-        for event in self._session.answer(self._stop):
-            self._events.append(event)
+        try:
+            for event in self._session.answer(self._stop):
+                self._events.append(event)
+        except Exception as error:  # whatever it is, the conversation must not be lost with it
+            self.error = error
 
     def stop(self) -> None:
         """Ask the model to stop; ``batches`` ends soon after, with what was written until then."""
         self._stop.set()
 
     async def batches(self) -> AsyncIterator[list[Event]]:
-        """What happened since the last batch, until the answer ends.
-
-        Raises what the answer raised (``UserError``), after the events that came before it.
-        """
+        """What happened since the last batch, until the answer ends."""
         pace = Pace()
         while not self._finished.done():
             await asyncio.wait([self._finished], timeout=pace.pause())

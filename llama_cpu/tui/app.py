@@ -1,5 +1,6 @@
 """The app: first the loading screen, then the chat screen."""
 
+import traceback
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -8,7 +9,6 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
 
-from llama_cpu.errors import UserError
 from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
 
@@ -22,7 +22,11 @@ EXIT_CANCELLED = 130
 
 
 class ChatApp(App[int]):
-    """A chat with one model. ``failure`` holds the reason if the model could not be loaded."""
+    """A chat with one model.
+
+    ``failure`` holds the reason if the model could not be loaded, ``answer_errors`` those why
+    answers broke off.
+    """
 
     TITLE = "llama-cpu"
     CSS_PATH = "app.tcss"
@@ -36,7 +40,8 @@ class ChatApp(App[int]):
         # thread that computes.
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._session: ChatSession | None = None
-        self.failure: UserError | None = None
+        self.failure: Exception | None = None
+        self.answer_errors: list[Exception] = []
 
     def on_mount(self) -> None:
         """Load first."""
@@ -52,6 +57,10 @@ class ChatApp(App[int]):
         """Leave; ``run_app`` passes the reason on."""
         self.failure = message.error
         self.exit()
+
+    def on_chat_screen_answer_failed(self, message: ChatScreen.AnswerFailed) -> None:
+        """The screen has said so; ``run_app`` can say where."""
+        self.answer_errors.append(message.error)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers."""
@@ -70,16 +79,19 @@ class ChatApp(App[int]):
         self.exit(EXIT_OK if self._session else EXIT_CANCELLED)
 
 
-def run_app(plan: "LoadPlan", open_session: "OpenSession") -> int:
+def run_app(plan: "LoadPlan", open_session: "OpenSession", debug: bool = False) -> int:
     """Run the app until the user leaves; returns the exit code.
 
-    Raises the ``UserError`` that kept the model from being loaded.
+    Raises what kept the model from being loaded. ``debug`` prints in the end where answers failed.
     """
     app = ChatApp(plan, open_session)
     try:
         exit_code = app.run()
     finally:
         app.close()
+    if debug:
+        for error in app.answer_errors:
+            traceback.print_exception(error)
     if app.failure:
         raise app.failure
     return exit_code if exit_code is not None else app.return_code or EXIT_OK

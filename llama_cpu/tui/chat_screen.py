@@ -1,5 +1,6 @@
 """The chat: wires the prompt, the conversation, the panels and the model's answers together."""
 
+import asyncio
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from textual import on, work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
+from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import Worker
@@ -15,26 +17,20 @@ from textual.worker import Worker
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token, TurnsDropped
 from llama_cpu.machine import memory_report
-from llama_cpu.text import printable
 from llama_cpu.timings import Timings
-from llama_cpu.tui import memory_panel, timing_panel
+from llama_cpu.tui import about
 from llama_cpu.tui.answer_stream import AnswerStream
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
-from llama_cpu.tui.memory_panel import MemoryPanel, ModelMemory
+from llama_cpu.tui.memory_panel import MemoryPanel, model_memory
 from llama_cpu.tui.messages import Answer
 from llama_cpu.tui.prompt import Prompt
+from llama_cpu.tui.summary import Summary, answer_parts, memory_parts
 from llama_cpu.tui.timing_panel import TimingPanel
 
 if TYPE_CHECKING:
     from llama_cpu.chat.session import ChatSession
 
-DEMO_NOTICE = (
-    "This is a small demo model; it is often wrong. To chat with LLaMA, put its files here and"
-    " start again:\n"
-    "  model/      params.json and consolidated.*.pth\n"
-    "  tokenizer/  tokenizer.model"
-)
 STILL_ANSWERING = "Your text is kept: Esc stops the answer, or wait and press Enter again"
 NOTHING_TO_REGENERATE = "There is no answer yet to write again"
 ENDINGS = {
@@ -59,6 +55,13 @@ class ChatScreen(Screen[None]):
         Binding("pagedown", "scroll(1)", "Scroll down", show=False, priority=True),
     ]
 
+    class AnswerFailed(Message):
+        """An answer raised what it should not have."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
     def __init__(self, session: "ChatSession", is_demo: bool, model_thread: Executor) -> None:
         super().__init__()
         self._session = session
@@ -68,21 +71,15 @@ class ChatScreen(Screen[None]):
         self._report = memory_report()
         self._stream: AnswerStream | None = None  # set while an answer is being written
         self._answering: Worker[None] | None = None
+        # Held while the session's messages and what is shown of them change together.
+        self._changing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
-        session = self._session
-        threads = "1 thread" if session.threads == 1 else f"{session.threads} threads"
-        about = [
-            session.model_name,
-            session.precision,
-            f"{session.template_name} template",
-            threads,
-        ]
-        yield Static(printable("  ·  ".join(about)), markup=False, id="about")
+        yield Static(about.title(self._session), markup=False, id="about")
         with Horizontal(id="main"):
             with Vertical(id="left"):
-                yield Conversation(session.model_name)
-                yield Static(markup=False, id="summary")
+                yield Conversation(self._session.model_name)
+                yield Summary()
                 yield Prompt()
             with Vertical(id="side"):
                 yield TimingPanel()
@@ -91,8 +88,10 @@ class ChatScreen(Screen[None]):
 
     async def on_mount(self) -> None:
         """Show what is there already and begin to measure."""
+        if self.app.return_value is not None:  # quit just now: the widgets may be gone already
+            return
         if self._is_demo:
-            self._conversation.add_notice(DEMO_NOTICE, kind="demo")
+            self._conversation.add_notice(about.demo_notice(), kind="demo")
         for message in self._session.messages:
             if message.role == "user":
                 self._conversation.add_user(message.text)
@@ -117,46 +116,54 @@ class ChatScreen(Screen[None]):
 
     @on(Prompt.Sent)
     async def _send(self, event: Prompt.Sent) -> None:
-        if self._stream:
+        # Does not wait for the lock: this handler is the screen's own, which must stay awake.
+        if self._stream or self._changing.locked():
             self._prompt.say(STILL_ANSWERING)
             return
-        messages = self._session.messages
-        if messages and messages[-1].role == "user":
-            # Stopped before it was answered: the session makes one message of the two.
-            await self._conversation.drop_last_user()
-        self._session.add_user(self._prompt.take())
-        self._conversation.add_user(self._session.messages[-1].text)
-        self._begin_answer()
+        async with self._changing:
+            messages = self._session.messages
+            if messages and messages[-1].role == "user":
+                # Stopped before it was answered: the session makes one message of the two.
+                await self._conversation.drop_last_user()
+            self._session.add_user(self._prompt.take())
+            self._conversation.add_user(self._session.messages[-1].text)
+            self._begin_answer()
 
     def action_stop(self) -> None:
         """Stop the answer and keep what was written."""
         if self._stream:
             self._stream.stop()
 
-    @work(exclusive=True, group="command")
+    @work(group="command")
     async def action_new_conversation(self) -> None:
         """Begin anew, after asking, as the conversation is lost."""
-        await self._stop_answer()
+        if isinstance(self.app.screen, Confirm):  # the key was pressed twice
+            return
         if any(message.role != "system" for message in self._session.messages):
             question = "Begin a new conversation? This one will be lost."
             if not await self.app.push_screen_wait(Confirm(question, yes="Begin anew", no="Keep")):
                 return
-        self._session.clear()
-        self._timings = Timings()
-        await self._conversation.clear()
-        self._show_timings()
+        async with self._changing:
+            await self._stop_answer()
+            self._session.clear()
+            self._timings = Timings()
+            await self._conversation.clear()
+            self._show_timings()
 
-    @work(exclusive=True, group="command")
+    @work(group="command")
     async def action_regenerate(self) -> None:
         """Answer the user's last message once more."""
-        await self._stop_answer()
-        self._session.drop_last_answer()
-        messages = self._session.messages
-        if not messages or messages[-1].role != "user":
-            self._prompt.say(NOTHING_TO_REGENERATE)
+        if self._changing.locked():  # a held key must not line up answers
             return
-        await self._conversation.drop_answer()
-        self._begin_answer()
+        async with self._changing:
+            await self._stop_answer()
+            self._session.drop_last_answer()
+            messages = self._session.messages
+            if not messages or messages[-1].role != "user":
+                self._prompt.say(NOTHING_TO_REGENERATE)
+                return
+            await self._conversation.drop_answer()
+            self._begin_answer()
 
     def action_scroll(self, pages: int) -> None:
         """Scroll the conversation by a page."""
@@ -190,8 +197,6 @@ class ChatScreen(Screen[None]):
     # What the model does
 
     def _begin_answer(self) -> None:
-        if self._stream:
-            return
         self._timings = Timings()
         self._stream = AnswerStream(self._session, self._model_thread)
         self.refresh_bindings()
@@ -206,17 +211,17 @@ class ChatScreen(Screen[None]):
     async def _answer(self, stream: AnswerStream) -> None:
         answer = await self._conversation.add_answer()
         answer.say("is reading the prompt…")
-        problem = ""
         try:
             async for events in stream.batches():
                 await self._show_events(events, answer)
-        except UserError as error:
-            problem = str(error)
         finally:  # also if the app is being closed
             stream.stop()
         await answer.finish()
-        if problem:
-            await self._take_back(problem)
+        if isinstance(stream.error, UserError):
+            await self._take_back(str(stream.error))
+        elif stream.error:
+            self.post_message(self.AnswerFailed(stream.error))
+            self._conversation.add_notice(failed(stream.error), kind="problem")
         self._stream = None
         self.refresh_bindings()
         self._show_timings()
@@ -258,20 +263,21 @@ class ChatScreen(Screen[None]):
         self._show_summary()
 
     def _show_memory(self) -> None:
-        session = self._session
         self._report = memory_report()
-        used = session.kv_cache_used_bytes
-        model = ModelMemory(session.weights_bytes, session.kv_cache_bytes, used)
-        self.query_one(MemoryPanel).show(self._report, model)
+        self.query_one(MemoryPanel).show(self._report, model_memory(self._session, self._report))
         self._show_summary()
 
     def _show_summary(self) -> None:
-        parts = [
-            *timing_panel.summary(self._timings),
-            f"ctx {self._session.context_used}/{self._session.context_size}",
-            *memory_panel.summary(self._report),
-        ]
-        self.query_one("#summary", Static).update("  ·  ".join(parts), layout=False)
+        session = self._session
+        memory = memory_parts(self._report, session.context_used, session.context_size)
+        self.query_one(Summary).show(answer_parts(self._timings) + memory)
+
+
+def failed(error: Exception) -> str:
+    """The notice that an answer raised what it should not have."""
+    first_line = str(error).strip().partition("\n")[0].rstrip(". ")
+    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return f"The answer failed: {reason}; start with --debug to see where."
 
 
 def dropped(count: int) -> str:

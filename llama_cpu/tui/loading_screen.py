@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.errors import Cancelled
 from llama_cpu.text import human_bytes, printable
 from llama_cpu.tui.figures import bar, duration
 
@@ -37,9 +37,9 @@ class LoadingScreen(Screen[None]):
             self.session = session
 
     class Failed(Message):
-        """The model's files cannot be used; the error says why."""
+        """The model could not be loaded; the error says why."""
 
-        def __init__(self, error: UserError) -> None:
+        def __init__(self, error: Exception) -> None:
             super().__init__()
             self.error = error
 
@@ -76,7 +76,7 @@ class LoadingScreen(Screen[None]):
             )
         except Cancelled:  # the app is about to close
             return
-        except UserError as error:
+        except Exception as error:
             self.post_message(self.Failed(error))
             return
         self.post_message(self.Loaded(session))

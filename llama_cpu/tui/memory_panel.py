@@ -1,13 +1,18 @@
-"""Memory of the process and of the machine, as a panel and as a part of the one-line summary."""
+"""Memory of the process and of the machine, as a panel."""
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from textual.content import Content
 from textual.widgets import Static
 
 from llama_cpu.machine import MemoryReport
 from llama_cpu.text import human_bytes
 from llama_cpu.tui.figures import PANEL_WIDTH, drawn, lines, part_of, row, sparkline
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.session import ChatSession
 
 
 @dataclass(frozen=True)
@@ -15,15 +20,26 @@ class ModelMemory:
     """What the model has taken, in bytes."""
 
     weights: int
+    weights_resident: int
     kv_cache: int  # allocated
     kv_cache_used: int
+    kv_cache_touched: int  # used now or before: a page once written stays resident
+
+
+def model_memory(session: "ChatSession", report: MemoryReport) -> ModelMemory:
+    """What the session's model has taken at the time of the report."""
+    return ModelMemory(
+        weights=session.weights_bytes,
+        weights_resident=session.weights_resident_bytes(report),
+        kv_cache=session.kv_cache_bytes,
+        # Before the touched ones: the model writes meanwhile, and the difference is shown.
+        kv_cache_used=session.kv_cache_used_bytes,
+        kv_cache_touched=session.kv_cache_touched_bytes,
+    )
 
 
 class MemoryPanel(Static):
-    """The process's memory now, at its peak and by use; the machine's; the last half minute.
-
-    Weights that are read in place from a mapped file count as the file's pages.
-    """
+    """The process's memory now, by use and at its peak; the machine's; the last half minute."""
 
     BORDER_TITLE = "Memory"
 
@@ -34,13 +50,10 @@ class MemoryPanel(Static):
     def show(self, report: MemoryReport, model: ModelMemory) -> None:
         """Show the figures as they are now; call it about once a second."""
         self._history.append(report.resident)
-        rest = max(0, report.resident - model.weights - model.kv_cache_used)
         panel = lines(
             row("Process now", human_bytes(report.resident)),
+            *division(report, model),
             row("Peak", human_bytes(report.peak)),
-            row("  weights", human_bytes(model.weights)),
-            row("  KV cache", part_of(model.kv_cache_used, model.kv_cache)),
-            row("  the rest", human_bytes(rest)),
             row("In mapped files", human_bytes(report.file_backed)),
             row("In own memory", human_bytes(report.anonymous)),
             drawn(sparkline(list(self._history), PANEL_WIDTH)),
@@ -49,6 +62,15 @@ class MemoryPanel(Static):
         self.update(panel, layout=False)
 
 
-def summary(report: MemoryReport) -> list[str]:
-    """What matters most, for the narrow screen."""
-    return [f"{human_bytes(report.resident)} (peak {human_bytes(report.peak)})"]
+def division(report: MemoryReport, model: ModelMemory) -> list[Content]:
+    """What the process's memory is used for; the rows add up to what is resident."""
+    weights = human_bytes(model.weights_resident)
+    if model.weights_resident < model.weights:  # the others are still in the file
+        weights = part_of(model.weights_resident, model.weights)
+    rest = report.resident - model.weights_resident - model.kv_cache_touched
+    return [
+        row("  weights", weights),
+        row("  KV cache", part_of(model.kv_cache_used, model.kv_cache)),
+        row("  KV cache, idle", human_bytes(model.kv_cache_touched - model.kv_cache_used)),
+        row("  the rest", human_bytes(max(0, rest))),
+    ]

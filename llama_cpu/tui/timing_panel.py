@@ -1,4 +1,4 @@
-"""The times of the current answer, as a panel and as a part of the one-line summary."""
+"""The times of the current answer, as a panel."""
 
 from textual.content import Content
 from textual.widgets import Static
@@ -58,13 +58,3 @@ def _token_lines(timings: Timings) -> list[Content]:
         # Without the first one: its time belongs to the prompt.
         drawn(sparkline(timings.token_seconds[1:], PANEL_WIDTH)),
     ]
-
-
-def summary(timings: Timings) -> list[str]:
-    """What matters most now, for the narrow screen."""
-    if timings.prompt_done < timings.prompt_tokens:
-        progress = f"reading {timings.prompt_done}/{timings.prompt_tokens}"
-        return [progress, rate(timings.prefill_rate)]
-    if not timings.token_seconds:
-        return ["ready"]
-    return [rate(timings.decode_rate), f"p95 {duration(timings.percentile_95)}"]

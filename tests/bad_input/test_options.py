@@ -66,10 +66,10 @@ def test_prompt_longer_than_the_context(chat: list[str], model, refused) -> None
 
 
 def test_longer_than_the_context_in_a_piped_chat(model, capsys, monkeypatch) -> None:
-    """Said, and then the chat goes on."""
+    """Said, and then the chat goes on; the exit code remembers."""
     options = ["--template", "chatml", "--ckpt_dir", str(model("hugging_face"))]
     monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 900 + "\nhi\n"))
-    assert chat_main([*options, "--max_gen_len", "3"]) == 0
+    assert chat_main([*options, "--max_gen_len", "3"]) == 2
     captured = capsys.readouterr()
     assert "context" in captured.err and "Traceback" not in captured.err
     assert len(captured.out.splitlines()) == 2

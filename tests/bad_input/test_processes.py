@@ -140,7 +140,7 @@ def interrupt(*_: object) -> None:
     [
         "llama_cpu.checkpoint.meta.read_pth",
         "llama_cpu.tokenization.sentencepiece.SentencePieceTokenizer.__init__",
-        "llama_cpu.loading._in_place",
+        "llama_cpu.loading._kv_cache",
     ],
 )
 @pytest.mark.parametrize("command", [chat_main, complete_main])

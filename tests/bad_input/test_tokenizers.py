@@ -30,6 +30,7 @@ GARBAGE = {
     "a rank that is not base64": b"AA== 0\n*** 1\n",
     "a rank of many digits": b"AA== " + b"9" * 5000,
     "ranks without single bytes": b"YWI= 0\nYWM= 1\n",
+    "a piece that is not UTF-8": sentencepiece_model().replace(b"\xe2\x96\x81", b"\x96\x96\x96"),
     "one piece and no more": b"\n\x02\x08\x01",
 }
 

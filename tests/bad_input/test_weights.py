@@ -135,13 +135,12 @@ def test_compressed_zip(model, refused) -> None:
         {"a": 1},
         {1: torch.ones(3)},
         {"a": torch.ones(3).to_sparse()},
-        {"a": torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8)},
         {"a": torch.ones(1).expand(1 << 40)},
         {"a": torch.ones(3, dtype=torch.complex64)},
         {},
     ],
     ids=[
-        "list", "tensor", "number", "name", "sparse", "quantized", "expanded", "complex", "nothing",
+        "list", "tensor", "number", "name", "sparse", "expanded", "complex", "nothing",
     ],
 )  # fmt: skip
 def test_not_named_tensors(values, model, refused) -> None:

@@ -9,7 +9,7 @@ from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.events import Event, Token
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadedModel, LoadPlan, load
-from llama_cpu.sampling import Sampling
+from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.tokenization import Tokenizer
 
 GREEDY = Sampling(temperature=0.0)
@@ -55,7 +55,7 @@ def generator_of(loaded: LoadedModel) -> TextGenerator:
 
 def greedy_events(loaded: LoadedModel, prompt_ids: list[int], count: int) -> list[Event]:
     limits = Limits(count, end_ids=frozenset())
-    return list(generator_of(loaded).generate(prompt_ids, GREEDY, limits, Flag()))
+    return list(generator_of(loaded).generate(prompt_ids, Sampler(GREEDY), limits, Flag()))
 
 
 def greedy(loaded: LoadedModel, prompt_ids: list[int], count: int) -> list[int]:

@@ -247,3 +247,29 @@ def test_stream_decoder_replaces_what_never_became_a_character(
     first_of_four = next(i for i in ids if sentencepiece_tokenizer.token_bytes(i) == b"\xf0")
     assert stream.push(first_of_four) == ""
     assert stream.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_special_tokens_that_a_converter_called_user_defined(kind: str, reference) -> None:
+    if kind == "llama":
+        metadata = sentencepiece_metadata(reference)
+    else:
+        description = json.loads(byte_level_tokenizer().to_str())["model"]
+        metadata = {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.tokens": sorted(description["vocab"], key=description["vocab"].get),
+            "tokenizer.ggml.merges": [" ".join(merge) for merge in description["merges"]],
+        }
+        metadata["tokenizer.ggml.token_type"] = [1] * len(metadata["tokenizer.ggml.tokens"])
+    tokens = [*metadata["tokenizer.ggml.tokens"], "<|stop|>", "end!"]
+    metadata["tokenizer.ggml.tokens"] = tokens
+    metadata["tokenizer.ggml.token_type"] = [*metadata["tokenizer.ggml.token_type"], 4, 4]
+    if "tokenizer.ggml.scores" in metadata:
+        metadata["tokenizer.ggml.scores"] = [*metadata["tokenizer.ggml.scores"], 0.0, 0.0]
+    metadata["tokenizer.ggml.eos_token_id"] = len(tokens) - 2
+    metadata["tokenizer.ggml.eot_token_id"] = len(tokens) - 1
+    tokenizer = gguf_tokenizer(metadata)
+    assert {len(tokens) - 2, len(tokens) - 1} <= tokenizer.end_ids()
+    assert tokenizer.token_bytes(len(tokens) - 2) == b""
+    assert tokenizer.encode("<|stop|>", specials=True)[-1] == len(tokens) - 2
+    assert len(tokens) - 2 not in tokenizer.encode("<|stop|>", specials=False)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from textual.pilot import Pilot
-from textual.widgets import Static
+from textual.widget import Widget
 
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import ChatScreen
@@ -25,9 +25,7 @@ async def chat(
     app = ChatApp(FakePlan(is_demo=is_demo), opener(session))  # type: ignore[arg-type]
     try:
         async with app.run_test(size=size) as pilot:
-            await until(
-                pilot, lambda: isinstance(app.screen, ChatScreen) and prompt(pilot).has_focus
-            )
+            await until(pilot, lambda: any(p.has_focus for p in app.screen.query(Prompt)))
             yield pilot
     finally:
         app.close()
@@ -79,7 +77,7 @@ def conversation(pilot: Pilot[int]) -> list[str]:
 
 
 def text_of(pilot: Pilot[int], selector: str) -> str:
-    return str(screen(pilot).query_one(selector, Static).render())
+    return str(screen(pilot).query_one(selector, Widget).render())
 
 
 def screen_text(pilot: Pilot[int]) -> str:

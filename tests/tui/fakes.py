@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.machine import MemoryReport
 
 PATIENCE = 10  # seconds until a test that waits for something gives up
 
@@ -23,7 +23,7 @@ class FakeMessage:
     text: str
 
 
-Step = Event | threading.Event | UserError
+Step = Event | threading.Event | Exception
 
 
 def tokens(text: str) -> list[Step]:
@@ -44,21 +44,26 @@ def script(text: str, finished: Finished | None = None) -> list[Step]:
 @dataclass
 class FakeSession:
     """Each answer plays the next script; a ``threading.Event`` in it waits until the test sets it
-    or the answer is stopped, a ``UserError`` is raised."""
+    or the answer is stopped, an exception is raised."""
 
     scripts: list[list[Step]] = field(default_factory=list)
     messages: list[FakeMessage] = field(default_factory=list)
     context_used: int = 0
     is_closed: bool = False
+    template_name: str = "chatml"
+    template_guessed: bool = False
 
     model_name = "Test model"
-    template_name = "chatml"
     precision = "float32"
     weights_bytes = 100 << 20
     kv_cache_bytes = 50 << 20
     kv_cache_used_bytes = 5 << 20
+    kv_cache_touched_bytes = 20 << 20
     context_size = 4096
     threads = 2
+
+    def weights_resident_bytes(self, report: MemoryReport) -> int:
+        return min(self.weights_bytes, report.resident // 4)
 
     def add_user(self, text: str) -> None:
         if self.messages and self.messages[-1].role == "user":
@@ -82,22 +87,24 @@ class FakeSession:
 
     def answer(self, stop: threading.Event) -> Iterator[Event]:
         text = ""
-        for step in self.scripts.pop(0):
-            if isinstance(step, UserError):
-                raise step
-            if isinstance(step, threading.Event):
-                while not (stop.is_set() or step.wait(0.01)):
-                    pass
-            elif stop.is_set():
-                yield Finished(StopReason.STOPPED)
-                break
-            else:
-                if isinstance(step, Token | Finished):
-                    text += step.text
-                self.context_used += 1
-                yield step
-        if text:
-            self.messages.append(FakeMessage("assistant", text))
+        try:
+            for step in self.scripts.pop(0):
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, threading.Event):
+                    while not (stop.is_set() or step.wait(0.01)):
+                        pass
+                elif stop.is_set():
+                    yield Finished(StopReason.STOPPED)
+                    break
+                else:
+                    if isinstance(step, Token | Finished):
+                        text += step.text
+                    self.context_used += 1
+                    yield step
+        finally:  # as the session does
+            if text:
+                self.messages.append(FakeMessage("assistant", text))
 
 
 def opener(session: FakeSession) -> Callable[..., FakeSession]:

@@ -7,9 +7,12 @@ from textual import events
 
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
+from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
+from llama_cpu.tui.figures import row
+from llama_cpu.tui.messages import Notice
 from tests.tui.driving import (
     NARROW,
     ask,
@@ -170,16 +173,26 @@ async def test_new_conversation_without_messages_does_not_ask() -> None:
         assert "demo model" in conversation(pilot)[0]
 
 
-async def test_new_conversation_during_an_answer_stops_it_first() -> None:
-    session = FakeSession([[*tokens("Once upon"), threading.Event()]])
+async def test_new_conversation_during_an_answer_stops_it_only_if_wanted() -> None:
+    wait, never = threading.Event(), threading.Event()
+    session = FakeSession([[*tokens("Once upon"), wait, *tokens(" a time"), never]])
     async with chat(session) as pilot:
         await ask(pilot, "A story")
         await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
+        await pilot.press("ctrl+n", "ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        wait.set()
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon a time")
+        await pilot.press("n")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
+        assert is_answering(pilot)
+
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
-        assert not is_answering(pilot)
         await pilot.press("y")
         await until(pilot, lambda: conversation(pilot) == [])
+        assert not is_answering(pilot)
+        assert session.messages == []
 
 
 async def test_quit_during_an_answer_stops_the_model() -> None:
@@ -202,6 +215,35 @@ async def test_a_prompt_that_cannot_be_answered_goes_back_into_the_box() -> None
         assert session.messages == []
         await pilot.press("enter")
         await until(pilot, lambda: conversation(pilot)[-1] == "Fine.")
+
+
+async def test_an_answer_that_fails_leaves_the_conversation_as_it_is() -> None:
+    error = RuntimeError("shapes do not match.\nsomewhere inside")
+    session = FakeSession([script("Hello."), [*tokens("Once upon"), error], script("Fine.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await ask_and_wait(pilot, "A story")
+        notice = (
+            "The answer failed: RuntimeError: shapes do not match; start with --debug to see where."
+        )
+        before = ["You\nHi", "Hello.", "You\nA story"]
+        assert conversation(pilot) == [*before, "Once upon", notice]
+        assert screen(pilot).query(Notice).last().has_class("problem")
+        assert isinstance(pilot.app, ChatApp)
+        await until(pilot, lambda: pilot.app.answer_errors == [error])
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: conversation(pilot) == [*before, "Fine."])
+        await until(pilot, lambda: not is_answering(pilot))
+
+
+async def test_an_answer_that_fails_before_its_first_word() -> None:
+    session = FakeSession([[ZeroDivisionError()], script("Both.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "one")
+        notice = "The answer failed: ZeroDivisionError; start with --debug to see where."
+        assert conversation(pilot) == ["You\none", "", notice]
+        await ask_and_wait(pilot, "two")
+        assert conversation(pilot) == ["You\none\n\ntwo", "Both."]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +285,7 @@ async def test_earlier_messages_are_shown() -> None:
         assert conversation(pilot) == ["You\nu", "a"]
 
 
-async def test_panels_and_summary_show_the_figures() -> None:
+async def test_panels_show_the_figures() -> None:
     async with chat(FakeSession([script("one two three four")])) as pilot:
         await ask_and_wait(pilot, "Hi")
         timing = text_of(pilot, "TimingPanel")
@@ -251,18 +293,35 @@ async def test_panels_and_summary_show_the_figures() -> None:
         assert "80.0 tok/s" in timing  # the prompt
         assert "50.0 tok/s" in timing  # the answer
         assert "of 4,096" in timing
-        memory = text_of(pilot, "MemoryPanel")
-        assert "100 MiB" in memory
-        assert "5.0 of 50.0 MiB" in memory
-        assert text_of(pilot, "#summary").startswith("50.0 tok/s  ·  p95 20.0 ms  ·  ctx ")
+        memory = text_of(pilot, "MemoryPanel").splitlines()
+        assert memory[2:4] == [
+            row("  KV cache", "5.0 of 50.0 MiB").plain,
+            row("  KV cache, idle", "15.0 MiB").plain,
+        ]
+        for panel in ("TimingPanel", "MemoryPanel"):
+            assert (
+                len(text_of(pilot, panel).splitlines())
+                == screen(pilot).query_one(panel).size.height
+            )
+
+
+async def test_the_summary_shows_what_fits() -> None:
+    async with chat(FakeSession([script("one two three four")]), NARROW) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        start = "50.0 tok/s · p95 20.0 ms · reused 3+8 · first 120 ms · ctx "
+        await pilot.resize_terminal(110, 24)
+        await until(pilot, lambda: text_of(pilot, "#summary").startswith(start))
+        await pilot.resize_terminal(40, 24)
+        await until(pilot, lambda: len(text_of(pilot, "#summary")) <= 38)
+        assert text_of(pilot, "#summary").startswith("50.0 tok/s · reused 3+8 · ctx ")
 
 
 async def test_progress_of_a_long_prompt() -> None:
     session = FakeSession([[Prefill(0, 512, 2048, 2.0), threading.Event()]])
-    async with chat(session) as pilot:
+    async with chat(session, NARROW) as pilot:
         await ask(pilot, "Hi")
         await until(pilot, lambda: "512 of 2,048" in text_of(pilot, "TimingPanel"))
-        assert text_of(pilot, "#summary").startswith("reading 512/2048  ·  256 tok/s")
+        assert text_of(pilot, "#summary").startswith("reading 512/2048 at 256 tok/s · ")
         assert "reading the prompt" in screen_text(pilot)
 
 
@@ -271,7 +330,7 @@ async def test_a_narrow_screen_folds_the_panels() -> None:
         await ask_and_wait(pilot, "Hi")
         assert not screen(pilot).query_one("#side").display
         shown = screen_text(pilot)
-        for essential in ("one two three", "tok/s", "ctx ", "MiB (peak", "Ask something"):
+        for essential in ("one two three", "tok/s", "reused 3+8", "ctx ", "MiB", "Ask something"):
             assert essential in shown
         for key in ("Send", "New line", "Stop", "New", "Regenerate", "Quit", "palette"):
             assert key in shown.splitlines()[-1]

@@ -1,5 +1,6 @@
 """Loading: progress, cancelling, and files that cannot be used."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ import pytest
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.tui.app import ChatApp, run_app
-from llama_cpu.tui.loading_screen import progress_text
+from llama_cpu.tui.loading_screen import LoadingScreen, progress_text
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
 
@@ -37,24 +38,39 @@ async def test_loading_can_be_cancelled(key: str) -> None:
     assert opening.was_stopped
 
 
-async def test_a_file_that_cannot_be_used_closes_the_app() -> None:
+@pytest.mark.parametrize("error", [UserError("params.json is missing."), RuntimeError("bug")])
+async def test_what_loading_raises_closes_the_app(error: Exception) -> None:
     def broken(on_progress: object, stop: object) -> FakeSession:
-        raise UserError("params.json is missing.")
+        raise error
 
     app = ChatApp(FakePlan(), broken)  # type: ignore[arg-type]
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.failure is not None)
     app.close()
-    assert str(app.failure) == "params.json is missing."
+    assert app.failure is error
 
 
-def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [UserError("params.json is missing."), RuntimeError("bug")])
+def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def run(app: ChatApp) -> None:
-        app.failure = UserError("params.json is missing.")
+        app.failure = error
 
     monkeypatch.setattr(ChatApp, "run", run)
-    with pytest.raises(UserError, match=r"params\.json"):
+    with pytest.raises(type(error), match=str(error)):
         run_app(FakePlan(), opener(FakeSession()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_where_answers_failed_is_printed_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    def run(app: ChatApp) -> int:
+        app.answer_errors.append(RuntimeError("shapes do not match"))
+        return 0
+
+    monkeypatch.setattr(ChatApp, "run", run)
+    assert run_app(FakePlan(), opener(FakeSession()), debug) == 0  # type: ignore[arg-type]
+    assert ("RuntimeError: shapes do not match" in capsys.readouterr().err) == debug
 
 
 def test_run_app_returns_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +86,25 @@ def test_progress_text() -> None:
         "1.0 GiB of 4.0 GiB  ·  25%  ·  about 30.0 s left",
         "tok_embeddings.weight",
     ]
+
+
+@pytest.mark.parametrize("rounds", [0, 3, 8, 20])
+async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    show_chat = ChatApp.on_loading_screen_loaded
+
+    async def quit_soon(app: ChatApp) -> None:
+        for _ in range(rounds):  # of the event loop
+            await asyncio.sleep(0)
+        await app.action_quit()
+
+    def loaded(app: ChatApp, message: LoadingScreen.Loaded) -> None:
+        show_chat(app, message)
+        quitting.append(asyncio.ensure_future(quit_soon(app)))
+
+    quitting: list[asyncio.Future[None]] = []
+    monkeypatch.setattr(ChatApp, "on_loading_screen_loaded", loaded)
+    app = ChatApp(FakePlan(is_demo=True), opener(FakeSession()))  # type: ignore[arg-type]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.return_value is not None)
+    app.close()
+    assert app.return_value == 0
