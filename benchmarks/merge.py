@@ -81,7 +81,7 @@ def make_shards(folder: Path, layers: int) -> list[Path]:
 
 
 def _shard(name: str, shape: tuple[int, ...]) -> RandomTensor:
-    along = split_dimension(name, (*shape[:-1], shape[-1] // SHARDS), DIM)
+    along = split_dimension(name, embedding_dimension=1)
     if along is None:
         return OnesTensor(shape)
     return RandomTensor(

@@ -263,6 +263,18 @@ def lock_file(file: FileIO) -> bool:
     return True
 
 
+def require_replaceable(path: Path) -> None:
+    """Raise OSError where another file could not take the place of this one, if it is there.
+
+    Windows replaces no file that is write-protected (which opening it shows) or that any program
+    has open or mapped: renaming needs the same right, and to its own name changes nothing.
+    """
+    if path.exists():
+        with path.open("r+b"):
+            pass
+        path.rename(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder, after a renaming, on the disk before this returns."""
     if os.name == "nt":  # Windows opens no folders; NTFS keeps a journal of names

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_cpu.config import Fields
 from llama_cpu.errors import UserError
+from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.merge_display import MergeDisplay
 from llama_cpu.new_files import NewFiles, remove_leftovers
@@ -17,8 +19,16 @@ from llama_cpu.new_files import NewFiles, remove_leftovers
 if TYPE_CHECKING:  # it brings PyTorch, which --help does not need
     from llama_cpu.checkpoint.merge import Tensors, Written
 
-# How many shards a size has where Meta published it; 33B is the paper's name for 30B.
-SHARD_COUNTS = {"7B": 1, "13B": 2, "30B": 4, "33B": 4, "65B": 8, "70B": 8}
+# How many shards a size has where Meta published it, and the model's width; 33B is the paper's
+# name for 30B.
+SIZES = {
+    "7B": (1, 4096),
+    "13B": (2, 5120),
+    "30B": (4, 6656),
+    "33B": (4, 6656),
+    "65B": (8, 8192),
+    "70B": (8, 8192),
+}
 _WRITTEN = ("merged.pth", "model.safetensors", "consolidated.??.pth", "params.json")
 
 
@@ -80,7 +90,6 @@ def run_merge(args: argparse.Namespace) -> int:
     files = _open(source, args)
     try:
         params = (source / "params.json").read_bytes()
-        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be used ({error.strerror}).") from error
     remove_leftovers(output, _WRITTEN)
@@ -104,29 +113,55 @@ def find_shard_folder(args: argparse.Namespace) -> Path:
     if size is not None:
         parents = [given] if given is not None else [Path("LLaMA"), Path()]
         candidates = [parent / name for parent in parents for name in _folder_names(size)]
-    if given is not None:
-        candidates.append(given)
     for folder in candidates:
         if (folder / "params.json").is_file():
             _check_shard_count(folder, size)
             return folder
+    if given is not None:
+        candidates.append(given)
+        if (given / "params.json").is_file():
+            _check_is_that_size(given, size)
+            return given
     looked_for = ", ".join(str(folder / "params.json") for folder in candidates)
     raise UserError(f"No model was found (looked for {looked_for}); name its folder: --input_dir.")
 
 
 def _folder_names(size: str) -> list[str]:
-    if size.upper() not in SHARD_COUNTS:
+    if size.upper() not in SIZES:
         return [size]
     names = {"30B": ["30B", "33B"], "33B": ["33B", "30B"]}.get(size.upper(), [size.upper()])
     return list(dict.fromkeys([size, *names]))
+
+
+def _check_is_that_size(folder: Path, size: str | None) -> None:
+    """A folder named by --input_dir may be any model's: see that it is the one of that size."""
+    if size is None or folder.resolve().name.upper() in map(str.upper, _folder_names(size)):
+        _check_shard_count(folder, size)
+        return
+    if size.upper() not in SIZES:
+        raise UserError(
+            f"{folder} holds a model but no folder {size}; leave out --model_size if you mean "
+            "that model."
+        )
+    _check_shard_count(folder, size)
+    params_file = folder / "params.json"
+    dim = Fields(read_json(params_file), params_file).integer("dim", 1, 1 << 20)
+    wanted = SIZES[size.upper()][1]
+    if dim != wanted:
+        raise UserError(
+            f"{folder} holds a model of width {dim}, but {size} has {wanted}; name the right "
+            "--model_size, or none if you mean that model."
+        )
 
 
 def _check_shard_count(folder: Path, size: str | None) -> None:
     from llama_cpu.checkpoint.meta import find_shards
 
     count = len(find_shards(folder))
-    wanted = SHARD_COUNTS.get((size or "").upper())
-    if wanted is not None and count != wanted:
+    if size is None or size.upper() not in SIZES:
+        return
+    wanted = SIZES[size.upper()][0]
+    if count != wanted:
         raise UserError(
             f"{folder} holds {count} shard{'s' if count > 1 else ''}, but {size} has {wanted}; "
             "get the missing files, or name the right --model_size (or none, with --input_dir)."
@@ -185,7 +220,11 @@ def _may_overwrite(output: Path, files: Mapping[str, Any], params: bytes) -> boo
     names = " and ".join(map(str, existing))
     if not sys.stdin.isatty():
         raise UserError(f"{names} would be overwritten; add --force if that is what you want.")
-    return input(f"Overwrite {names}? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"Overwrite {names}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl+D
+        print()
+        return False
 
 
 @contextmanager
@@ -251,7 +290,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         print(f"No tokenizer.model was found beside {source}; put it into {folder}.")
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder, ["tokenizer.model"])
         with NewFiles(folder) as new_files:
             new_files.open("tokenizer.model").write(candidate.read_bytes())

@@ -1,13 +1,18 @@
 """New files that appear under their names only when they are whole and on the disk."""
 
+import contextlib
+import glob
 import os
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from typing import cast
 
-from llama_cpu.machine import lock_file, sync_folder
+from llama_cpu.errors import UserError
+from llama_cpu.machine import lock_file, require_replaceable, sync_folder
 
 
 class NewFiles:
@@ -18,12 +23,15 @@ class NewFiles:
             ...
             new_files.publish()
 
+    Where the folder is not there yet, all of it is written beside its place and appears at once.
     However the block is left before ``publish``, nothing of them remains. A process that is
     killed outright leaves ``NAME.part-PID``, which ``remove_leftovers`` finds.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()  # a link that leads nowhere yet could not be replaced
+        self.place = self.folder if self.folder.exists() else _part(self.folder)
+        self._paths: dict[str, Path] = {}  # where they are until they have their names
         self._files: dict[str, FileIO] = {}
 
     def __enter__(self) -> "NewFiles":
@@ -32,16 +40,40 @@ class NewFiles:
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
-            Path(str(file.name)).unlink(missing_ok=True)
-        self._files.clear()
+        for path in self._paths.values():
+            path.unlink(missing_ok=True)
+        if self._is_new_folder:
+            with contextlib.suppress(OSError):  # never made, or got its name
+                self.place.rmdir()
+
+    @property
+    def _is_new_folder(self) -> bool:
+        return self.place != self.folder
 
     def open(self, name: str) -> FileIO:
-        """An empty file, unbuffered, for reading and writing. Raises OSError."""
-        path = self.folder / f"{name}.part-{os.getpid()}"
-        file = cast(FileIO, path.open("x+b", buffering=0))
-        self._files[name] = file
+        """An empty file, unbuffered, for reading and writing.
+
+        Raises OSError, and UserError where it could not take the place of one that is there:
+        better now than when all is written.
+        """
+        _require_replaceable(self.folder / name)
+        if self._is_new_folder:
+            self.place.mkdir(parents=True, exist_ok=True)
+        # Remembered before it is there: Ctrl+C may come as soon as it is.
+        path = self.place / name if self._is_new_folder else _part(self.place / name)
+        self._paths[name] = path
+        try:
+            file = self._files[name] = cast(FileIO, path.open("x+b", buffering=0))
+        except FileExistsError:  # of a process with the same number, in another container
+            del self._paths[name]
+            raise
         lock_file(file)  # so that remove_leftovers of another process lets it be
         return file
+
+    def free_bytes(self) -> int:
+        """Room on the disk that the files will be on. Raises OSError."""
+        folders = (self.place, *self.place.parents)
+        return shutil.disk_usage(next(path for path in folders if path.exists())).free
 
     def sync(self) -> None:
         """Have all that was written on the disk before this returns. Raises OSError."""
@@ -49,21 +81,97 @@ class NewFiles:
             os.fsync(file.fileno())
 
     def publish(self) -> None:
-        """Give the files their names, in the order in which they were opened. Raises OSError."""
+        """Give the files their names.
+
+        The file opened last must be one that nobody reads the others without. Raises OSError
+        where nothing was changed, UserError where some files were replaced and others were not.
+        """
         self.sync()
-        for name, file in list(self._files.items()):
-            file.close()  # Windows renames no open file
-            Path(str(file.name)).replace(self.folder / name)
-            del self._files[name]
-        sync_folder(self.folder)
+        work = self._publish_folder if self._is_new_folder else self._publish_files
+        # Ctrl+C interrupts the main thread only, which waits: what has begun here is finished.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(work).result()
+
+    def _publish_folder(self) -> None:
+        sync_folder(self.place)
+        for file in self._files.values():
+            file.close()  # Windows renames no folder with an open file in it
+        self.place.rename(self.folder)
+        self._paths.clear()
+        sync_folder(self.folder.parent)
+
+    def _publish_files(self) -> None:
+        """A single file is replaced at once. Before several are, the old file of the last one's
+        name is taken away, and the new one comes when all others are there: whenever the process
+        is killed, the folder is the old one, the new one, or lacks that file and is refused. No
+        mix of old and new files is ever whole. The syncs keep that order in a power cut, too.
+        """
+        *others, last = self._paths
+        aside = _part(self.folder / f"{last}.old")
+        if others and (self.folder / last).exists():
+            (self.folder / last).replace(aside)
+            sync_folder(self.folder)
+        replaced = False
+        try:
+            for name in others:
+                self._replace(name)
+                replaced = True
+            sync_folder(self.folder)
+            self._replace(last)
+            sync_folder(self.folder)
+        except OSError as error:
+            if replaced:
+                raise UserError(
+                    f"{error.filename} could not get its name ({error.strerror}), though other "
+                    f"files of {self.folder} were replaced; put that right and run this again."
+                ) from error
+            if aside.exists():
+                aside.replace(self.folder / last)
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _replace(self, name: str) -> None:
+        self._files[name].close()  # Windows renames no open file
+        self._paths[name].replace(self.folder / name)
+        del self._paths[name]
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part-{os.getpid()}")
+
+
+def _require_replaceable(path: Path) -> None:
+    try:
+        require_replaceable(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be replaced ({error.strerror}): it is write-protected, or another "
+            "program has it open, for instance a chat; put that right first."
+        ) from error
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete what processes that were killed left unpublished under these names (or patterns)."""
+    """Delete what processes that were killed left unpublished: files of these names (or
+    patterns) in the folder, or all of a folder that was to become this one.
+    """
+    names = list(names)
+    folder = folder.resolve()
     for name in names:
-        for path in folder.glob(f"{name}.part-*"):
-            if re.fullmatch(r".+\.part-\d+", path.name):
+        for path in (*_parts(folder, name), *_parts(folder, f"{name}.old")):
+            _remove_if_unused(path)
+    for unfinished in _parts(folder.parent, glob.escape(folder.name)):
+        for name in names:
+            for path in unfinished.glob(name):
                 _remove_if_unused(path)
+        with contextlib.suppress(OSError):  # in use, or something of the user's is in it
+            unfinished.rmdir()
+
+
+def _parts(folder: Path, name: str) -> Iterator[Path]:
+    for path in folder.glob(f"{name}.part-*"):
+        if re.fullmatch(r".+\.part-\d+", path.name):
+            yield path
 
 
 def _remove_if_unused(path: Path) -> None:

@@ -6,7 +6,6 @@ block, and written where they belong.
 
 import errno
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +19,11 @@ from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.checkpoint.block_copy import BLOCK_BYTES, OnBytes
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.pth_writer import write_pth
-from llama_cpu.checkpoint.safetensors import read_safetensors, write_safetensors
-from llama_cpu.checkpoint.sharding import split_dimension
+from llama_cpu.checkpoint.safetensors import read_safetensors
+from llama_cpu.checkpoint.safetensors_writer import write_safetensors
+from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
+from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
 from llama_cpu.machine import forget_cached, write_at
 from llama_cpu.new_files import NewFiles
@@ -44,21 +45,33 @@ class Written:
 def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
     """Cut a checkpoint into ``count`` shards by the table of sharding: tensors by file name.
 
-    The embedding is cut along the model's width, as in LLaMA 1 and 2. Raises UserError, naming
-    the tensor, where ``count`` does not divide what is to be cut.
+    The embedding is cut as Meta cut it: a Llama 3's along the vocabulary, others along the
+    model's width. Raises UserError where ``count`` does not divide what is to be cut.
     """
+    _check_heads(checkpoint.config, count)
+    embedding = embedding_dimension_of_model(checkpoint.config)
     shards: dict[str, dict[str, StoredTensor]] = {}
     for rank in range(count):
         shards[f"consolidated.{rank:02d}.pth"] = {
-            name: _slice(name, tensor, checkpoint.config.dim, rank, count)
+            name: _slice(name, tensor, split_dimension(name, embedding), rank, count)
             for name, tensor in checkpoint.tensors.items()
         }
     return dict(shards)
 
 
-def _slice(name: str, tensor: StoredTensor, dim: int, rank: int, count: int) -> StoredTensor:
-    # The table tells by a shard's shape how the embedding is split; see split_dimension.
-    along = split_dimension(name, (*tensor.shape[:-1], tensor.shape[-1] // count), dim)
+def _check_heads(config: ModelConfig, count: int) -> None:
+    """A rank that has half a head can compute nothing with it, though its rows may be divisible."""
+    for what, heads in (("heads", config.n_heads), ("key-value heads", config.n_kv_heads)):
+        if heads % count:
+            raise UserError(
+                f"The model has {heads} {what if heads > 1 else what[:-1]}, which {count} shards "
+                "cannot share evenly; choose another number for --split."
+            )
+
+
+def _slice(
+    name: str, tensor: StoredTensor, along: int | None, rank: int, count: int
+) -> StoredTensor:
     if along is None or count == 1:
         return tensor
     length, rest = divmod(tensor.shape[along], count)
@@ -81,22 +94,24 @@ def write_model(
 ) -> Written:
     """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
 
-    ``dtype``: None keeps each tensor's own. All files appear in ``folder`` together, when they are
-    whole and synced; until then, and where this fails, what was there stays. With
-    ``before_verifying``, which is called first, they are read back and compared before.
+    ``dtype``: None keeps each tensor's own. All files appear in ``folder`` when they are whole and
+    synced; until then, and where this fails, what was there stays. With ``before_verifying``,
+    which is called first, they are read back and compared before.
 
     Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
     """
     size = sum(total_bytes(tensors, dtype) for tensors in files.values())
     with _explained(folder), NewFiles(folder) as new_files:
-        _check_free_space(folder, size, sum(map(len, files.values())))
+        _check_free_space(folder, new_files.free_bytes(), size, sum(map(len, files.values())))
+        opened = {name: new_files.open(name) for name in files}
+        # One file of weights that fits the params.json that is there is published alone, which
+        # cannot be interrupted; otherwise params.json comes last, and nothing loads without it.
+        if len(files) > 1 or not _holds(folder / "params.json", params):
+            write_at(new_files.open("params.json"), 0, memoryview(params))
         start = time.perf_counter()
-        opened = {}
         for name, tensors in files.items():
-            opened[name] = new_files.open(name)
             write = write_safetensors if name.endswith(".safetensors") else write_pth
             write(opened[name], tensors, _dtypes(tensors, dtype), on_bytes)
-        write_at(new_files.open("params.json"), 0, memoryview(params))
         written = time.perf_counter()
         new_files.sync()
         synced = time.perf_counter()
@@ -106,6 +121,10 @@ def write_model(
                 _verify(opened[name], name, tensors, _dtypes(tensors, dtype), on_bytes)
         new_files.publish()
     return Written(size, written - start, synced - written)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
@@ -124,9 +143,8 @@ def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
     return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
 
 
-def _check_free_space(folder: Path, size: int, tensor_count: int) -> None:
+def _check_free_space(folder: Path, free: int, size: int, tensor_count: int) -> None:
     needed = size + tensor_count * _HEADER_BYTES
-    free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"{folder} has {free / 1e9:.1f} GB free but {needed / 1e9:.1f} GB will be written; "

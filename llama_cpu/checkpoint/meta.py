@@ -10,7 +10,7 @@ import torch
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
-from llama_cpu.checkpoint.sharding import split_dimension
+from llama_cpu.checkpoint.sharding import embedding_dimension_of_shard, split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor
 from llama_cpu.config import Fields, config_from_meta
 from llama_cpu.errors import UserError
@@ -91,15 +91,21 @@ def join_shards(
             raise UserError(
                 f"{file} and {files[0].name} disagree: only one of them holds '{odd[0][:80]}'."
             )
-    return {name: _join(name, [shard[name] for shard in shards], files, dim) for name in shards[0]}
+    embedding = shards[0].get("tok_embeddings.weight")
+    along = embedding_dimension_of_shard(embedding.shape if embedding else (), dim)
+    return {
+        name: _join(name, [shard[name] for shard in shards], files, along) for name in shards[0]
+    }
 
 
-def _join(name: str, parts: list[StoredTensor], files: list[Path], dim: int) -> StoredTensor:
+def _join(
+    name: str, parts: list[StoredTensor], files: list[Path], embedding_dimension: int
+) -> StoredTensor:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
     try:
-        along = split_dimension(name, first.shape, dim)
+        along = split_dimension(name, embedding_dimension)
     except (KeyError, IndexError) as error:
         raise UserError(
             f"{files[0]}: the tensor '{name[:80]}' belongs to no LLaMA model that is known."

@@ -5,7 +5,9 @@ Meta's published checkpoints, written by fairscale's ColumnParallelLinear (rows,
 RowParallelLinear (columns, dimension 1) and ParallelEmbedding.
 """
 
-# None: every rank holds a copy.
+from llama_cpu.config import ModelConfig
+
+# None: every rank holds a copy. The embedding is split in either of two ways, see below.
 _SPLIT_DIMENSION: dict[str, int | None] = {
     "wq": 0,
     "wk": 0,
@@ -21,16 +23,24 @@ _SPLIT_DIMENSION: dict[str, int | None] = {
 }
 
 
-def split_dimension(name: str, shard_shape: tuple[int, ...], dim: int) -> int | None:
+def split_dimension(name: str, embedding_dimension: int) -> int | None:
     """Dimension along which the tensor ``name`` is split, or None where ranks hold copies.
 
-    ``shard_shape`` is the shape on one rank, ``dim`` the model's width. The embedding is split
-    on the width in LLaMA 1 and 2 and on the vocabulary in Llama 3: a shard that is narrower than
-    the model tells them apart.
+    ``embedding_dimension`` is that of the embedding: 1, the model's width, in LLaMA 1 and 2; 0,
+    the vocabulary, in Llama 3.
 
-    Raises KeyError for a tensor that no LLaMA has.
+    Raises KeyError or IndexError for a tensor that no LLaMA has.
     """
     kind = name.split(".")[-2]  # layers.0.attention.wq.weight -> wq
-    if kind == "tok_embeddings":
-        return 0 if shard_shape[-1] == dim else 1
-    return _SPLIT_DIMENSION[kind]
+    return embedding_dimension if kind == "tok_embeddings" else _SPLIT_DIMENSION[kind]
+
+
+def embedding_dimension_of_shard(shape: tuple[int, ...], dim: int) -> int:
+    """How an embedding was split, of which one rank has this shape; ``dim``: the model's width."""
+    return 0 if shape[-1:] == (dim,) else 1
+
+
+def embedding_dimension_of_model(config: ModelConfig) -> int:
+    """How Meta would split this model's: Llama 3 is known by its rotary angles."""
+    is_llama_3 = config.rope_theta == 500_000 or config.rope_scaling is not None
+    return 0 if is_llama_3 else 1

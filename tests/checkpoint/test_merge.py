@@ -68,32 +68,6 @@ def test_llama_3_splits_the_embedding_on_the_vocabulary(n_shards: int, tmp_path:
     assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / "8B", embedding_dim=0))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_merge_of_split_is_the_same_bit_for_bit(
-    count: int, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    weights = {name: tensor.to(dtype) for name, tensor in random_weights(tiny_config()).items()}
-    weights["norm.weight"] = torch.full_like(weights["norm.weight"], float("nan"))
-    write_meta(tmp_path / "x", tiny_config(), weights, name="merged.pth")
-    split, again = tmp_path / "split", tmp_path / "again"
-    assert merge("--split", count, "--input_dir", tmp_path / "x", "--output_dir", split) == 0
-    assert len(list(split.glob("consolidated.*.pth"))) == count
-    assert merge("--input_dir", split, "--output_dir", again, "--verify") == 0
-    assert_same(load_merged(again), weights)
-
-
-def test_shards_of_a_split_are_those_of_meta(tmp_path: Path) -> None:
-    write_half(tmp_path / "one", 1)
-    write_half(tmp_path / "four", 4)
-    merge("--split", 4, "--input_dir", tmp_path / "one", "--output_dir", tmp_path / "split")
-    for rank in range(4):
-        name = f"consolidated.{rank:02d}.pth"
-        wanted = torch.load(tmp_path / "four" / name)
-        del wanted["rope.freqs"]
-        assert_same(torch.load(tmp_path / "split" / name), wanted)
-
-
 @pytest.mark.parametrize("option", ["--bf16", "--fp32"])
 @pytest.mark.parametrize("file_format", ["pth", "safetensors"])
 def test_other_types_and_formats(option: str, file_format: str, tmp_path: Path) -> None:
@@ -184,23 +158,6 @@ def test_params_and_tokenizer_are_copied(tmp_path: Path, capsys) -> None:
     (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(b"others")
     assert merge(*arguments, *folders) == 0
     assert (tmp_path / "tokenizer" / "tokenizer.model").read_bytes() == b"others"
-
-
-@pytest.mark.parametrize("folder", ["LLaMA/30B", "LLaMA/33B", "30B", "33B"])
-@pytest.mark.parametrize("size", ["30B", "33B"])
-def test_default_places_and_both_names_of_30b(
-    folder: str, size: str, tmp_path: Path, monkeypatch
-) -> None:
-    write_half(tmp_path / folder, 4)
-    monkeypatch.chdir(tmp_path)
-    assert merge("--model_size", size, "--output_dir", "out") == 0
-    assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / folder))
-
-
-def test_any_other_name(tmp_path: Path) -> None:
-    write_half(tmp_path / "llama-2-13b-chat", 2)
-    arguments = ("--input_dir", tmp_path, "--model_size", "llama-2-13b-chat")
-    assert merge(*arguments, "--output_dir", tmp_path / "out") == 0
 
 
 def test_a_line_of_progress_without_a_terminal(capsys, monkeypatch) -> None:

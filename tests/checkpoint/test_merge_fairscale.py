@@ -59,6 +59,8 @@ def run_rank(rank: int, port: int, parent: Path) -> None:
     for folder, kind in (("width", ParallelEmbedding), ("vocabulary", VocabParallelEmbedding)):
         torch.manual_seed(SEED)  # each layer makes the whole matrix and keeps its part
         save_shard(rank, parent / folder, kind(VOCAB, DIM))
+    torch.distributed.barrier()  # a process that ends ends the connections of the other
+    torch.distributed.destroy_process_group()  # or its threads run on while the process ends
 
 
 def save_shard(rank: int, folder: Path, embed: torch.nn.Module) -> None:

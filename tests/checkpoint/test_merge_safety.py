@@ -18,59 +18,16 @@ from llama_cpu.checkpoint import block_copy
 from llama_cpu.new_files import NewFiles, remove_leftovers
 from tests.support.checkpoints import tiny_config
 from tests.support.merging import (
+    OLD,
     MergeRuns,
     assert_same,
     joined_by_cat,
     leftovers,
     load_merged,
     merge,
+    refused,
     write_half,
 )
-
-OLD = b"the merged.pth of before"
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    return write_half(tmp_path / "in" / "13B", 2)
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    """A folder with a model of before."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "merged.pth").write_bytes(OLD)
-    return folder
-
-
-def refused(capsys, output: Path, *words: object) -> str:
-    """The one sentence; the model of before must be as it was."""
-    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    assert merge(*words, "--output_dir", output, "--force") == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("Error: ")
-    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
-    return lines[0]
-
-
-def test_no_model_named(output: Path, capsys) -> None:
-    assert "--model_size 13B" in refused(capsys, output)
-
-
-def test_folder_missing_names_what_was_looked_for(output: Path, tmp_path: Path, capsys) -> None:
-    sentence = refused(capsys, output, "--model_size", "30B", "--input_dir", tmp_path / "no")
-    for folder in ("no/30B", "no/33B", "no/params.json"):
-        assert str(Path(folder)) in sentence
-
-
-def test_default_folders_are_looked_for_in_order(
-    output: Path, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    sentence = refused(capsys, output, "--model_size", "13B")
-    assert sentence.index(str(Path("LLaMA/13B"))) < sentence.index(f" {Path('13B/params.json')}")
 
 
 def test_params_missing(shards: Path, output: Path, capsys) -> None:
@@ -82,11 +39,6 @@ def test_params_of_another_model(shards: Path, output: Path, tmp_path: Path, cap
     other = write_half(tmp_path / "other", 1, tiny_config(n_layers=3))
     shutil.copy(other / "params.json", shards)
     assert "3 layers" in refused(capsys, output, "--input_dir", shards)
-
-
-def test_wrong_size_named(shards: Path, output: Path, capsys) -> None:
-    sentence = refused(capsys, output, "--input_dir", shards, "--model_size", "65B")
-    assert "holds 2 shards, but 65B has 8" in sentence
 
 
 def test_shard_missing_in_the_middle(output: Path, tmp_path: Path, capsys) -> None:
@@ -226,6 +178,17 @@ def test_the_prompt(
     assert ((output / "merged.pth").read_bytes() == OLD) == (code == 1)
 
 
+def test_end_of_input_at_the_prompt_is_no(shards: Path, output: Path, capsys, monkeypatch) -> None:
+    def end(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(merge_command.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", end)
+    assert merge("--input_dir", shards, "--output_dir", output) == 1
+    assert "Nothing was changed." in capsys.readouterr().out
+    assert (output / "merged.pth").read_bytes() == OLD
+
+
 def test_params_of_another_model_are_not_overwritten_unasked(
     shards: Path, tmp_path: Path, capsys
 ) -> None:
@@ -241,17 +204,6 @@ def test_weights_that_the_loader_would_prefer(shards: Path, output: Path, capsys
     assert "move it away" in refused(capsys, output, *words)
     (output / "merged.pth").rename(output / "consolidated.07.pth")
     assert "move it away" in refused(capsys, output, "--input_dir", shards, "--split", 2)
-
-
-@pytest.mark.parametrize("count", [0, -1, 101])
-def test_absurd_split(count: int, shards: Path, output: Path, capsys) -> None:
-    assert "--split" in refused(capsys, output, "--input_dir", shards, "--split", count)
-
-
-def test_split_that_does_not_divide(shards: Path, output: Path, capsys) -> None:
-    (output / "merged.pth").unlink()
-    sentence = refused(capsys, output, "--input_dir", shards, "--split", 3)
-    assert "3 shards cannot share evenly" in sentence
 
 
 def test_verify_finds_a_changed_byte(shards: Path, output: Path, capsys, monkeypatch) -> None:

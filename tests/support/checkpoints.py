@@ -115,10 +115,7 @@ def write_meta(
     for rank in range(n_shards):
         shard = {}
         for tensor_name, tensor in weights.items():
-            if "tok_embeddings" in tensor_name:
-                dim: int | None = embedding_dim
-            else:
-                dim = split_dimension(tensor_name, tuple(tensor.shape), config.dim)
+            dim = split_dimension(tensor_name, embedding_dim)
             pieces = [tensor] * n_shards if dim is None else tensor.chunk(n_shards, dim)
             shard[tensor_name] = pieces[rank].clone()
         shard["rope.freqs"] = torch.ones(config.head_dim // 2)

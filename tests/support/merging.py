@@ -13,6 +13,7 @@ from llama_cpu.config import ModelConfig
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 
 ROOT = Path(__file__).parent.parent.parent
+OLD = b"the merged.pth of before"
 
 
 def merge(*words: object) -> int:
@@ -21,6 +22,17 @@ def merge(*words: object) -> int:
     if "--tokenizer_dir" not in options:
         options += ["--tokenizer_dir", str(options[options.index("--output_dir") + 1])]
     return merge_main(options)
+
+
+def refused(capsys, output: Path, *words: object) -> str:
+    """The one sentence; the model of before must be as it was."""
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert merge(*words, "--output_dir", output, "--force") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    return lines[0]
 
 
 def write_half(folder: Path, n_shards: int, config: ModelConfig | None = None, **options) -> Path:

@@ -1,0 +1,89 @@
+"""The order of docs/architecture.md: a file imports what stands above it, or in its own row."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "llama_cpu"
+
+
+def listed_rows() -> dict[str, int]:
+    """Row of every file (``config``) and folder (``chat``) that the table's first column names."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.split("| file | what it knows |")[1].split("\n\n")[0]
+    rows: dict[str, int] = {}
+    for number, line in enumerate(table.splitlines()):
+        for name in re.findall(r"`([\w/]+)`", line.split("|")[1] if "|" in line else ""):
+            assert name not in rows, f"{name} is listed twice"
+            rows[name.rstrip("/")] = number
+    return rows
+
+
+ROWS = listed_rows()
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def part(path: Path) -> str:
+    """What the table calls it: the folder in the package, or the file without its suffix."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(node: ast.AST) -> Iterator[str]:
+    """Also those within functions, but not what is only for the type checker."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        for child in node.orelse:
+            yield from imported_parts(child)
+        return
+    modules: list[str] = []
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports name the package"
+        modules = [f"{node.module}.{alias.name}" for alias in node.names]
+    for module in modules:
+        package, _, rest = module.partition(".")
+        if package == "llama_cpu" and rest != "__version__":
+            yield rest.split(".")[0]
+    for child in ast.iter_child_nodes(node):
+        yield from imported_parts(child)
+
+
+def test_every_file_is_listed_and_exists() -> None:
+    assert {part(path) for path in FILES} == ROWS.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_upwards(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    below = {name for name in imported_parts(tree) if ROWS[name] > ROWS[part(path)]}
+    assert not below, f"{part(path)} stands above {sorted(below)} in docs/architecture.md"
+
+
+def test_the_test_sees_imports() -> None:
+    source = (
+        "import llama_cpu.cli\nfrom llama_cpu import __version__, chat\n"
+        "if TYPE_CHECKING:\n    from llama_cpu.tui.app import run_app\n"
+        "def f():\n    from llama_cpu.checkpoint.meta import open_meta\n"
+    )
+    assert list(imported_parts(ast.parse(source))) == ["cli", "chat", "checkpoint"]
+
+
+def test_loading_a_model_brings_no_code_that_writes_one() -> None:
+    readers = "import sys, llama_cpu.loading, llama_cpu.checkpoint.meta\n"
+    readers += "import llama_cpu.checkpoint.hugging_face, llama_cpu.checkpoint.gguf\n"
+    writers = ("block_copy", "pth_writer", "safetensors_writer", "merge")
+    names = {f"llama_cpu.checkpoint.{name}" for name in writers} | {"isal"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{readers}print({names!r} & sys.modules.keys())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
