@@ -1,6 +1,7 @@
 """Takes the README's picture of the real app with the demo model; run it as a script."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.cli import chat_parser
 from llama_cpu.loading import plan_from_arguments
+from llama_cpu.locations import model_folder
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import ChatScreen
 
@@ -37,4 +39,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ["HOME"] = str(model_folder().parent.parent)  # the picture shows ~, not a folder
     asyncio.run(main())

@@ -22,7 +22,8 @@ from llama_cpu.transformer.llama import Block, Llama
 _LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
 
-_SAME_INPUT = (
+# Weights of a layer that read the same input; see transformer/linear.py, make_linear.
+LAYER_GROUPS = (
     ("attention.wq", "attention.wk", "attention.wv"),
     ("feed_forward.w1", "feed_forward.w3"),
 )
@@ -205,7 +206,7 @@ def _rooms_side_by_side(plan: LoadPlan) -> dict[str, Tensor]:
     rooms: dict[str, Tensor] = {}
     tensors = plan.checkpoint.tensors
     for layer in range(plan.checkpoint.config.n_layers):
-        for group in _SAME_INPUT:
+        for group in LAYER_GROUPS:
             names = [f"layers.{layer}.{kind}.weight" for kind in group]
             stored = [tensors[name] for name in names]
             if any(tensor.dtype == plan.dtype and tensor.mapped() is not None for tensor in stored):

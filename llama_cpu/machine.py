@@ -196,19 +196,6 @@ def lazy_memory(size: int) -> mmap.mmap:
     return memory
 
 
-def forget_pages(mapping: mmap.mmap, start: int, length: int) -> None:
-    """Take the mapped bytes [start, start + length) out of this process's resident memory.
-
-    Only for pages that were read and not written; they are read again from the file if needed.
-    """
-    if not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first:
-        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
 def read_at(file: FileIO, start: int, target: memoryview) -> int:
     """Fill ``target`` with the file's bytes from ``start`` on; less only at the end of the file.
 

@@ -61,17 +61,6 @@ def test_cores_of_a_container(tmp_path: Path) -> None:
     assert machine._cgroup_cores(tmp_path) is None
 
 
-def test_forget_pages_keeps_the_bytes(tmp_path: Path) -> None:
-    from llama_cpu.checkpoint.stored import MappedFile
-
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(256)) * 1000)
-    file = MappedFile(path)
-    assert file.bytes[100_000] == 100_000 % 256
-    file.forget(5000, 200_000)
-    assert bytes(file.bytes[:]) == path.read_bytes()
-
-
 def test_timings() -> None:
     from llama_cpu.events import Prefill, Token
     from llama_cpu.timings import Timings

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gguf
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,9 +80,7 @@ def open_gguf(path: Path) -> Checkpoint:
         rope_freqs.fill(factors)
         config = replace(config, rope_factors=tuple(factors.tolist()))
     check_tensors(config, tensors, path)
-    name = metadata.get("general.name")
-    name = name if isinstance(name, str) and name.strip() else path.stem
-    return Checkpoint(path, name.strip()[:60], config, tensors, metadata)
+    return Checkpoint(path, path.stem, config, tensors, metadata)
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -238,18 +235,15 @@ class QuantizedTensor:
         rows_out = target.reshape(-1, self.shape[-1])  # 1-D becomes one row; 2-D stays a view
 
         def convert(first: int, last: int) -> None:
-            start = self.start + first * row_bytes
-            raw = np.frombuffer(self.file.bytes, np.uint8, (last - first) * row_bytes, start)
+            raw = torch.empty(last - first, row_bytes, dtype=torch.uint8)
+            self.file.read(self.start + first * row_bytes, raw)
             try:
-                values = gguf.quants.dequantize(
-                    raw.reshape(last - first, row_bytes), self.quantization
-                )
+                values = gguf.quants.dequantize(raw.numpy(), self.quantization)
             except NotImplementedError as error:
                 raise UserError(
                     f"{self.file.path}: weights of type {self.quantization.name} cannot be read."
                 ) from error
-            rows_out[first:last].copy_(torch.from_numpy(np.require(values, requirements="W")))
-            self.file.forget(start, (last - first) * row_bytes)
+            rows_out[first:last].copy_(torch.from_numpy(values))
 
         # Dequantising makes several float32 copies of what it is given.
         in_row_chunks(rows_out.shape[0], 16 * self.shape[-1], convert)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llama_cpu.errors import UserError
 from llama_cpu.files import reason, require_regular
-from llama_cpu.machine import forget_pages, read_at
+from llama_cpu.machine import read_at
 
 CHUNK_BYTES = 32 << 20  # how much of a file is resident at once while it is converted
 
@@ -104,9 +104,6 @@ class MappedFile:
             raise UserError(f"{self.path} cannot be read ({error.strerror or error}).") from error
         if done < len(data):
             raise UserError(f"{self.path} was shortened while it was read; try again.")
-
-    def forget(self, start: int, length: int) -> None:
-        forget_pages(self.bytes, start, length)
 
 
 @dataclass(frozen=True)
