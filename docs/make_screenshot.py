@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command line sets it
+
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.cli import chat_parser
 from llama_cpu.loading import plan_from_arguments
@@ -25,7 +27,7 @@ async def main() -> None:
     args = chat_parser("make_screenshot").parse_args(["--temperature", "0"])
     plan = plan_from_arguments(args)
     app = ChatApp(plan, session_opener(plan, args))
-    async with app.run_test(size=(120, 42)) as pilot:
+    async with app.run_test(size=(120, 48)) as pilot:
         while not isinstance(app.screen, ChatScreen):
             await pilot.pause(0.1)
         for question in QUESTIONS:

@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,9 @@ import pytest
 from llama_cpu.machine import let_waiting_threads_sleep
 
 let_waiting_threads_sleep()
+# A shell that starts the tests in the background has SIGINT ignored, by them and by every program
+# that they start; Ctrl+C is to be tested there, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 

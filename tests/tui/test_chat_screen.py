@@ -330,7 +330,7 @@ async def test_a_narrow_screen_folds_the_panels() -> None:
         await ask_and_wait(pilot, "Hi")
         assert not screen(pilot).query_one("#side").display
         shown = screen_text(pilot)
-        for essential in ("one two three", "tok/s", "reused 3+8", "ctx ", "MiB", "Ask something"):
+        for essential in ("one two three", "tok/s", "reused 3+8", "ctx ", "iB", "Ask something"):
             assert essential in shown
         for key in ("Send", "New line", "Stop", "New", "Regenerate", "Quit", "palette"):
             assert key in shown.splitlines()[-1]
