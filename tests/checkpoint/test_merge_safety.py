@@ -1,5 +1,6 @@
 """What merge_weights.py refuses, and what is left when it is stopped."""
 
+import contextlib
 import errno
 import os
 import pickle
@@ -296,8 +297,9 @@ def test_killed_at_twenty_random_moments(
     for _ in range(20):
         (output / "merged.pth").write_bytes(OLD)
         pid = start_and_wait_for_the_first_byte(runs, larger_shards, output)
-        time.sleep(chooser.uniform(0, 0.15))
-        os.kill(pid, signal.SIGKILL)
+        time.sleep(chooser.uniform(0, 0.08))
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.kill(pid, signal.SIGKILL)
         runs.wait()
         found.append((output / "merged.pth").read_bytes())
         # What the run before left is gone.
