@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHORTEST_PAUSE = 0.1  # seconds; ten updates a second look like steady writing
 LONGEST_PAUSE = 0.7
-UI_SHARE = 0.05  # of one core: what the screen takes, the model lacks
+UI_SHARE = 0.03  # of one core: what the screen takes, the model lacks
 
 
 class Pace:

@@ -1,5 +1,6 @@
 """The app: first the loading screen, then the chat screen."""
 
+import sys
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_CANCELLED = 130
+SWITCH_SECONDS = 0.0005
 
 
 class ChatApp(App[int]):
@@ -85,6 +87,9 @@ def run_app(plan: "LoadPlan", open_session: "OpenSession", debug: bool = False) 
     Raises what kept the model from being loaded. ``debug`` prints in the end where answers failed.
     """
     app = ChatApp(plan, open_session)
+    # The model's thread lets go of the interpreter at every operator. Each time the screen's has
+    # something to draw it takes it, and by default keeps it for 5 ms: an operator takes 0.05 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         exit_code = app.run()
     finally:
