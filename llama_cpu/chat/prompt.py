@@ -59,10 +59,8 @@ def _to_render(index: int, message: Message, tokenizer: Tokenizer) -> dict[str, 
     if message.token_ids:
         return {"role": message.role, "content": _placeholder(index)}
     text = _MARKS.sub("", message.text)
-    if names := sorted(tokenizer.special_tokens, key=len, reverse=True):
-        pattern = "|".join(map(re.escape, names))
-        text = re.sub(pattern, lambda match: f"{_PLAIN_OPEN}{match[0]}{_PLAIN_CLOSE}", text)
-    return {"role": message.role, "content": text}
+    content = tokenizer.special_pattern.sub(rf"{_PLAIN_OPEN}\1{_PLAIN_CLOSE}", text)
+    return {"role": message.role, "content": content}
 
 
 def _placeholder(index: int) -> str:

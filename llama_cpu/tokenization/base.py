@@ -3,6 +3,7 @@
 import codecs
 import re
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 # Names that published LLaMA-family vocabularies give to the tokens that end an answer.
 _END_TOKENS = (
@@ -59,14 +60,16 @@ class Tokenizer(ABC):
         names = (self.eos_token, *self.end_tokens, *_END_TOKENS)
         return frozenset(self.special_tokens[name] for name in names if name in self.special_tokens)
 
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Any special token's name as group 1, the longest that fits; nothing if there are none."""
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("(" + ("|".join(map(re.escape, names)) or "(?!)") + ")")
 
-def split_specials(text: str, special_tokens: dict[str, int]) -> list[str | int]:
-    """The text cut into plain pieces (str) and special tokens (id), longest name first."""
-    if not special_tokens:
-        return [text] if text else []
-    names = sorted(special_tokens, key=len, reverse=True)
-    pieces = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-    return [special_tokens.get(piece, piece) for piece in pieces if piece]
+    def split_specials(self, text: str) -> list[str | int]:
+        """The text cut into plain pieces (str) and special tokens (id), longest name first."""
+        pieces = self.special_pattern.split(text)
+        return [self.special_tokens.get(piece, piece) for piece in pieces if piece]
 
 
 def byte_level_bytes(piece: str) -> bytes:

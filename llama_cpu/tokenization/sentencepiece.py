@@ -2,7 +2,7 @@
 
 import sentencepiece
 
-from llama_cpu.tokenization.base import Tokenizer, sentencepiece_bytes, split_specials
+from llama_cpu.tokenization.base import Tokenizer, sentencepiece_bytes
 
 # Appended to a serialized ModelProto this overrides one field of it, as protocol buffers merge
 # repeated messages: normalizer_spec (3) { add_dummy_prefix (3): false }.
@@ -32,7 +32,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str, *, specials: bool, continued: bool = False) -> list[int]:
         ids: list[int] = []
-        pieces = split_specials(text, self.special_tokens) if specials else [text] if text else []
+        pieces = self.split_specials(text) if specials else [text] if text else []
         for index, piece in enumerate(pieces):
             if isinstance(piece, int):
                 ids.append(piece)

@@ -18,6 +18,7 @@ from llama_cpu.tokenization.gguf import gguf_tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN, TiktokenTokenizer, looks_like_ranks
+from tests.support.engine import ByteTokenizer
 
 TEXTS = [
     "Hello world 12345",
@@ -91,6 +92,16 @@ def test_sentencepiece(
     assert sentencepiece_tokenizer.encode_prompt(text) == [1, *ids]
     # A space is put before all but the empty text.
     assert sentencepiece_tokenizer.decode(ids) == (" " + text if text else "")
+
+
+def test_special_tokens_are_cut_out_longest_first() -> None:
+    tokenizer = ByteTokenizer()
+    tokenizer.special_tokens = {"<s>": 1, "<s>>": 2, "a|b": 3}
+    assert tokenizer.split_specials("x<s>>a|b<s>a") == ["x", 2, 3, 1, "a"]
+    tokenizer = ByteTokenizer()
+    tokenizer.special_tokens = {}
+    assert tokenizer.split_specials("x<s>") == ["x<s>"]
+    assert tokenizer.split_specials("") == []
 
 
 def test_sentencepiece_specials(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
