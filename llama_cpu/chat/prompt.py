@@ -45,8 +45,8 @@ def build_prompt(
     position = 0
     for index, opening in zip(answers, openings, strict=True):
         placeholder = _placeholder(index)
-        start = whole.index(placeholder) if placeholder in whole else None
-        if start is None:  # the template leaves this answer out
+        start = whole.find(placeholder)
+        if start < 0:  # the template leaves this answer out
             continue
         end = _end_of_opening(whole[:start], opening)
         ids += _encode(whole[position:end], tokenizer, continued=position > 0)
