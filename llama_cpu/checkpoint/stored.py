@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +82,7 @@ class MappedFile:
             last_end, last_name = max(end, last_end), name
 
     def tensor(self, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         if count == 0:
             return torch.empty(tuple(shape), dtype=dtype)
         with warnings.catch_warnings():  # that it is read-only: nobody writes to weights
