@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llama_cpu import __version__
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.files import reason
 from llama_cpu.machine import let_waiting_threads_sleep
 from llama_cpu.text import printable
 
@@ -214,7 +215,7 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     except OSError as error:  # a full disk behind standard output
         if debug:
             traceback.print_exc()
-        _print_error(f"{error.filename or 'The output'}: {error.strerror or error}.")
+        _print_error(f"{error.filename or 'The output'}: {reason(error)}.")
         _discard_output()
         return EXIT_USER_ERROR
     except Exception as error:

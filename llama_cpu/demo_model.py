@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from llama_cpu.errors import UserError
+from llama_cpu.files import reason
 from llama_cpu.locations import cache_folder
 
 NAME = "SmolLM2-135M-Instruct"
@@ -60,7 +61,7 @@ def fetch_demo_model() -> Path:
             (Path(folder) / path.name).replace(path)
     except OSError as error:
         raise UserError(
-            f"The demo model cannot be kept in {path.parent} ({error.strerror or error}); make "
+            f"The demo model cannot be kept in {path.parent} ({reason(error)}); make "
             "room there or set XDG_CACHE_HOME to another folder."
         ) from error
     return path

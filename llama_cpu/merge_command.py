@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cpu.config import Fields
 from llama_cpu.errors import UserError
-from llama_cpu.files import read_json
+from llama_cpu.files import read_json, reason
 from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.merge_display import MergeDisplay
 from llama_cpu.new_files import NewFiles, remove_leftovers
@@ -91,7 +91,7 @@ def run_merge(args: argparse.Namespace) -> int:
     try:
         params = (source / "params.json").read_bytes()
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be used ({error.strerror}).") from error
+        raise UserError(f"{error.filename} cannot be used ({reason(error)}).") from error
     remove_leftovers(output, _WRITTEN)
     _refuse_other_weights(output, files)
     if not args.force and not _may_overwrite(output, files, params):
@@ -296,6 +296,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
             new_files.publish()
     except OSError as error:
         raise UserError(
-            f"{candidate} cannot be copied into {folder} ({error.strerror}); copy it yourself."
+            f"{candidate} cannot be copied into {folder} ({reason(error)}); copy it yourself."
         ) from error
     print(f"{folder / 'tokenizer.model'}: copied from {candidate}.")

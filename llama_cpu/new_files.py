@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from llama_cpu.errors import UserError
+from llama_cpu.files import reason
 from llama_cpu.machine import lock_file, require_replaceable, sync_folder
 
 
@@ -122,7 +123,7 @@ class NewFiles:
         except OSError as error:
             if replaced:
                 raise UserError(
-                    f"{error.filename} could not get its name ({error.strerror}), though other "
+                    f"{error.filename} could not get its name ({reason(error)}), though other "
                     f"files of {self.folder} were replaced; put that right and run this again."
                 ) from error
             if aside.exists():
@@ -146,7 +147,7 @@ def _require_replaceable(path: Path) -> None:
         require_replaceable(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be replaced ({error.strerror}): it is write-protected, or another "
+            f"{path} cannot be replaced ({reason(error)}): it is write-protected, or another "
             "program has it open, for instance a chat; put that right first."
         ) from error
 

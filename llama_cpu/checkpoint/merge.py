@@ -25,6 +25,7 @@ from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_di
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
 from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
+from llama_cpu.files import reason
 from llama_cpu.machine import forget_cached, write_at
 from llama_cpu.new_files import NewFiles
 
@@ -157,11 +158,9 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno == errno.ENOSPC:
-            reason = "the disk is full"
+        why = "the disk is full" if error.errno == errno.ENOSPC else reason(error)
         raise UserError(
-            f"{folder} cannot be written to ({reason}); what was there is unchanged. "
+            f"{folder} cannot be written to ({why}); what was there is unchanged. "
             "Put that right or name another --output_dir."
         ) from error
 

@@ -100,7 +100,7 @@ class MappedFile:
         try:
             done = read_at(self._file, start, data)
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror or error}).") from error
+            raise UserError(f"{self.path} cannot be read ({reason(error)}).") from error
         if done < len(data):
             raise UserError(f"{self.path} was shortened while it was read; try again.")
 
