@@ -126,23 +126,24 @@ def _thread_count(text: str) -> int:
     return number
 
 
-def chat_parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    return _Parser(
         prog=prog,
-        description="Chat with a LLaMA model on the CPU, in the terminal.",
+        description=description,
         epilog=_FILES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def chat_parser(prog: str) -> argparse.ArgumentParser:
+    parser = _model_parser(prog, "Chat with a LLaMA model on the CPU, in the terminal.")
     add_model_arguments(parser)
     return parser
 
 
 def complete_parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=prog,
-        description="Complete one prompt: the text to standard output, figures to standard error.",
-        epilog=_FILES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = _model_parser(
+        prog, "Complete one prompt: the text to standard output, figures to standard error."
     )
     parser.add_argument("prompt", metavar="PROMPT", help="the text to complete; - reads it")
     parser.add_argument("--chat", action="store_true", help="ask it as a question in a chat")
