@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from llama_cpu.config import RopeScaling
+from llama_cpu.config import ModelConfig, RopeScaling
 from llama_cpu.generation import PREFILL_CHUNK
 from llama_cpu.transformer.llama import Block, Llama
 from tests.support.checkpoints import (
@@ -19,6 +19,7 @@ from tests.support.checkpoints import (
 from tests.support.engine import greedy, load_tiny
 from tests.support.reference import greedy_reference, reference_model
 
+SHORT_ORIGINAL = RopeScaling(8.0, original_context=64)  # more of the frequencies are slow
 CONFIGS = {
     "multi-head": tiny_config(),
     "grouped-query": tiny_config(n_kv_heads=2),
@@ -47,26 +48,29 @@ def test_same_ids_as_transformers(
     assert greedy(loaded, prompt, 48) == expected
 
 
-def test_linear_rope_scaling(tmp_path: Path) -> None:
-    config = tiny_config(rope_linear_factor=4.0)
+@pytest.mark.parametrize(
+    ("config", "prompt"),
+    [
+        pytest.param(tiny_config(rope_linear_factor=4.0), PROMPT, id="linear"),
+        pytest.param(
+            tiny_config(rope_theta=1000.0, rope_scaling=SHORT_ORIGINAL),
+            LONG_PROMPT,
+            id="short original context",
+        ),
+    ],
+)
+def test_rope_scaling_that_only_config_json_can_say(
+    config: ModelConfig, prompt: list[int], tmp_path: Path
+) -> None:
     weights = random_weights(config)
     loaded = load_tiny(write_hugging_face(tmp_path, config, weights))
-    expected = greedy_reference(reference_model(config, weights), PROMPT, 48)
-    assert greedy(loaded, PROMPT, 48) == expected
-
-
-def test_scaled_rope_with_a_short_original_context(tmp_path: Path) -> None:
-    """More of the frequencies are slow; only config.json can say so."""
-    config = tiny_config(rope_theta=1000.0, rope_scaling=RopeScaling(8.0, original_context=64))
-    weights = random_weights(config)
-    loaded = load_tiny(write_hugging_face(tmp_path, config, weights))
-    expected = greedy_reference(reference_model(config, weights), LONG_PROMPT, 48)
-    assert greedy(loaded, LONG_PROMPT, 48) == expected
+    expected = greedy_reference(reference_model(config, weights), prompt, 48)
+    assert greedy(loaded, prompt, 48) == expected
 
 
 def test_gguf_rope_factors(tmp_path: Path) -> None:
     """GGUF has Llama 3.1's scaling as a tensor of factors."""
-    config = tiny_config(rope_scaling=RopeScaling(8.0, original_context=64))
+    config = tiny_config(rope_scaling=SHORT_ORIGINAL)
     weights = random_weights(config)
     reference = reference_model(config, weights)
     plain = 1.0 / config.rope_theta ** (torch.arange(0, 16, 2).float() / 16)
