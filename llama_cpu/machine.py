@@ -40,13 +40,14 @@ class MemoryReport:
 def memory_report() -> MemoryReport:
     """Measure now; costs well under a millisecond."""
     resident, peak, file_backed = _process_memory()
+    available, total = _machine_memory()
     return MemoryReport(
         resident=resident,
         peak=max(peak, resident),
         anonymous=resident - file_backed,
         file_backed=file_backed,
-        available=available_memory(),
-        total=total_memory(),
+        available=available,
+        total=total,
     )
 
 
@@ -81,16 +82,21 @@ def _peak_without_proc(resident: int) -> int:
 
 def available_memory() -> int:
     """Bytes that can still be used without swapping: the machine's or the cgroup's."""
-    available = psutil.virtual_memory().available
-    limit, used = _cgroup_limit_and_use()
-    return available if limit is None else max(0, min(available, limit - used))
+    return _machine_memory()[0]
 
 
 def total_memory() -> int:
     """Bytes of memory of the machine, or the cgroup's limit if that is less."""
-    total = psutil.virtual_memory().total
-    limit, _ = _cgroup_limit_and_use()
-    return total if limit is None else min(total, limit)
+    return _machine_memory()[1]
+
+
+def _machine_memory() -> tuple[int, int]:
+    """(available, total) bytes: the machine's, or less where the cgroup has less."""
+    memory = psutil.virtual_memory()
+    limit, used = _cgroup_limit_and_use()
+    if limit is None:
+        return memory.available, memory.total
+    return max(0, min(memory.available, limit - used)), min(memory.total, limit)
 
 
 def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:

@@ -53,6 +53,15 @@ def test_cgroup_limit(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert machine._cgroup_limit_and_use(tmp_path) == (1000000, 500000)
 
 
+def test_report_within_a_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(1000000, 500000), (1000000, 2000000), (None, 0)])  # one for each report
+    monkeypatch.setattr(machine, "_cgroup_limit_and_use", lambda: next(readings))
+    report = machine.memory_report()
+    assert (report.available, report.total) == (500000, 1000000)
+    assert machine.memory_report().available == 0
+    assert machine.memory_report().total > 1000000
+
+
 def test_cores_of_a_container(tmp_path: Path) -> None:
     assert machine._cgroup_cores(tmp_path) is None
     (tmp_path / "cpu.max").write_text("250000 100000\n")
