@@ -6,16 +6,14 @@ import sys
 from collections.abc import Iterator
 from threading import Event as Flag
 
-from llama_cpu.chat.open_session import sampling_from, session_opener
+from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.demo_model import demo_notice
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token
-from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadPlan
 from llama_cpu.machine import memory_report
 from llama_cpu.progress import load_with_progress
-from llama_cpu.sampling import Sampler
 from llama_cpu.standard_input import read_all, require_text
 from llama_cpu.text import human_bytes, printable
 from llama_cpu.timings import Timings
@@ -64,11 +62,7 @@ def _events(session: ChatSession, prompt: str, args: argparse.Namespace) -> Iter
     if args.chat:
         session.add_user(prompt)
         return session.answer(Flag())
-    loaded = session.loaded
-    generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
-    limits = Limits(args.max_gen_len, loaded.end_ids)
-    prompt_ids = loaded.tokenizer.encode_prompt(prompt)
-    return generator.generate(prompt_ids, Sampler(sampling_from(loaded.plan, args)), limits, Flag())
+    return session.complete(prompt, Flag())
 
 
 def _as_object(

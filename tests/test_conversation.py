@@ -1,5 +1,6 @@
 """What a conversation computes, keeps and drops."""
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 
@@ -12,7 +13,7 @@ from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsD
 from llama_cpu.loading import LoadedModel
 from llama_cpu.sampling import Sampling
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
-from tests.support.engine import GREEDY, load_tiny
+from tests.support.engine import GREEDY, greedy, load_tiny
 
 PLAIN = ChatTemplate(
     "plain",
@@ -170,6 +171,17 @@ def test_stop_in_the_middle_of_prefill(session: ChatSession) -> None:
     # What was not answered goes in front of the next message.
     turn(session, "again")
     assert session.messages[-2].text == "hello\n\nagain"
+
+
+def test_completion_has_no_template_and_leaves_no_message(loaded: LoadedModel) -> None:
+    expected = greedy(loaded, list(b"question"), 12)
+    first = loaded.tokenizer.decode(expected)[0]
+    stopping = replace(PLAIN, stop_strings=(first,))
+    session = ChatSession(loaded, stopping, GREEDY, max_gen_len=12)
+    events = list(session.complete("question", Flag()))
+    assert [event.id for event in events if isinstance(event, Token)] == expected
+    assert session.messages == []
+    session.close()
 
 
 def test_text_that_looks_like_a_special_token_is_text(loaded: LoadedModel) -> None:

@@ -1,4 +1,4 @@
-"""A conversation with a loaded model; what the app and the plain chat both talk to."""
+"""A conversation with a loaded model; what the app, the plain chat and one completion talk to."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -110,6 +110,15 @@ class ChatSession:
             if answer.token_ids or ended:
                 answer.token_ids = ids_of_text(self.loaded.tokenizer, answer.token_ids, text)
                 self.messages.append(answer)
+
+    def complete(self, text: str, stop: Flag) -> Iterator[Event]:
+        """Continue a text without the template, as a stream of events; no message comes of it.
+
+        Raises UserError where the text cannot be encoded or does not fit.
+        """
+        prompt_ids = self.loaded.tokenizer.encode_prompt(text)
+        limits = replace(self._limits, stop_strings=())  # those are the template's
+        return self._generator.generate(prompt_ids, self._sampler, limits, stop)
 
     def _prompt_that_fits(self) -> tuple[list[int], int]:
         """The prompt without the oldest turns, where they and an answer have no room, and how many
