@@ -10,10 +10,11 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsDropped
+from llama_cpu.generation import PREFILL_CHUNK, Limits
 from llama_cpu.loading import LoadedModel
-from llama_cpu.sampling import Sampling
+from llama_cpu.sampling import Sampler, Sampling
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
-from tests.support.engine import GREEDY, greedy, load_tiny
+from tests.support.engine import GREEDY, generator_of, greedy, greedy_events, load_tiny
 
 PLAIN = ChatTemplate(
     "plain",
@@ -159,7 +160,7 @@ def test_stop_keeps_what_was_written(session: ChatSession) -> None:
     assert len(session.messages[-1].token_ids) == 5
 
 
-def test_stop_in_the_middle_of_prefill(session: ChatSession) -> None:
+def test_stop_before_anything_is_read(session: ChatSession) -> None:
     stop = Flag()
     stop.set()
     session.add_user("hello")
@@ -171,6 +172,32 @@ def test_stop_in_the_middle_of_prefill(session: ChatSession) -> None:
     # What was not answered goes in front of the next message.
     turn(session, "again")
     assert session.messages[-2].text == "hello\n\nagain"
+
+
+def test_stop_in_the_middle_of_prefill(tmp_path: Path) -> None:
+    """The chunks that were read stay in the cache, and only they."""
+    config = tiny_config(context_length=4 * PREFILL_CHUNK)
+    folder = write_meta(tmp_path, config, random_weights(config))
+    loaded = load_tiny(folder, max_seq_len=4 * PREFILL_CHUNK)
+    prompt = [7 * index % 256 for index in range(3 * PREFILL_CHUNK)]
+    limits = Limits(8, end_ids=frozenset())
+    stop = Flag()
+    events = []
+    for event in generator_of(loaded).generate(prompt, Sampler(GREEDY), limits, stop):
+        events.append(event)
+        if isinstance(event, Prefill) and event.done:
+            stop.set()
+    *prefills, last = events
+    assert [event.done for event in prefills] == [0, PREFILL_CHUNK]
+    assert last == Finished(StopReason.STOPPED)
+    assert loaded.cache.token_ids == prompt[:PREFILL_CHUNK]
+
+    again = greedy_events(loaded, prompt, 8)
+    assert prefill_of(again).reused == PREFILL_CHUNK
+    assert prefill_of(again).done == prefill_of(again).total == 2 * PREFILL_CHUNK
+    loaded.cache.reuse([])
+    ids = [event.id for event in again if isinstance(event, Token)]
+    assert ids == greedy(loaded, prompt, 8)
 
 
 def test_completion_has_no_template_and_leaves_no_message(loaded: LoadedModel) -> None:
