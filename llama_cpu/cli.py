@@ -57,8 +57,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--tokenizer_path", type=Path, metavar="PATH", help="tokenizer file, or its folder"
     )
-    model.add_argument(
-        "--bf16", action="store_true", help="keep weights and KV cache in bfloat16: half the memory"
+    precision = model.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--bf16",
+        dest="precision",
+        action="store_const",
+        const="bf16",
+        default="float32",
+        help="keep weights and KV cache in bfloat16: half the memory, and faster",
+    )
+    precision.add_argument(
+        "--int8",
+        dest="precision",
+        action="store_const",
+        const="int8",
+        help="round the weights to 8 bits: a quarter of the memory, and the fastest",
     )
     model.add_argument(
         "--max_seq_len",

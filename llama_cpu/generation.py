@@ -16,8 +16,6 @@ from llama_cpu.tokenization import Tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
 from llama_cpu.transformer.llama import Llama
 
-PREFILL_CHUNK = 128  # tokens; bounds working memory, and shows progress between
-
 _NOT_FINITE = (
     "The model computed numbers that are not finite, so the answer ends here; "
     "its weights are probably damaged."
@@ -73,8 +71,8 @@ class TextGenerator:
         total = len(prompt_ids) - reused
         began = time.perf_counter()
         yield Prefill(reused, 0, total, 0.0)
-        for first in range(reused, len(prompt_ids), PREFILL_CHUNK):
-            chunk = prompt_ids[first : first + PREFILL_CHUNK]
+        for first in range(reused, len(prompt_ids), self.model.prefill_chunk):
+            chunk = prompt_ids[first : first + self.model.prefill_chunk]
             logits = self.model.forward(chunk, self.cache, stop)
             done = first + len(chunk) - reused
             yield Prefill(reused, done, total, time.perf_counter() - began)

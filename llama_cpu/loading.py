@@ -10,23 +10,28 @@ import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.checkpoint.stored import StoredTensor, in_row_chunks
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.machine import available_memory, physical_cores
-from llama_cpu.memory_forecast import check_fits, final_dtype, forecast
+from llama_cpu.memory_forecast import check_fits, forecast
+from llama_cpu.precision import Precision
 from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
-from llama_cpu.transformer.llama import Block, Llama
+from llama_cpu.transformer.linear import (
+    Int8Weight,
+    Linear,
+    SeparateLinears,
+    Weight,
+    make_linear,
+    prefill_chunk,
+    quantize_rows,
+)
+from llama_cpu.transformer.llama import Block, BlockParts, Llama
 
 _LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
-
-# Weights of a layer that read the same input; see transformer/linear.py, make_linear.
-LAYER_GROUPS = (
-    ("attention.wq", "attention.wk", "attention.wv"),
-    ("feed_forward.w1", "feed_forward.w3"),
-)
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,7 +42,7 @@ class LoadPlan:
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
-    dtype: torch.dtype
+    precision: Precision
     max_seq_len: int
     threads: int
     is_demo: bool
@@ -50,10 +55,6 @@ class LoadPlan:
     @property
     def source(self) -> Path:
         return self.checkpoint.path
-
-    @property
-    def precision(self) -> str:
-        return "bf16" if self.dtype == torch.bfloat16 else "float32"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def plan_loading(
     ckpt_dir: Path | None = None,
     tokenizer_path: Path | None = None,
     *,
-    bf16: bool = False,
+    precision: Precision = Precision.FLOAT32,
     max_seq_len: int | None = None,
     threads: int | None = None,
     force: bool = False,
@@ -94,15 +95,14 @@ def plan_loading(
     checkpoint = open_checkpoint(ckpt_dir or model_folder())
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
     checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
-    dtype = torch.bfloat16 if bf16 else torch.float32
     context = _context(max_seq_len, checkpoint)
     if not force:
-        check_fits(checkpoint.config, dtype, context, available_memory())
+        check_fits(checkpoint.config, precision, context, available_memory())
     config_file = checkpoint.path / "generation_config.json"
     return LoadPlan(
         checkpoint,
         tokenizer,
-        dtype,
+        precision,
         context,
         threads or physical_cores(),
         is_demo,
@@ -115,7 +115,7 @@ def plan_from_arguments(args: argparse.Namespace) -> LoadPlan:
     return plan_loading(
         args.ckpt_dir,
         args.tokenizer_path,
-        bf16=args.bf16,
+        precision=Precision(args.precision),
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         force=args.force,
@@ -136,7 +136,7 @@ def _context(asked: int | None, checkpoint: Checkpoint) -> int:
 
 
 def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
-    """Map every tensor whose file has the wanted type; convert the others into their final place.
+    """Map every matrix whose file has the wanted type; convert the others into their final place.
 
     ``on_progress(done, total, name)`` gets bytes of the weights in their final type. The
     checkpoint is used up: its tensors are let go one by one, so that files read whole do not
@@ -144,42 +144,120 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     """
     torch.set_num_threads(plan.threads)
     config = plan.checkpoint.config
-    tensors = plan.checkpoint.tensors
-    weights: dict[str, Tensor] = {}
-    rooms = _rooms_side_by_side(plan)
-    mapped = 0
-    done, total = 0, forecast(config, plan.dtype, plan.max_seq_len).weights
-    for name in list(tensors):
-        if stop.is_set():
-            raise Cancelled
-        on_progress(done, total, name)
-        stored = tensors.pop(name)
-        dtype = final_dtype(stored.shape, plan.dtype)
-        in_place = stored.mapped() if stored.dtype == dtype and name not in rooms else None
-        if in_place is None:
-            weights[name] = rooms[name] if name in rooms else _empty(stored.shape, dtype)
-            stored.fill(weights[name])
-        else:
-            weights[name] = in_place
-            mapped += in_place.nbytes
-        done += weights[name].nbytes
-    on_progress(total, total, "")
     cache = _kv_cache(plan)
-    blocks = [Block(config, weights, f"layers.{layer}.") for layer in range(config.n_layers)]
-    model = Llama(config, weights, blocks, plan.max_seq_len)
-    return LoadedModel(
-        plan,
-        model,
-        cache,
-        done,
-        mapped,
-        plan.tokenizer.end_ids() | _configured_end_ids(plan),
-    )
+    reader = _Reader(plan, on_progress, stop)
+    tok_embeddings = reader.weight("tok_embeddings")
+    blocks = [reader.block(layer) for layer in range(config.n_layers)]
+    norm = reader.norm("norm")
+    output = tok_embeddings if config.tied_output else reader.weight("output")
+    chunk = prefill_chunk(plan.precision)
+    model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len, chunk)
+    reader.finish()
+    end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)
+    return LoadedModel(plan, model, cache, reader.done, reader.mapped, end_ids)
+
+
+class _Reader:
+    """Takes tensors out of a checkpoint, in the plan's precision, and tells how far it is."""
+
+    def __init__(self, plan: LoadPlan, on_progress: Progress, stop: Flag) -> None:
+        self._config = plan.checkpoint.config
+        self._tensors = plan.checkpoint.tensors
+        self._precision = plan.precision
+        self._on_progress, self._stop = on_progress, stop
+        self._total = forecast(self._config, plan.precision, plan.max_seq_len).weights
+        self.done = 0  # bytes of weights that are ready
+        self.mapped = 0  # of those, read in place
+
+    def block(self, layer: int) -> Block:
+        """The layer's weights, those that read the same input as one product."""
+        prefix = f"layers.{layer}."
+        attention, feed_forward = prefix + "attention.", prefix + "feed_forward."
+        parts = BlockParts(
+            attention_norm=self.norm(prefix + "attention_norm"),
+            wqkv=self._linear(attention + "wq", attention + "wk", attention + "wv"),
+            wo=self._linear(attention + "wo"),
+            ffn_norm=self.norm(prefix + "ffn_norm"),
+            w13=self._linear(feed_forward + "w1", feed_forward + "w3"),
+            w2=self._linear(feed_forward + "w2"),
+        )
+        return Block(self._config, parts)
+
+    def norm(self, name: str) -> Tensor:
+        stored = self._take(name)
+        norm = self._in_place(stored, torch.float32)
+        if norm is None:
+            norm = _empty(stored.shape, torch.float32)
+            stored.fill(norm)
+            self.done += norm.nbytes
+        return norm
+
+    def weight(self, name: str) -> Weight:
+        stored = self._take(name)
+        in_place = self._in_place(stored, self._precision.dtype)
+        return self._converted([stored]) if in_place is None else in_place
+
+    def _linear(self, *names: str) -> Linear:
+        """One product with all of these weights, or several where they are mapped: what need not
+        be copied is not, and in a file they do not lie side by side."""
+        stored = [self._take(name) for name in names]
+        in_place = [self._in_place(tensor, self._precision.dtype) for tensor in stored]
+        if all(weight is None for weight in in_place):
+            return make_linear(self._converted(stored))
+        weights = [
+            self._converted([tensor]) if weight is None else weight
+            for tensor, weight in zip(stored, in_place, strict=True)
+        ]
+        linears = [make_linear(weight) for weight in weights]
+        return linears[0] if len(linears) == 1 else SeparateLinears(linears)
+
+    def _take(self, name: str) -> StoredTensor:
+        if self._stop.is_set():
+            raise Cancelled
+        self._on_progress(self.done, self._total, name)
+        return self._tensors.pop(name + ".weight")
+
+    def _in_place(self, stored: StoredTensor, wanted: torch.dtype) -> Tensor | None:
+        weight = stored.mapped() if stored.dtype == wanted else None
+        if weight is not None:
+            self.done += weight.nbytes
+            self.mapped += weight.nbytes
+        return weight
+
+    def _converted(self, stored: list[StoredTensor]) -> Weight:
+        """Several weights below each other as one [sum of outs, in]."""
+        heights = [tensor.shape[0] for tensor in stored]
+        shape = (sum(heights), stored[0].shape[1])
+        values = _empty(shape, self._precision.dtype)
+        self.done += self._precision.nbytes(shape)
+        pieces = values.split(heights)
+        if self._precision is not Precision.INT8:
+            for tensor, piece in zip(stored, pieces, strict=True):
+                tensor.fill(piece)
+            return values
+        scale = _empty(shape[:1], torch.float32)
+        for tensor, piece, piece_scale in zip(stored, pieces, scale.split(heights), strict=True):
+            _quantize(tensor, piece, piece_scale)
+        return Int8Weight(values, scale)
+
+    def finish(self) -> None:
+        self._on_progress(self._total, self._total, "")
+
+
+def _quantize(stored: StoredTensor, values: Tensor, scale: Tensor) -> None:
+    """Read a matrix and quantise it chunk by chunk, so that it is never there in float32."""
+
+    def quantize(first: int, last: int) -> None:
+        rows = torch.empty(last - first, stored.shape[1])
+        stored.rows(first, last).fill(rows)
+        quantize_rows(rows, values[first:last], scale[first:last])
+
+    in_row_chunks(stored.shape[0], 4 * stored.shape[1], quantize)
 
 
 def _kv_cache(plan: LoadPlan) -> KVCache:
     try:
-        return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.dtype)
+        return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.precision.cache_dtype)
     except (OSError, OverflowError) as error:  # only with --force; else the forecast has said so
         raise UserError(
             f"The system has no memory for a KV cache of {plan.max_seq_len} tokens; choose a "
@@ -195,26 +273,6 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             "The system has no memory for these weights; close other programs or take a smaller "
             "model."
         ) from error
-
-
-def _rooms_side_by_side(plan: LoadPlan) -> dict[str, Tensor]:
-    """Memory for weights that read the same input, by name: adjacent, so that they are one product.
-
-    Only for weights that cannot be mapped; what need not be copied is not. Memory is taken up as
-    it is written, so these may all be made at once.
-    """
-    rooms: dict[str, Tensor] = {}
-    tensors = plan.checkpoint.tensors
-    for layer in range(plan.checkpoint.config.n_layers):
-        for group in LAYER_GROUPS:
-            names = [f"layers.{layer}.{kind}.weight" for kind in group]
-            stored = [tensors[name] for name in names]
-            if any(tensor.dtype == plan.dtype and tensor.mapped() is not None for tensor in stored):
-                continue
-            rows = [tensor.shape[0] for tensor in stored]
-            room = _empty((sum(rows), stored[0].shape[1]), plan.dtype)
-            rooms |= dict(zip(names, room.split(rows), strict=True))
-    return rooms
 
 
 def _configured_end_ids(plan: LoadPlan) -> frozenset[int]:

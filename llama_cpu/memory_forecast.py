@@ -1,16 +1,13 @@
 """Will it fit? Answered before anything is loaded."""
 
-import math
 from dataclasses import dataclass
-
-import torch
 
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
-from llama_cpu.generation import PREFILL_CHUNK
+from llama_cpu.precision import Precision
 from llama_cpu.text import human_bytes
-from llama_cpu.transformer.linear import bf16_in_hardware
+from llama_cpu.transformer.linear import multiplies_in_hardware, prefill_chunk
 
 _PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
@@ -28,28 +25,23 @@ class Forecast:
         return self.weights + self.kv_cache + self.working
 
 
-def final_dtype(shape: tuple[int, ...], precision: torch.dtype) -> torch.dtype:
-    """The type in which a tensor is kept: norms (one dimension) are always float32."""
-    return precision if len(shape) > 1 else torch.float32
-
-
-def forecast(config: ModelConfig, precision: torch.dtype, max_seq_len: int) -> Forecast:
-    weights = 0
-    for shape in tensor_shapes(config).values():
-        weights += math.prod(shape) * final_dtype(shape, precision).itemsize
+def forecast(config: ModelConfig, precision: Precision, max_seq_len: int) -> Forecast:
+    weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
+    kv_cache = config.kv_cache_bytes(max_seq_len, precision.cache_dtype.itemsize)
+    chunk = prefill_chunk(precision)
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
-    working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
-    if precision == torch.bfloat16 and not bf16_in_hardware():
+    working = _PROGRAM_BYTES + 4 * chunk * (widest + scores) + rope + 16 * config.vocab_size
+    if not multiplies_in_hardware(precision):
         heads = config.n_heads + 2 * config.n_kv_heads
         working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
-    return Forecast(weights, config.kv_cache_bytes(max_seq_len, precision.itemsize), working)
+    if precision is Precision.INT8:  # rows of the output matrix for its refined logits
+        working += config.vocab_size * config.dim
+    return Forecast(weights, kv_cache, working)
 
 
-def check_fits(
-    config: ModelConfig, precision: torch.dtype, max_seq_len: int, available: int
-) -> None:
+def check_fits(config: ModelConfig, precision: Precision, max_seq_len: int, available: int) -> None:
     """Raise UserError, saying what would help, if more than ``available`` bytes are needed."""
     needed = forecast(config, precision, max_seq_len)
     if needed.total <= available:
@@ -64,18 +56,18 @@ def check_fits(
 
 
 def _what_would_help(
-    config: ModelConfig, precision: torch.dtype, max_seq_len: int, available: int
+    config: ModelConfig, precision: Precision, max_seq_len: int, available: int
 ) -> str:
     lengths = [max_seq_len]
     while lengths[-1] > 256:
         lengths.append(lengths[-1] // 2)
-    options = [(precision, length) for length in lengths]
-    options += [(torch.bfloat16, length) for length in lengths]
-    if precision == torch.float32:  # the precision costs less than a short context
-        options = [(torch.bfloat16, max_seq_len), *options]
+    smaller = [other for other in Precision if other.dtype.itemsize < precision.dtype.itemsize]
+    # The precision costs less than a short context.
+    options = [(other, max_seq_len) for other in smaller]
+    options += [(other, length) for other in (precision, *smaller) for length in lengths]
     for other, length in options:
         if forecast(config, other, length).total <= available:
-            switches = ["--bf16"] if other != precision else []
+            switches = [f"--{other.value}"] if other is not precision else []
             switches += [f"--max_seq_len {length}"] if length != max_seq_len else []
             return f"{' '.join(switches)} would make it fit (--force tries it all the same)."
     return "close other programs or take a smaller model (--force tries it all the same)."

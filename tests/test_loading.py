@@ -16,6 +16,7 @@ from llama_cpu.config import ModelConfig
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading import load, plan_loading
 from llama_cpu.memory_forecast import check_fits, forecast
+from llama_cpu.precision import Precision
 from tests.support.checkpoints import (
     random_weights,
     read_all,
@@ -41,8 +42,10 @@ LLAMA_7B = ModelConfig(
 )
 
 
-def resident_weights(folder: Path, bf16: bool = False) -> dict[str, torch.Tensor]:
-    loaded = load_tiny(folder, bf16=bf16)
+def resident_weights(
+    folder: Path, precision: Precision = Precision.FLOAT32
+) -> dict[str, torch.Tensor]:
+    loaded = load_tiny(folder, precision=precision)
     block = next(iter(loaded.model.blocks))
     return {
         "tok_embeddings": loaded.model.tok_embeddings,
@@ -56,8 +59,9 @@ def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
     config = tiny_config()
     stored = {name: tensor.to(dtype) for name, tensor in random_weights(config).items()}
     write_meta(tmp_path, config, stored, n_shards=2)
-    for bf16, wanted in ((False, torch.float32), (True, torch.bfloat16)):
-        weights = resident_weights(tmp_path, bf16)
+    for precision in (Precision.FLOAT32, Precision.BF16):
+        wanted = precision.dtype
+        weights = resident_weights(tmp_path, precision)
         assert weights["norm"].dtype == torch.float32
         assert weights["wo"].dtype == wanted
         expected = stored["layers.0.attention.wo.weight"].to(wanted)
@@ -67,17 +71,17 @@ def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["meta", "safetensors", "bin", "gguf"])
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BF16])
 def test_the_wanted_type_is_mapped_and_not_copied(
-    layout: str, bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config()
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    weights = {name: tensor.to(dtype) for name, tensor in random_weights(config).items()}
+    weights = {name: tensor.to(precision.dtype) for name, tensor in random_weights(config).items()}
     if layout == "meta":
         path = write_meta(tmp_path, config, weights)
     elif layout == "gguf":
-        kind = gguf.GGMLQuantizationType.BF16 if bf16 else gguf.GGMLQuantizationType.F32
+        types = gguf.GGMLQuantizationType
+        kind = types.BF16 if precision is Precision.BF16 else types.F32
         path = write_gguf(tmp_path / "model.gguf", config, weights, kind)
     else:
         path = write_hugging_face(tmp_path, config, weights, suffix=layout)
@@ -88,7 +92,7 @@ def test_the_wanted_type_is_mapped_and_not_copied(
     monkeypatch.setattr(
         FileTensor, "fill", lambda self, target: (filled.append(self.shape), fill(self, target))
     )
-    resident_weights(path, bf16)
+    resident_weights(path, precision)
     assert all(len(shape) == 1 for shape in filled)  # at most norms, which are float32 always
 
 
@@ -150,7 +154,9 @@ from pathlib import Path
 from threading import Event
 from llama_cpu.loading import load, plan_loading
 from llama_cpu.machine import memory_report
-plan = plan_loading(Path(sys.argv[1]), Path(sys.argv[2]), max_seq_len=4096)
+from llama_cpu.precision import Precision
+precision = Precision(sys.argv[3])
+plan = plan_loading(Path(sys.argv[1]), Path(sys.argv[2]), max_seq_len=4096, precision=precision)
 before = memory_report().resident
 loaded = load(plan, lambda *_: None, Event())
 print(memory_report().peak - before, loaded.weights_bytes)
@@ -158,16 +164,17 @@ print(memory_report().peak - before, loaded.weights_bytes)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the peak from Linux")
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("layout", ["gguf", "meta, 3 shards of float16"])
 def test_loading_takes_little_more_than_the_weights(
-    layout: str, demo_model: Path, tmp_path: Path
+    layout: str, precision: str, demo_model: Path, tmp_path: Path
 ) -> None:
     path = demo_model
     if layout != "gguf":
         config = open_checkpoint(demo_model).config
         weights = {name: tensor.half() for name, tensor in read_all(demo_model).items()}
         path = write_meta(tmp_path, config, weights, n_shards=3)
-    command = [sys.executable, "-c", _PEAK_OF_LOADING, str(path), str(demo_model)]
+    command = [sys.executable, "-c", _PEAK_OF_LOADING, str(path), str(demo_model), precision]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     grown, weights_bytes = map(int, printed.split())
     # The 300 MB beyond are for the interpreter and PyTorch, which were there before.
@@ -188,7 +195,7 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
     from llama_cpu.loading import LoadPlan
     from tests.support.engine import ByteTokenizer
 
-    plan = LoadPlan(open_checkpoint(tmp_path), ByteTokenizer(), torch.float32, 64, 2, False, {})
+    plan = LoadPlan(open_checkpoint(tmp_path), ByteTokenizer(), Precision.FLOAT32, 64, 2, False, {})
     with pytest.raises(Cancelled):
         load(plan, on_progress, stop)
     assert len(seen) == 5
@@ -196,31 +203,35 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
 
 
 def test_forecast_of_7b() -> None:
-    in_float32 = forecast(LLAMA_7B, torch.float32, 2048)
+    in_float32 = forecast(LLAMA_7B, Precision.FLOAT32, 2048)
     assert in_float32.weights == pytest.approx(6_738_415_616 * 4, rel=0.001)
     assert in_float32.kv_cache == 32 * 2 * 4096 * 2048 * 4
-    in_bf16 = forecast(LLAMA_7B, torch.bfloat16, 2048)
+    in_bf16 = forecast(LLAMA_7B, Precision.BF16, 2048)
     assert in_bf16.weights == pytest.approx(in_float32.weights / 2, rel=0.001)
+    in_int8 = forecast(LLAMA_7B, Precision.INT8, 2048)
+    assert in_int8.weights == pytest.approx(in_float32.weights / 4, rel=0.002)
+    assert in_int8.kv_cache == in_bf16.kv_cache
 
 
 @pytest.mark.parametrize(
     ("available", "advice"),
     [
         (20 * GIB, "--bf16 would make it fit"),
-        (int(13.3 * GIB), "--bf16 --max_seq_len 512 would make it fit"),
+        (int(13.3 * GIB), "--int8 would make it fit"),
+        (int(7.1 * GIB), "--int8 --max_seq_len 512 would make it fit"),
         (int(26.2 * GIB), "--bf16 would make it fit"),
-        (8 * GIB, "take a smaller model"),
+        (6 * GIB, "take a smaller model"),
     ],
 )
 def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
     with pytest.raises(UserError, match="too little") as caught:
-        check_fits(LLAMA_7B, torch.float32, 2048, available)
+        check_fits(LLAMA_7B, Precision.FLOAT32, 2048, available)
     assert advice in str(caught.value)
 
 
 def test_what_fits_is_let_through() -> None:
-    check_fits(LLAMA_7B, torch.float32, 2048, 32 * GIB)
-    check_fits(LLAMA_7B, torch.bfloat16, 2048, 16 * GIB)
+    check_fits(LLAMA_7B, Precision.FLOAT32, 2048, 32 * GIB)
+    check_fits(LLAMA_7B, Precision.BF16, 2048, 16 * GIB)
 
 
 def test_kv_cache_is_touched_only_as_it_is_used() -> None:
@@ -298,7 +309,7 @@ def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
     write_meta(tmp_path, config, random_weights(config))
     loaded = load_tiny(tmp_path)
     assert loaded.mapped_bytes == loaded.weights_bytes
-    in_bf16 = load_tiny(tmp_path, bf16=True)
+    in_bf16 = load_tiny(tmp_path, precision=Precision.BF16)
     norms = (2 * config.n_layers + 1) * config.dim * 4
     assert in_bf16.mapped_bytes == norms
     assert in_bf16.weights_bytes == (loaded.weights_bytes - norms) // 2 + norms

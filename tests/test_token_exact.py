@@ -7,8 +7,9 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama_cpu.config import ModelConfig, RopeScaling
-from llama_cpu.generation import PREFILL_CHUNK
-from llama_cpu.transformer.llama import Block, Llama
+from llama_cpu.precision import Precision
+from llama_cpu.transformer.linear import prefill_chunk
+from llama_cpu.transformer.llama import Llama
 from tests.support.checkpoints import (
     random_weights,
     tiny_config,
@@ -16,7 +17,7 @@ from tests.support.checkpoints import (
     write_hugging_face,
     write_meta,
 )
-from tests.support.engine import greedy, load_tiny
+from tests.support.engine import greedy, load_tiny, make_block
 from tests.support.reference import greedy_reference, reference_model
 
 SHORT_ORIGINAL = RopeScaling(8.0, original_context=64)  # more of the frequencies are slow
@@ -31,7 +32,8 @@ CONFIGS = {
     "scaled rope": tiny_config(rope_scaling=RopeScaling(8.0)),
 }
 PROMPT = [256, *b"The quick brown fox jumps over the lazy dog"]
-LONG_PROMPT = [(7 * index + index // 11) % 320 for index in range(2 * PREFILL_CHUNK + 45)]
+LONG_LENGTH = 2 * prefill_chunk(Precision.FLOAT32) + 45
+LONG_PROMPT = [(7 * index + index // 11) % 320 for index in range(LONG_LENGTH)]
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, LONG_PROMPT], ids=["short", "several chunks"])
@@ -130,9 +132,12 @@ def test_blocks_may_come_from_anywhere(tmp_path: Path) -> None:
     class OneAtATime:
         def __iter__(self):
             for layer in range(config.n_layers):
-                yield Block(config, weights, f"layers.{layer}.")
+                yield make_block(config, weights, layer)
 
     loaded.cache.reuse([])
-    streamed = Llama(config, weights, OneAtATime(), 512)
+    embeddings, norm = weights["tok_embeddings.weight"], weights["norm.weight"]
+    streamed = Llama(
+        config, embeddings, OneAtATime(), norm, weights["output.weight"], 512, prefill_chunk=64
+    )
     object.__setattr__(loaded, "model", streamed)
     assert greedy(loaded, PROMPT, 16) == expected

@@ -152,7 +152,7 @@ class ChatSession:
 
     @property
     def precision(self) -> str:
-        return self.loaded.plan.precision
+        return self.loaded.plan.precision.value
 
     @property
     def weights_bytes(self) -> int:

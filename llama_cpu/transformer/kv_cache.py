@@ -34,10 +34,18 @@ class KVCache:
         """
         keys, values = self._layers[layer]
         end = start + k.shape[0]
-        self.most_used = max(self.most_used, end)
         keys[:, start:end] = k.transpose(0, 1)
         values[:, start:end] = v.transpose(0, 1)
         return keys[:, :end], values[:, :end]
+
+    def extend(self, token_ids: list[int]) -> None:
+        """Count tokens as read, once every layer has stored their keys and values."""
+        self.token_ids.extend(token_ids)
+        self.most_used = max(self.most_used, len(self))
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
+        del self.token_ids[length:]
 
     def reuse(self, prompt: list[int]) -> int:
         """Forget what differs from the prompt; returns how many of its tokens are still there.
@@ -49,5 +57,5 @@ class KVCache:
             if cached != wanted:
                 break
             common += 1
-        del self.token_ids[common:]
+        self.truncate(common)
         return common

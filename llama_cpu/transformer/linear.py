@@ -1,10 +1,15 @@
-"""Matrix products, one class per precision. Every choice of operator is made in this file."""
+"""Matrix products, one class per precision. Every choice of operator is made in this file.
 
-from collections.abc import Sequence
+The figures behind the choices are in docs/performance.md.
+"""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from llama_cpu.precision import Precision
 
 
 def bf16_in_hardware() -> bool:
@@ -15,6 +20,52 @@ def bf16_in_hardware() -> bool:
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     avx512 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(amx() or avx512())
+
+
+def int8_in_hardware() -> bool:
+    """Whether this processor adds up products of int8 exactly (VNNI or AMX) and oneDNN is there.
+
+    Without that, oneDNN's sums of two products are cut off at 16 bits, which is wrong here.
+    """
+    vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    return bool(vnni() and torch.backends.mkldnn.is_available())
+
+
+_BF16_IN_HARDWARE = bf16_in_hardware()
+_INT8_IN_HARDWARE = int8_in_hardware()
+
+
+def multiplies_in_hardware(precision: Precision) -> bool:
+    """Whether many rows are multiplied as they are kept; else weights are widened before."""
+    if precision is Precision.BF16:
+        return _BF16_IN_HARDWARE
+    return precision is Precision.FLOAT32 or _INT8_IN_HARDWARE
+
+
+def prefill_chunk(precision: Precision) -> int:
+    """Tokens of a prompt that are read at once.
+
+    As few as bring the products near their peak, since working memory grows with them, and the
+    next progress is shown, and Esc heard, after them: 128 in float32, and 512 where reading the
+    weights (or widening them) takes longer beside the arithmetic.
+    """
+    return 128 if precision is Precision.FLOAT32 else 512
+
+
+class _Scratch:
+    """A float32 matrix that all layers share, for weights widened just before their product."""
+
+    def __init__(self) -> None:
+        self._values = torch.empty(0)
+
+    def widened(self, weight: Tensor) -> Tensor:
+        """The weight [out, in] as float32, valid until the next call."""
+        if self._values.numel() < weight.numel():
+            self._values = torch.empty(weight.numel())
+        return self._values[: weight.numel()].view_as(weight).copy_(weight)
+
+
+_SCRATCH = _Scratch()
 
 
 class Float32Linear:
@@ -32,12 +83,9 @@ class Bfloat16Linear:
     """The same with a bfloat16 weight; activations come and go as float32.
 
     One row: ``torch.mv`` reads the weight at the memory limit, twice as fast as float32, where
-    ``F.linear`` in bfloat16 does not on any processor measured (11008 x 4096, 2 threads: 2.5 ms
-    against 4.2 ms with AMX; docs/performance.md). More rows: the bfloat16 product where the
-    processor has one, else the weight is widened into one scratch that all layers share.
+    ``F.linear`` in bfloat16 does not on any processor measured. More rows: the bfloat16 product
+    where the processor has one, else the weight is widened into the scratch.
     """
-
-    _scratch = torch.empty(0)
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight  # [out, in]
@@ -48,34 +96,84 @@ class Bfloat16Linear:
             return torch.mv(self.weight, x[0].bfloat16()).float().unsqueeze(0)
         if _BF16_IN_HARDWARE:
             return F.linear(x.bfloat16(), self.weight).float()
-        return F.linear(x, self._widened())
-
-    def _widened(self) -> Tensor:
-        """The weight as float32, valid until the next call on any layer."""
-        if Bfloat16Linear._scratch.numel() < self.weight.numel():
-            Bfloat16Linear._scratch = torch.empty(self.weight.numel())
-        widened = Bfloat16Linear._scratch[: self.weight.numel()].view_as(self.weight)
-        return widened.copy_(self.weight)
+        return F.linear(x, _SCRATCH.widened(self.weight))
 
 
-class Bfloat16Output(Bfloat16Linear):
-    """The last product, whose results are compared with each other.
+@dataclass(frozen=True)
+class Int8Weight:
+    """A matrix whose row i is ``values[i] * scale[i]``: int8 [out, in] and float32 [out]."""
 
-    bfloat16 has 8 bits of precision, so that the best tokens would often tie. The candidates are
-    found with the fast product and their logits computed again in float32.
+    values: Tensor
+    scale: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scale.nbytes
+
+
+def quantize_rows(rows: Tensor, values: Tensor, scale: Tensor) -> None:
+    """Write float32 ``rows`` [n, in] as int8 ``values`` [n, in] and ``scale`` [n].
+
+    Symmetric, each row's greatest magnitude becoming 127 (Dettmers et al., arXiv:2208.07339,
+    section 2). ``rows`` is used up.
+    """
+    torch.div(_greatest(rows), 127, out=scale)
+    # A row of zeros has the scale 0 and may divide by anything.
+    values.copy_(rows.div_(scale.clamp(min=1e-30).unsqueeze(1)).round_())
+
+
+def _greatest(rows: Tensor) -> Tensor:
+    """The greatest magnitude of each row, as aminmax, unlike abs, makes no copy of them."""
+    least, most = rows.aminmax(dim=1)
+    return torch.maximum(most, -least)
+
+
+class Int8Linear:
+    """The same with int8 weights; each row of activations is rounded to 8 bits as well.
+
+    oneDNN adds int8 products up exactly, so that a row's result does not depend on the rows beside
+    it: tokens checked several at once get the very logits that they get one by one. The layout it
+    wants is made once and differs between processors, hence is never on disk.
     """
 
-    CANDIDATES = 256
+    def __init__(self, weight: Int8Weight) -> None:
+        self._scale = weight.scale / 127  # that of the activations' 127 steps included
+        self._zero_points = torch.zeros(len(weight.scale), dtype=torch.int64)
+        self._packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
+        self._steps = torch.tensor(127.0)
+        self._middle = torch.tensor(128.5)  # unsigned: 128 is zero; a half, as the rest is cut off
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: float32 [1, dim] -> float32 logits [1, vocab]."""
-        logits = super().__call__(x)
-        best = logits[0].topk(min(self.CANDIDATES, logits.shape[1])).indices
-        logits[0, best] = torch.mv(self.weight[best].float(), x[0])
-        return logits
+        """x: float32 [rows, in] -> float32 [rows, out]."""
+        greatest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
+        steps = torch.div(self._steps, greatest)  # a row of zeros: whatever comes out, times 0
+        x_uint8 = torch.addcmul(self._middle, x, steps).to(torch.uint8)
+        product = torch.ops.onednn.qlinear_pointwise(
+            x_uint8, 1.0, 128, self._packed, self._scale, self._zero_points, None, 1.0, 0,
+            torch.float32, "none", [], "",
+        )  # fmt: skip
+        return product.mul_(greatest)
 
 
-_BF16_IN_HARDWARE = bf16_in_hardware()
+class PlainInt8Linear:
+    """For processors without exact int8 products (before VNNI, Arm): activations stay as they are.
+
+    Up to 4 rows: torch's product of bfloat16 and int8, which reads the weight once. It works on
+    whole blocks and crashes beside them. More rows: widened.
+    """
+
+    def __init__(self, weight: Int8Weight) -> None:
+        self._values = weight.values
+        self._scale = weight.scale
+        self._ones = torch.ones_like(weight.scale, dtype=torch.bfloat16)
+        self._in_blocks = all(size % 64 == 0 for size in weight.values.shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: float32 [rows, in] -> float32 [rows, out]."""
+        if x.shape[0] <= 4 and self._in_blocks:
+            product = torch._weight_int8pack_mm(x.bfloat16(), self._values, self._ones)
+            return product * self._scale
+        return F.linear(x, _SCRATCH.widened(self._values)).mul_(self._scale)
 
 
 class SeparateLinears:
@@ -89,34 +187,48 @@ class SeparateLinears:
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
-Linear = Float32Linear | Bfloat16Linear | SeparateLinears
+class RefinedOutput:
+    """The last product, whose results are compared with each other.
 
-
-def make_linear(*weights: Tensor) -> Linear:
-    """The product with one weight [out, in], or with several that read the same input.
-
-    Of several the results are side by side. Where the loader has put the weights side by side as
-    well, they are one product: at one row the time of a small product is mostly its overhead.
+    bfloat16 and int8 have about 8 bits, so that the best tokens would often tie or change places.
+    The candidates are found with the fast product and their logits computed again in float32.
     """
-    whole = _as_one(weights)
-    if whole is None:
-        return SeparateLinears([make_linear(weight) for weight in weights])
-    return Bfloat16Linear(whole) if whole.dtype == torch.bfloat16 else Float32Linear(whole)
+
+    CANDIDATES = 256
+
+    def __init__(self, weight: "Weight") -> None:
+        self._weight = weight
+        self._product = make_linear(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: float32 [rows, dim] -> float32 logits [rows, vocab]."""
+        logits = self._product(x)
+        best = logits.topk(min(self.CANDIDATES, logits.shape[1])).indices
+        for row, ids in enumerate(best):
+            logits[row, ids] = torch.mv(take_rows(self._weight, ids), x[row])
+        return logits
 
 
-def _as_one(weights: Sequence[Tensor]) -> Tensor | None:
-    """The weights as one [sum of outs, in] without a copy; None if they do not lie so."""
-    first = weights[0]
-    place = first.data_ptr()
-    for weight in weights:
-        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not same or weight.data_ptr() != place or not weight.is_contiguous():
-            return None
-        place += weight.nbytes
-    rows = sum(weight.shape[0] for weight in weights)
-    return first.as_strided((rows, first.shape[1]), first.stride())
+Weight = Tensor | Int8Weight  # [out, in]
+Linear = Float32Linear | Bfloat16Linear | Int8Linear | PlainInt8Linear | SeparateLinears
 
 
-def make_output(weight: Tensor) -> Linear:
-    """The product for the output matrix [vocab, dim], by the weight's type."""
-    return Bfloat16Output(weight) if weight.dtype == torch.bfloat16 else Float32Linear(weight)
+def make_linear(weight: Weight) -> Linear:
+    """The product with a weight, by its type."""
+    if isinstance(weight, Int8Weight):
+        return Int8Linear(weight) if _INT8_IN_HARDWARE else PlainInt8Linear(weight)
+    return Bfloat16Linear(weight) if weight.dtype == torch.bfloat16 else Float32Linear(weight)
+
+
+def make_output(weight: Weight) -> Float32Linear | RefinedOutput:
+    """The product for the output matrix [vocab, dim]."""
+    if isinstance(weight, Tensor) and weight.dtype == torch.float32:
+        return Float32Linear(weight)
+    return RefinedOutput(weight)
+
+
+def take_rows(weight: Weight, ids: Tensor) -> Tensor:
+    """Rows of a weight as float32 [len(ids), in]: the embedding of tokens, for one."""
+    if isinstance(weight, Int8Weight):
+        return weight.values[ids].float().mul_(weight.scale[ids].unsqueeze(1))
+    return F.embedding(ids, weight).float()

@@ -6,6 +6,7 @@ at once; there is no batch dimension, as one person talks to one model.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from threading import Event
 
 import torch
@@ -15,52 +16,80 @@ from torch import Tensor
 from llama_cpu.config import ModelConfig
 from llama_cpu.errors import Cancelled
 from llama_cpu.transformer.kv_cache import KVCache
-from llama_cpu.transformer.linear import make_linear, make_output
+from llama_cpu.transformer.linear import Linear, Weight, make_output, take_rows
 from llama_cpu.transformer.rope import Rope, Rotate
-
-Weights = dict[str, Tensor]
 
 
 class Llama:
     """The whole model. ``blocks`` are resident, or come from elsewhere as they are asked for."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, blocks: Iterable["Block"], max_seq_len: int
+        self,
+        config: ModelConfig,
+        tok_embeddings: Weight,
+        blocks: Iterable["Block"],
+        norm: Tensor,
+        output: Weight,
+        max_seq_len: int,
+        prefill_chunk: int,
     ) -> None:
+        """``tok_embeddings`` and ``output``: [vocab, dim], one and the same where they are tied.
+
+        ``prefill_chunk``: how many tokens of a prompt are best read at once.
+        """
         self.config = config
+        self.prefill_chunk = prefill_chunk
+        self.tok_embeddings = tok_embeddings
         self.blocks = blocks
-        self.tok_embeddings = weights["tok_embeddings.weight"]  # [vocab, dim]
-        self.norm = RMSNorm(weights["norm.weight"], config.norm_eps)
-        output = self.tok_embeddings if config.tied_output else weights["output.weight"]
+        self.norm = RMSNorm(norm, config.norm_eps)
         self.output = make_output(output)
         self.rope = Rope(config, max_seq_len)
 
     @torch.inference_mode()
-    def forward(self, token_ids: list[int], cache: KVCache, stop: Event | None = None) -> Tensor:
+    def forward(
+        self,
+        token_ids: list[int],
+        cache: KVCache,
+        stop: Event | None = None,
+        all_logits: bool = False,
+    ) -> Tensor:
         """Read ``token_ids`` after those in the cache; logits [vocab] of what follows the last one.
 
-        Raises Cancelled, the cache unchanged, if ``stop`` is set while the blocks are at work.
+        ``all_logits``: of what follows each of them, [len(token_ids), vocab]. Raises Cancelled, the
+        cache unchanged, if ``stop`` is set while the blocks are at work.
         """
         start = len(cache)
-        x = F.embedding(torch.tensor(token_ids), self.tok_embeddings).float()  # [seq, dim]
+        x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
         rotate = self.rope.at(start, len(token_ids))
         mask = causal_mask(len(token_ids), start, self.config.n_heads // self.config.n_kv_heads)
         for layer, block in enumerate(self.blocks):
             if stop is not None and stop.is_set():
                 raise Cancelled
             x = block(x, rotate, mask, cache, layer, start)
-        cache.token_ids.extend(token_ids)
-        return self.output(self.norm(x[-1:]))[0]
+        cache.extend(token_ids)
+        return self.output(self.norm(x)) if all_logits else self.output(self.norm(x[-1:]))[0]
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """What a layer is made of. Norms: float32 [dim]."""
+
+    attention_norm: Tensor
+    wqkv: Linear  # wq, wk and wv read the same input: dim -> all heads of q, then k, then v
+    wo: Linear
+    ffn_norm: Tensor
+    w13: Linear  # w1 and w3, likewise
+    w2: Linear
 
 
 class Block:
     """One layer: attention, then feed-forward, each added to its input."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str) -> None:
-        self.attention_norm = RMSNorm(weights[prefix + "attention_norm.weight"], config.norm_eps)
-        self.attention = Attention(config, weights, prefix + "attention.")
-        self.ffn_norm = RMSNorm(weights[prefix + "ffn_norm.weight"], config.norm_eps)
-        self.feed_forward = FeedForward(weights, prefix + "feed_forward.")
+    def __init__(self, config: ModelConfig, parts: BlockParts) -> None:
+        self.attention_norm = RMSNorm(parts.attention_norm, config.norm_eps)
+        self.attention = Attention(config, parts.wqkv, parts.wo)
+        self.ffn_norm = RMSNorm(parts.ffn_norm, config.norm_eps)
+        self.feed_forward = FeedForward(parts.w13, parts.w2)
 
     def __call__(
         self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: KVCache, layer: int, start: int
@@ -72,12 +101,10 @@ class Block:
 class Attention:
     """Causal attention in which groups of heads share keys and values (arXiv:2305.13245)."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str) -> None:
+    def __init__(self, config: ModelConfig, wqkv: Linear, wo: Linear) -> None:
         self.n_kv_heads, self.head_dim = config.n_kv_heads, config.head_dim
-        wqkv = [weights[f"{prefix}{name}.weight"] for name in ("wq", "wk", "wv")]
-        self.wqkv = make_linear(*wqkv)
-        self.n_rotated = wqkv[0].shape[0] // self.head_dim + self.n_kv_heads  # heads of q and k
-        self.wo = make_linear(weights[prefix + "wo.weight"])
+        self.n_rotated = config.n_heads + config.n_kv_heads  # heads of q and k
+        self.wqkv, self.wo = wqkv, wo
 
     def __call__(
         self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: KVCache, layer: int, start: int
@@ -108,9 +135,8 @@ def causal_mask(seq: int, start: int, group: int) -> Tensor | None:
 class FeedForward:
     """SwiGLU (Shazeer, arXiv:2002.05202): w2(silu(w1 x) * w3 x)."""
 
-    def __init__(self, weights: Weights, prefix: str) -> None:
-        self.w13 = make_linear(weights[prefix + "w1.weight"], weights[prefix + "w3.weight"])
-        self.w2 = make_linear(weights[prefix + "w2.weight"])
+    def __init__(self, w13: Linear, w2: Linear) -> None:
+        self.w13, self.w2 = w13, w2
 
     def __call__(self, x: Tensor) -> Tensor:
         gate, up = self.w13(x).chunk(2, dim=-1)

@@ -47,7 +47,7 @@ class ChatApp(App[int]):
 
     def on_mount(self) -> None:
         """Load first."""
-        title = f"Loading {self._plan.name} ({self._plan.precision})"
+        title = f"Loading {self._plan.name} ({self._plan.precision.value})"
         self.push_screen(LoadingScreen(title, self._open_session, self._model_thread))
 
     def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:

@@ -4,13 +4,18 @@ from pathlib import Path
 from threading import Event as Flag
 
 import torch
+from torch import Tensor
 
 from llama_cpu.checkpoint import open_checkpoint
+from llama_cpu.config import ModelConfig
 from llama_cpu.events import Event, Token
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.loading import LoadedModel, LoadPlan, load
+from llama_cpu.precision import Precision
 from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.tokenization import Tokenizer
+from llama_cpu.transformer.linear import Linear, make_linear
+from llama_cpu.transformer.llama import Block, BlockParts
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -33,20 +38,40 @@ class ByteTokenizer(Tokenizer):
 def load_tiny(
     path: Path,
     *,
-    bf16: bool = False,
+    precision: Precision = Precision.FLOAT32,
     max_seq_len: int = 512,
     tokenizer: Tokenizer | None = None,
 ) -> LoadedModel:
     plan = LoadPlan(
         open_checkpoint(path),
         tokenizer or ByteTokenizer(),
-        torch.bfloat16 if bf16 else torch.float32,
+        precision,
         max_seq_len,
         threads=2,
         is_demo=False,
         generation_config={},
     )
     return load(plan, lambda done, total, name: None, Flag())
+
+
+def make_block(config: ModelConfig, weights: dict[str, Tensor], layer: int) -> Block:
+    """A block of weights by Meta's names."""
+
+    def weight(kind: str) -> Tensor:
+        return weights[f"layers.{layer}.{kind}.weight"]
+
+    def linear(*kinds: str) -> Linear:
+        return make_linear(torch.cat([weight(kind) for kind in kinds]))
+
+    parts = BlockParts(
+        attention_norm=weight("attention_norm"),
+        wqkv=linear("attention.wq", "attention.wk", "attention.wv"),
+        wo=linear("attention.wo"),
+        ffn_norm=weight("ffn_norm"),
+        w13=linear("feed_forward.w1", "feed_forward.w3"),
+        w2=linear("feed_forward.w2"),
+    )
+    return Block(config, parts)
 
 
 def generator_of(loaded: LoadedModel) -> TextGenerator:

@@ -4,7 +4,20 @@ import pytest
 import torch
 
 from llama_cpu.transformer import linear
-from llama_cpu.transformer.linear import Bfloat16Linear, Float32Linear, make_linear, make_output
+from llama_cpu.transformer.linear import (
+    Bfloat16Linear,
+    Float32Linear,
+    Int8Weight,
+    PlainInt8Linear,
+    make_linear,
+    make_output,
+    quantize_rows,
+    take_rows,
+)
+
+needs_int8_products = pytest.mark.skipif(
+    not linear.int8_in_hardware(), reason="needs a processor with exact int8 products"
+)
 
 ROWS = [1, 2, 7, 64]
 SHAPES = [(96, 64), (33, 128), (512, 24)]
@@ -60,3 +73,95 @@ def test_bfloat16_logits_of_the_best_are_exact(vocab: int) -> None:
     torch.testing.assert_close(logits[best], exact[best], rtol=1e-5, atol=1e-5)
     assert int(logits.argmax()) == int(exact.argmax())
     assert (logits - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+def test_bfloat16_logits_of_several_rows() -> None:
+    weight, x = weight_and_input((500, 64), 3)
+    weight = weight.bfloat16()
+    exact = x @ weight.float().T
+    logits = make_output(weight)(x)
+    assert logits.argmax(1).tolist() == exact.argmax(1).tolist()
+
+
+def quantized(weight: torch.Tensor) -> Int8Weight:
+    int8 = Int8Weight(torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0]))
+    quantize_rows(weight.clone(), int8.values, int8.scale)
+    return int8
+
+
+def test_rows_are_quantised_to_the_nearest_step() -> None:
+    weight, _ = weight_and_input((96, 64), 1)
+    weight[3] = 0.0
+    weight[4, 5] = -9.0  # the greatest of its row
+    int8 = quantized(weight)
+    back = take_rows(int8, torch.arange(96))
+    assert (back - weight).abs().le(int8.scale.unsqueeze(1) * 0.5001).all()
+    assert back[3].abs().max() == 0.0
+    assert int8.values[4, 5] == -127
+    assert int8.values.abs().max() == 127
+
+
+@needs_int8_products
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
+def test_int8(shape: tuple[int, int], rows: int) -> None:
+    """The sums are exact: what is left is each row's rounding to 127 steps either way."""
+    weight, x = weight_and_input(shape, rows)
+    int8 = quantized(weight)
+    product = make_linear(int8)(x)
+    assert product.dtype == torch.float32
+    steps = x.abs().amax(1, keepdim=True) / 127
+    rounded = (x / steps + 0.5).floor().double() * steps
+    exact = rounded @ take_rows(int8, torch.arange(shape[0])).double().T
+    # A value half way between two steps may be rounded either way.
+    one_step = float(steps.max() * weight.abs().max())
+    torch.testing.assert_close(product, exact.float(), rtol=1e-4, atol=1.01 * one_step)
+    plain = x @ weight.T
+    assert (product - plain).norm() < 0.02 * plain.norm()
+
+
+@needs_int8_products
+def test_an_int8_row_does_not_depend_on_its_neighbours() -> None:
+    """Tokens checked several at once get the very logits that they get one by one."""
+    weight, x = weight_and_input((512, 384), 16)
+    x[7] *= 100
+    x[9] = 0.0
+    product = make_linear(quantized(weight))
+    together = product(x)
+    for row in range(16):
+        assert torch.equal(product(x[row : row + 1])[0], together[row])
+    assert torch.equal(together[9], torch.zeros(512))
+
+
+@needs_int8_products
+def test_int8_shows_what_is_not_finite() -> None:
+    weight, x = weight_and_input((96, 64), 2)
+    x[1, 3] = float("nan")
+    product = make_linear(quantized(weight))(x)
+    assert product[0].isfinite().all()
+    assert not product[1].isfinite().any()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", [*SHAPES, (128, 192)])
+def test_int8_without_hardware(
+    shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 1% of the product with the same rounded weights."""
+    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", False)
+    weight, x = weight_and_input(shape, rows)
+    int8 = quantized(weight)
+    product = make_linear(int8)
+    assert isinstance(product, PlainInt8Linear)
+    expected = x @ take_rows(int8, torch.arange(shape[0])).T
+    assert (product(x) - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_int8_logits_of_the_best_have_full_activations() -> None:
+    weight, x = weight_and_input((5000, 64), 2)
+    int8 = quantized(weight)
+    exact = x @ take_rows(int8, torch.arange(5000)).T
+    logits = make_output(int8)(x)
+    for row in range(2):
+        best = exact[row].topk(50).indices
+        torch.testing.assert_close(logits[row, best], exact[row, best], rtol=1e-5, atol=1e-5)

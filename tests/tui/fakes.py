@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.machine import MemoryReport
+from llama_cpu.precision import Precision
 
 PATIENCE = 10  # seconds until a test that waits for something gives up
 
@@ -13,7 +14,7 @@ PATIENCE = 10  # seconds until a test that waits for something gives up
 @dataclass
 class FakePlan:
     name: str = "Test model"
-    precision: str = "float32"
+    precision: Precision = Precision.FLOAT32
     is_demo: bool = False
 
 
