@@ -10,9 +10,11 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsDropped
-from llama_cpu.generation import PREFILL_CHUNK, Limits
+from llama_cpu.generation import Limits
 from llama_cpu.loading import LoadedModel
+from llama_cpu.precision import Precision
 from llama_cpu.sampling import Sampler, Sampling
+from llama_cpu.transformer.linear import prefill_chunk
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import GREEDY, generator_of, greedy, greedy_events, load_tiny
 
@@ -176,10 +178,11 @@ def test_stop_before_anything_is_read(session: ChatSession) -> None:
 
 def test_stop_in_the_middle_of_prefill(tmp_path: Path) -> None:
     """The chunks that were read stay in the cache, and only they."""
-    config = tiny_config(context_length=4 * PREFILL_CHUNK)
+    chunk = prefill_chunk(Precision.FLOAT32)
+    config = tiny_config(context_length=4 * chunk)
     folder = write_meta(tmp_path, config, random_weights(config))
-    loaded = load_tiny(folder, max_seq_len=4 * PREFILL_CHUNK)
-    prompt = [7 * index % 256 for index in range(3 * PREFILL_CHUNK)]
+    loaded = load_tiny(folder, max_seq_len=4 * chunk)
+    prompt = [7 * index % 256 for index in range(3 * chunk)]
     limits = Limits(8, end_ids=frozenset())
     stop = Flag()
     events = []
@@ -188,13 +191,13 @@ def test_stop_in_the_middle_of_prefill(tmp_path: Path) -> None:
         if isinstance(event, Prefill) and event.done:
             stop.set()
     *prefills, last = events
-    assert [event.done for event in prefills] == [0, PREFILL_CHUNK]
+    assert [event.done for event in prefills] == [0, chunk]
     assert last == Finished(StopReason.STOPPED)
-    assert loaded.cache.token_ids == prompt[:PREFILL_CHUNK]
+    assert loaded.cache.token_ids == prompt[:chunk]
 
     again = greedy_events(loaded, prompt, 8)
-    assert prefill_of(again).reused == PREFILL_CHUNK
-    assert prefill_of(again).done == prefill_of(again).total == 2 * PREFILL_CHUNK
+    assert prefill_of(again).reused == chunk
+    assert prefill_of(again).done == prefill_of(again).total == 2 * chunk
     loaded.cache.reuse([])
     ids = [event.id for event in again if isinstance(event, Token)]
     assert ids == greedy(loaded, prompt, 8)
