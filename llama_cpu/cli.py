@@ -190,12 +190,23 @@ def merge_main(argv: Sequence[str] | None = None, prog: str = "merge_weights.py"
     return run_reporting_errors(lambda: run_merge(args), args.debug)
 
 
+def history_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu history") -> int:
+    """``llama-cpu history list|show|export|import|delete|search ...``"""
+    from llama_cpu.history_command import add_history_commands, run_history
+
+    parser = _Parser(prog=prog, description="The conversations that the chat has kept.")
+    add_history_commands(parser)
+    args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: run_history(args), args.debug)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """``llama-cpu chat|complete|merge ...``"""
+    """``llama-cpu chat|complete|merge|history ...``"""
     commands: dict[str, Callable[..., int]] = {
         "chat": chat_main,
         "complete": complete_main,
         "merge": merge_main,
+        "history": history_main,
     }
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in commands:

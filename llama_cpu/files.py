@@ -9,21 +9,21 @@ from llama_cpu.errors import UserError
 SMALL_FILE_BYTES = 256 << 20  # the largest tokenizer.json known has 35 MB
 
 
-def require_regular(path: Path) -> None:
+def require_regular(path: Path, of: str = "the model") -> None:
     """Raise OSError where there is nothing, UserError where opening could wait for ever."""
     path.stat()
     if not path.is_file():
-        raise UserError(f"{path} is not a file; get a good copy of the model.")
+        raise UserError(f"{path} is not a file; get a good copy of {of}.")
 
 
-def read_small_file(path: Path) -> bytes:
-    """All of a file that is not weights. Raises UserError."""
+def read_small_file(path: Path, of: str = "the model") -> bytes:
+    """All of a file that is not weights; ``of``: what it belongs to. Raises UserError."""
     try:
-        require_regular(path)
+        require_regular(path, of)
         with path.open("rb") as file:
             data = file.read(SMALL_FILE_BYTES + 1)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; get a complete copy of the model.") from error
+        raise UserError(f"{path} is missing; get a complete copy of {of}.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte in it
         raise UserError(f"{path} cannot be read ({reason(error)}).") from error
     if len(data) > SMALL_FILE_BYTES:
@@ -31,10 +31,10 @@ def read_small_file(path: Path) -> bytes:
     return data
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, of: str = "the model") -> dict[str, Any]:
     """A JSON object from a file. Raises UserError where there is none."""
     try:
-        values = json.loads(read_small_file(path).decode("utf-8-sig"))
+        values = json.loads(read_small_file(path, of).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON; get a good copy of this file.") from error
     if not isinstance(values, dict):

@@ -22,3 +22,8 @@ def tokenizer_folder() -> Path:
 def cache_folder() -> Path:
     """For what can be fetched again: the demo model."""
     return platformdirs.user_cache_path("llama_cpu", appauthor=False)
+
+
+def history_path() -> Path:
+    """The database of conversations, unless --history names another."""
+    return platformdirs.user_data_path("llama_cpu", appauthor=False) / "history.db"

@@ -1,0 +1,154 @@
+"""Search over the text of messages and the titles of conversations.
+
+The index can be made again from what it indexes, and is, where it is not kept by triggers.
+"""
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llama_cpu.history.database import transaction
+
+# Name of the index, table and column that it is over.
+_INDEXES = (("text_index", "messages", "text"), ("title_index", "conversations", "title"))
+_MOST_WORDS, _LONGEST_WORD = 32, 100
+# Writing without spaces between words, of which the index knows only where it begins: Thai to
+# Khmer, Chinese and Japanese.
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_AROUND = 40  # characters of a snippet before and after the word that was found
+
+
+@dataclass(frozen=True)
+class Found:
+    """A conversation that has the words: in its title, or else in a message and around there."""
+
+    conversation: int
+    message: int | None
+    snippet: str
+
+
+def prepare_index(connection: sqlite3.Connection) -> bool:
+    """Have the index kept from now on; False where this SQLite has no FTS5.
+
+    One without FTS5 would fail in the triggers of one that has it, and so drops them; the next
+    one that has it finds them missing and builds the index anew.
+    """
+    has_fts5 = _has_fts5(connection)
+    if has_fts5 == _has_triggers(connection):
+        return has_fts5
+    with transaction(connection):
+        if not has_fts5:
+            for name, _, _ in _INDEXES:
+                for event in ("insert", "delete", "update"):
+                    connection.execute(f"DROP TRIGGER IF EXISTS {name}_{event}")
+        elif not _has_triggers(connection):  # nor did another process just make them
+            for name, table, column in _INDEXES:
+                _make_index(connection, name, table, column)
+    return has_fts5
+
+
+def _has_fts5(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("CREATE VIRTUAL TABLE temp.probe USING fts5 (text)")
+    except sqlite3.OperationalError:
+        return False
+    connection.execute("DROP TABLE temp.probe")
+    return True
+
+
+def _has_triggers(connection: sqlite3.Connection) -> bool:
+    query = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger'"
+    return bool(connection.execute(query).fetchone()[0])
+
+
+def _make_index(connection: sqlite3.Connection, name: str, table: str, column: str) -> None:
+    """An index that reads the text itself from the table (sqlite.org/fts5.html, external content):
+    it must be told exactly what was there before."""
+    add = f"INSERT INTO {name} (rowid, {column}) VALUES (new.id, new.{column});"
+    remove = (
+        f"INSERT INTO {name} ({name}, rowid, {column}) VALUES ('delete', old.id, old.{column});"
+    )
+    for statement in (
+        f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} USING fts5 ({column}, content = '{table}', "
+        "content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2')",
+        f"INSERT INTO {name} ({name}) VALUES ('rebuild')",
+        f"CREATE TRIGGER {name}_insert AFTER INSERT ON {table} BEGIN {add} END",
+        f"CREATE TRIGGER {name}_delete AFTER DELETE ON {table} BEGIN {remove} END",
+        f"CREATE TRIGGER {name}_update AFTER UPDATE OF {column} ON {table} "
+        f"BEGIN {remove} {add} END",
+    ):
+        connection.execute(statement)
+
+
+def find(connection: sqlite3.Connection, has_index: bool, text: str, limit: int) -> list[Found]:
+    """Conversations with all words of ``text`` in one message or in the title, those written to
+    last first. The last word may be the beginning of one. No text is wrong."""
+    words = [word[:_LONGEST_WORD] for word in _clean(text).split()[:_MOST_WORDS]]
+    if not words:
+        return []
+    plain = all(any(map(str.isalnum, word)) for word in words)
+    if has_index and plain and not _WITHOUT_SPACES.search(text):
+        return _find_in_index(connection, words, limit)
+    return _find_by_reading(connection, words, limit)
+
+
+def _clean(text: str) -> str:
+    """Without what SQLite cannot take: a zero character ends its strings, a half of a surrogate
+    pair has no UTF-8."""
+    return text.encode(errors="replace").decode().replace("\0", " ")
+
+
+def _find_in_index(connection: sqlite3.Connection, words: Sequence[str], limit: int) -> list[Found]:
+    # In quotes a word is only that, also if it is one of FTS5's own (NEAR, OR, a column's name).
+    query = " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
+    titles = "id IN (SELECT rowid FROM title_index WHERE title_index MATCH ?)"
+    texts = "messages.id IN (SELECT rowid FROM text_index WHERE text_index MATCH ?)"
+    snippet = (
+        "SELECT snippet(text_index, 0, '', '', '…', 16) FROM text_index "
+        "WHERE text_index MATCH ? AND rowid = ?"
+    )
+    found = []
+    for conversation, message in _newest(connection, titles, texts, [query], limit):
+        row = connection.execute(snippet, (query, message)).fetchone() if message else None
+        found.append(Found(conversation, message, " ".join(row[0].split()) if row else ""))
+    return found
+
+
+def _find_by_reading(
+    connection: sqlite3.Connection, words: Sequence[str], limit: int
+) -> list[Found]:
+    patterns = ["%" + re.sub(r"([%_\\])", r"\\\1", word) + "%" for word in words]
+    titles, texts = (
+        " AND ".join([f"{column} LIKE ? ESCAPE '\\'"] * len(words)) for column in ("title", "text")
+    )
+    found = []
+    for conversation, message in _newest(connection, titles, texts, patterns, limit):
+        row = connection.execute("SELECT text FROM messages WHERE id = ?", (message,)).fetchone()
+        found.append(Found(conversation, message, _around(row[0], words[0]) if row else ""))
+    return found
+
+
+def _newest(
+    connection: sqlite3.Connection, titles: str, texts: str, values: Sequence[str], limit: int
+) -> list[tuple[int, int | None]]:
+    """Ids of conversations, each with its newest message that meets the condition ``texts``, or
+    None where only the title does."""
+    query = f"""
+        SELECT conversations.id, message FROM conversations LEFT JOIN (
+            SELECT conversation, max(messages.id) AS message FROM messages WHERE {texts}
+            GROUP BY conversation
+        ) ON conversation = conversations.id
+        WHERE message IS NOT NULL OR {titles}
+        ORDER BY updated DESC, conversations.id DESC LIMIT ?"""
+    rows = connection.execute(query, (*values, *values, limit))
+    return [(conversation, message) for conversation, message in rows]
+
+
+def _around(text: str, word: str) -> str:
+    place = max(0, text.lower().find(word.lower()))
+    start, end = max(0, place - _AROUND), place + len(word) + _AROUND
+    snippet = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+    return " ".join(snippet.split())

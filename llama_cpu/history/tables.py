@@ -1,0 +1,181 @@
+"""The statements on the tables, each within the caller's transaction."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from llama_cpu.history.rows import (
+    Conversation,
+    Gone,
+    State,
+    StoredMessage,
+    first_words,
+    packed_figures,
+    packed_ids,
+    unpacked_figures,
+    unpacked_ids,
+)
+
+_CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
+    (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
+    FROM conversations"""
+# A message and all that follow it on any branch.
+_BRANCH = """WITH RECURSIVE branch (id) AS (
+    SELECT id FROM messages WHERE id = :message UNION ALL
+    SELECT messages.id FROM branch JOIN messages
+    ON messages.conversation = :conversation AND messages.parent = branch.id)"""
+# A message and all before it; ids are in that order.
+_LINE = """WITH RECURSIVE line (id, parent) AS (
+    SELECT id, parent FROM messages WHERE id = :leaf UNION ALL
+    SELECT messages.id, messages.parent FROM line
+    JOIN messages ON messages.id = line.parent)"""
+
+
+def stored(text: str) -> str:
+    """Halves of surrogate pairs, which have no UTF-8, become question marks."""
+    return text.encode(errors="replace").decode()
+
+
+def get_conversation(connection: sqlite3.Connection, id: int) -> Conversation:
+    """Raises Gone."""
+    row = connection.execute(f"{_CONVERSATION} WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise Gone(f"There is no conversation {id}.")
+    return _as_conversation(row)
+
+
+def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[Conversation]:
+    """The one written to last first; -1: all."""
+    query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
+    return [_as_conversation(row) for row in connection.execute(query, (limit,))]
+
+
+def insert_conversation(connection: sqlite3.Connection, conversation: Conversation) -> int:
+    """Its new id; it has no messages yet."""
+    return _insert(
+        connection,
+        "conversations",
+        title=stored(conversation.title),
+        title_is_own=conversation.title_is_own,
+        model=stored(conversation.model),
+        settings=json.dumps(conversation.settings),
+        created=conversation.created,
+        updated=conversation.updated,
+    )
+
+
+def derive_title(connection: sqlite3.Connection, conversation: int) -> None:
+    """The first words of the user's oldest message, if the title is empty."""
+    query = "SELECT text FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1"
+    row = connection.execute(query, (conversation,)).fetchone()
+    connection.execute(
+        "UPDATE conversations SET title = ? WHERE id = ? AND NOT title_is_own AND title = ''",
+        (first_words(row["text"]) if row else "", conversation),
+    )
+
+
+def set_leaf(connection: sqlite3.Connection, conversation: int, leaf: int | None) -> None:
+    connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, conversation))
+
+
+def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
+    """Raises Gone."""
+    row = connection.execute("SELECT * FROM messages WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise Gone(f"There is no message {id}; it may have been deleted meanwhile.")
+    return _as_message(row)
+
+
+def require_message(connection: sqlite3.Connection, conversation: int, id: int) -> None:
+    """Raise Gone where the conversation has no such message."""
+    query = "SELECT 1 FROM messages WHERE conversation = ? AND id = ?"
+    if connection.execute(query, (conversation, id)).fetchone() is None:
+        raise Gone(f"Conversation {conversation} has no message {id}; it may have been deleted.")
+
+
+def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMessage]:
+    """The messages from the first one to this."""
+    query = f"{_LINE} SELECT messages.* FROM line JOIN messages USING (id) ORDER BY id"
+    return [_as_message(row) for row in connection.execute(query, {"leaf": leaf})]
+
+
+def get_tree(connection: sqlite3.Connection, conversation: int) -> list[StoredMessage]:
+    """The messages on all branches, parents before children."""
+    query = "SELECT * FROM messages WHERE conversation = ? ORDER BY id"
+    return [_as_message(row) for row in connection.execute(query, (conversation,))]
+
+
+def insert_message(
+    connection: sqlite3.Connection, message: StoredMessage, writer: str | None
+) -> int:
+    """Its new id."""
+    return _insert(
+        connection,
+        "messages",
+        conversation=message.conversation,
+        parent=message.parent,
+        role=message.role,
+        state=message.state.value,
+        writer=writer,
+        model=stored(message.model),
+        created=message.created,
+        text=stored(message.text),
+        token_ids=packed_ids(message.token_ids),
+        token_seconds=packed_figures(message.token_seconds),
+        token_logprobs=packed_figures(message.token_logprobs),
+    )
+
+
+def delete_branch(connection: sqlite3.Connection, message: StoredMessage) -> None:
+    """Delete a message and all that follow it on any branch."""
+    connection.execute(f"{_BRANCH} DELETE FROM messages WHERE id IN branch", _branch(message))
+
+
+def newest_on_branch(connection: sqlite3.Connection, message: StoredMessage) -> int:
+    """The newest of a message and all that follow it; as children are newer than their parents,
+    nothing follows that."""
+    row = connection.execute(f"{_BRANCH} SELECT max(id) FROM branch", _branch(message)).fetchone()
+    newest: int = row[0]
+    return newest
+
+
+def newest_of(connection: sqlite3.Connection, conversation: int) -> int | None:
+    """The newest message on any branch; None where there are none."""
+    query = "SELECT max(id) FROM messages WHERE conversation = ?"
+    row = connection.execute(query, (conversation,)).fetchone()
+    newest: int | None = row[0]
+    return newest
+
+
+def _branch(message: StoredMessage) -> Mapping[str, int]:
+    return {"message": message.id, "conversation": message.conversation}
+
+
+def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
+    marks = ", ".join(f":{name}" for name in values)
+    statement = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})"
+    new_id = connection.execute(statement, values).lastrowid
+    assert new_id is not None
+    return new_id
+
+
+def _as_conversation(row: sqlite3.Row) -> Conversation:
+    own, settings = bool(row["title_is_own"]), json.loads(row["settings"])
+    return Conversation(**{**row, "title_is_own": own, "settings": settings})
+
+
+def _as_message(row: sqlite3.Row) -> StoredMessage:
+    return StoredMessage(
+        id=row["id"],
+        conversation=row["conversation"],
+        parent=row["parent"],
+        role=row["role"],
+        text=row["text"],
+        state=State(row["state"]),
+        model=row["model"],
+        created=row["created"],
+        token_ids=unpacked_ids(row["token_ids"]),
+        token_seconds=unpacked_figures(row["token_seconds"]),
+        token_logprobs=unpacked_figures(row["token_logprobs"]),
+    )

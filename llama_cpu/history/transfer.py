@@ -1,0 +1,235 @@
+"""A conversation as Markdown, and as JSON that can be read back.
+
+The JSON is one object, version 1:
+
+    {"format": "llama_cpu conversation", "version": 1,
+     "title": text, "title_is_own": true where the user chose it, "model": name,
+     "settings": object, "created": seconds since 1970 in UTC, "updated": the same,
+     "leaf": id of the last message of the line that was shown, or null,
+     "messages": [{"id": number, "parent": id of a message before this one in the list, or null,
+                   "role": "system" | "user" | "assistant", "text": text,
+                   "state": "complete" | "stopped" | "cut", "model": name, "created": seconds,
+                   "token_ids": [...], "token_seconds": [...], "token_logprobs": [...]}, ...]}
+
+Messages with the same parent are alternatives. Ids are the file's own. The last three lists may be
+empty, and hold null where a figure is not a number.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_cpu.config import Fields
+from llama_cpu.errors import UserError
+from llama_cpu.files import read_json
+from llama_cpu.history.rows import ROLES, Conversation, State, StoredMessage, one_line
+from llama_cpu.history.store import History
+from llama_cpu.text import printable
+
+FORMAT, VERSION = "llama_cpu conversation", 1
+_NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
+_NOTES = {
+    State.WRITING: "*(still being written)*",
+    State.STOPPED: "*(stopped here)*",
+    State.CUT: "*(cut off here)*",
+}
+_LATEST = 2.5e11  # seconds: the year 9892, after which Python has no dates
+_SETTINGS_BYTES = 1 << 20
+
+
+def as_markdown(conversation: Conversation, path: Sequence[StoredMessage]) -> str:
+    """The messages on one line of the conversation under headings, as they would be read.
+
+    Control characters are replaced by visible signs: the file may well be shown in a terminal.
+    """
+    parts = [f"# {one_line(conversation.title) or 'Conversation'}"]
+    facts = [conversation.model, day_and_time(conversation.created)]
+    parts.append(f"*{', '.join(filter(None, facts))}*")
+    for message in path:
+        parts += [f"## {_NAMES[message.role]}", message.text.strip("\n")]
+        if message.state in _NOTES:
+            parts.append(_NOTES[message.state])
+    return printable("\n\n".join(filter(None, parts)) + "\n")
+
+
+def day_and_time(seconds: float) -> str:
+    """``2026-01-31 14:05``, in local time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def as_json(conversation: Conversation, messages: Iterable[StoredMessage]) -> str:
+    """All branches, with everything that is stored; see this file's docstring.
+
+    What is being written just now is a cut answer there.
+    """
+    values = {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": conversation.title,
+        "title_is_own": conversation.title_is_own,
+        "model": conversation.model,
+        "settings": conversation.settings,
+        "created": conversation.created,
+        "updated": conversation.updated,
+        "leaf": conversation.leaf,
+    }
+    head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
+    lines = [json.dumps(_as_values(message), ensure_ascii=False) for message in messages]
+    text = f'{head},\n "messages": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+    # json escapes control characters up to space; a terminal may obey these as well.
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _as_values(message: StoredMessage) -> dict[str, Any]:
+    state = State.CUT if message.state is State.WRITING else message.state
+    return {
+        "id": message.id,
+        "parent": message.parent,
+        "role": message.role,
+        "text": message.text,
+        "state": state.value,
+        "model": message.model,
+        "created": message.created,
+        "token_ids": list(message.token_ids),
+        "token_seconds": _shortened(message.token_seconds),
+        "token_logprobs": _shortened(message.token_logprobs),
+    }
+
+
+def _shortened(figures: Iterable[float]) -> list[float | None]:
+    """Nine digits are enough to tell every float32 from all others."""
+    return [float(f"{figure:.9g}") if math.isfinite(figure) else None for figure in figures]
+
+
+def import_json(history: History, path: Path) -> Conversation:
+    """Add the conversation of a file that ``as_json`` made. Raises UserError where a field of it
+    is not what it must be; nothing is added then."""
+    conversation, messages = read_conversation(path)
+    return history.add_copy(conversation, messages)
+
+
+def read_conversation(path: Path) -> tuple[Conversation, list[StoredMessage]]:
+    """What is in the file, every field checked. Raises UserError."""
+    fields = _Checked(read_json(path, of="the export"), path)
+    if fields.values.get("format") != FORMAT:
+        raise UserError(f"{path} is not a conversation that llama_cpu exported as JSON.")
+    version = fields.integer("version", 1, 1 << 53)
+    if version > VERSION:
+        raise UserError(f"{path} was exported by a newer version of llama_cpu; use that one.")
+    messages: list[StoredMessage] = []
+    ids: set[int] = set()
+    for number, values in enumerate(fields.objects("messages"), start=1):
+        message = _read_message(_Checked(values, path, f"message {number}: "), ids)
+        ids.add(message.id)
+        messages.append(message)
+    if not messages:
+        raise UserError(f"{path} has no messages; there is nothing to import.")
+    conversation = Conversation(
+        id=0,
+        title=one_line(fields.text("title")),
+        title_is_own=fields.flag("title_is_own"),
+        model=fields.text("model"),
+        settings=fields.settings("settings"),
+        created=fields.number("created", 0, _LATEST),
+        updated=fields.number("updated", 0, _LATEST),
+        leaf=fields.id_among("leaf", ids, "the id of a message, or null") or messages[-1].id,
+        message_count=len(messages),
+    )
+    return conversation, messages
+
+
+def _read_message(fields: "_Checked", ids: set[int]) -> StoredMessage:
+    """One message, ``ids`` being those of the messages before it."""
+    id = fields.integer("id", 1, 1 << 53)
+    if id in ids:
+        raise fields.wrong("id", id, "the id of one message only")
+    return StoredMessage(
+        id=id,
+        conversation=0,
+        parent=fields.id_among("parent", ids, "the id of an earlier message, or null"),
+        role=fields.choice("role", ROLES),
+        text=fields.text("text"),
+        state=State(fields.choice("state", ("complete", "stopped", "cut"))),
+        model=fields.text("model"),
+        created=fields.number("created", 0, _LATEST),
+        token_ids=fields.token_ids("token_ids"),
+        token_seconds=fields.figures("token_seconds"),
+        token_logprobs=fields.figures("token_logprobs"),
+    )
+
+
+class _Checked(Fields):
+    """The fields of one object in the file; ``where``: which one, for the errors."""
+
+    def __init__(self, values: Mapping[str, Any], file: Path, where: str = "") -> None:
+        super().__init__(values, file)
+        self._where = where
+
+    def text(self, key: str) -> str:
+        value = self._get(key, None)
+        if not isinstance(value, str) or not _is_unicode(value):
+            raise self.wrong(key, value, "text")
+        return value
+
+    def choice(self, key: str, choices: Sequence[str]) -> str:
+        value = self._get(key, None)
+        if value not in choices:
+            raise self.wrong(key, value, f"one of {', '.join(choices)}")
+        return value
+
+    def id_among(self, key: str, ids: set[int], wanted: str) -> int | None:
+        value = self.values.get(key)
+        if value is not None and (type(value) is not int or value not in ids):
+            raise self.wrong(key, value, wanted)
+        return value
+
+    def objects(self, key: str) -> list[dict[str, Any]]:
+        return self._list(key, lambda value: isinstance(value, dict), "a list of objects")
+
+    def token_ids(self, key: str) -> list[int]:
+        wanted = "a list of token ids"
+        return self._list(key, lambda value: type(value) is int and 0 <= value < 1 << 31, wanted)
+
+    def figures(self, key: str) -> list[float]:
+        def is_figure(value: Any) -> bool:
+            return value is None or (type(value) in (int, float) and abs(value) <= 1e9)
+
+        values = self._list(key, is_figure, "a list of numbers")
+        return [math.nan if value is None else value for value in values]
+
+    def settings(self, key: str) -> dict[str, Any]:
+        value = self._get(key, None)
+        try:
+            size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        except (ValueError, RecursionError):  # not a number; half a character; too deep
+            size = _SETTINGS_BYTES
+        if not isinstance(value, dict) or size >= _SETTINGS_BYTES:
+            raise self.wrong(key, value, "an object of settings")
+        return value
+
+    def wrong(self, key: str, value: Any, wanted: str) -> UserError:
+        return self._bad(key, value, wanted)
+
+    def _bad(self, key: str, value: Any, wanted: str) -> UserError:
+        return super()._bad(f"{self._where}{key}", value, wanted)
+
+    def _list(self, key: str, is_right: Callable[[Any], bool], wanted: str) -> list[Any]:
+        values = self._get(key, None)
+        if not isinstance(values, list):
+            raise self.wrong(key, values, wanted)
+        for value in values:
+            if not is_right(value):
+                raise self.wrong(key, value, wanted)
+        return values
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
