@@ -80,6 +80,7 @@ def test_what_a_running_process_writes_is_not_cut(
     process = start(WRITE, new, 0.05)
     assert process.stdout
     answer = int(process.stdout.readline())
+    process.stdout.readline()  # the first word is saved
     (mark,) = writers_files(database)
     with History(database) as third:
         for other in (history, third):
