@@ -77,7 +77,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         _make_file(path)
     with explained(path):
         connection = sqlite3.connect(
-            path or ":memory:", BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             connection.row_factory = sqlite3.Row

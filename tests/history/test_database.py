@@ -173,10 +173,13 @@ def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     sys.platform == "win32" or os.geteuid() == 0, reason="needs permissions that hold"
 )
 def test_write_protection(database: Path) -> None:
-    History(database).close()
+    with History(database) as history:
+        new = history.create(title="Kept")
     database.chmod(0o400)
-    with pytest.raises(UserError, match="write-protected"):
-        History(database)
+    with History(database) as history:
+        assert history.conversations() == [new]
+        with pytest.raises(UserError, match="write-protected"):
+            history.create()
 
 
 def test_what_cannot_be_written_is_one_sentence_and_can_be_tried_again(history: History) -> None:
