@@ -36,8 +36,8 @@ def forecast(config: ModelConfig, precision: Precision, max_seq_len: int) -> For
     if not multiplies_in_hardware(precision):
         heads = config.n_heads + 2 * config.n_kv_heads
         working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
-    if precision is Precision.INT8:  # rows of the output matrix for its refined logits
-        working += config.vocab_size * config.dim
+    if precision is Precision.INT8 and config.tied_output:
+        weights += precision.nbytes((config.vocab_size, config.dim))  # in oneDNN's layout as well
     return Forecast(weights, kv_cache, working)
 
 

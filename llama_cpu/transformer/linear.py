@@ -129,30 +129,70 @@ def _greatest(rows: Tensor) -> Tensor:
 
 
 class Int8Linear:
-    """The same with int8 weights; each row of activations is rounded to 8 bits as well.
+    """The same with int8 weights; activations are rounded to 16 bits, or to 8.
 
-    oneDNN adds int8 products up exactly, so that a row's result does not depend on the rows beside
-    it: tokens checked several at once get the very logits that they get one by one. The layout it
+    The product is oneDNN's of unsigned and signed bytes. A row of 16-bit activations is two rows of
+    bytes, the high and the low ones: as long as reading the weight takes the time, the second is
+    free. A long prompt's rows get a second one only where a few great values among small ones
+    would leave these with too few steps.
+
+    oneDNN adds integers up exactly, so that a row's result does not depend on the rows beside it:
+    tokens checked several at once get the very logits that they get one by one. The layout it
     wants is made once and differs between processors, hence is never on disk.
     """
 
+    FEW_ROWS = 16
+    # Greatest magnitude / root mean square of a row. Above it, rounding to 127 steps either way
+    # adds noise of more than 2.3% (10 / 127 / sqrt(12)) of the row's own size.
+    COARSE = 10.0
+
     def __init__(self, weight: Int8Weight) -> None:
-        self._scale = weight.scale / 127  # that of the activations' 127 steps included
+        self._scale = weight.scale / 127
         self._zero_points = torch.zeros(len(weight.scale), dtype=torch.int64)
         self._packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
-        self._steps = torch.tensor(127.0)
-        self._middle = torch.tensor(128.5)  # unsigned: 128 is zero; a half, as the rest is cut off
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 [rows, in] -> float32 [rows, out]."""
-        greatest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
-        steps = torch.div(self._steps, greatest)  # a row of zeros: whatever comes out, times 0
-        x_uint8 = torch.addcmul(self._middle, x, steps).to(torch.uint8)
-        product = torch.ops.onednn.qlinear_pointwise(
-            x_uint8, 1.0, 128, self._packed, self._scale, self._zero_points, None, 1.0, 0,
+        greatest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)  # [rows, 1]
+        # A row of zeros divides by zero; whatever comes out is multiplied by zero.
+        if x.shape[0] <= self.FEW_ROWS:
+            product = self._in_16_bits(x, _STEPS_OF_16_BITS / greatest)
+        else:
+            product = self._in_8_bits(x, greatest)
+        return product.mul_(greatest)
+
+    def _in_16_bits(self, x: Tensor, steps: Tensor) -> Tensor:
+        """Product of x / greatest, with ``steps`` [rows, 1] to the unit of x."""
+        rows, width = x.shape
+        # With 128 as both bytes' zero, a number n is the bytes of n + 128 * 256 + 128. A half is
+        # added, as the rest is cut off.
+        shifted = torch.addcmul(_MIDDLE_OF_16_BITS, x, steps).to(torch.uint16)
+        low_high = shifted.view(torch.uint8).view(rows, width, 2).permute(2, 0, 1)
+        low, high = self._of_bytes(low_high.reshape(2 * rows, width)).split(rows)
+        return low.div_(256).add_(high)
+
+    def _in_8_bits(self, x: Tensor, greatest: Tensor) -> Tensor:
+        """Product of x / greatest, with a second row of bytes for some rows."""
+        scaled = x * (_STEPS / greatest)
+        rounded = scaled.round()
+        size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
+        coarse = (greatest > self.COARSE * size).squeeze(1).nonzero().squeeze(1)
+        rest = scaled[coarse].sub_(rounded[coarse]).mul_(2 * _STEPS).round_()  # -127 to 127
+        product = self._of_bytes(torch.cat([rounded, rest]).add_(128).to(torch.uint8))
+        whole, rest = product.split([x.shape[0], len(coarse)])
+        return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS))
+
+    def _of_bytes(self, x: Tensor) -> Tensor:
+        """Product of uint8 x - 128, [rows, in], and the weight / 127: float32 [rows, out]."""
+        return torch.ops.onednn.qlinear_pointwise(
+            x, 1.0, 128, self._packed, self._scale, self._zero_points, None, 1.0, 0,
             torch.float32, "none", [], "",
         )  # fmt: skip
-        return product.mul_(greatest)
+
+
+_STEPS = 127.0
+_STEPS_OF_16_BITS = torch.tensor(256 * _STEPS)
+_MIDDLE_OF_16_BITS = torch.tensor(128 * 256 + 128 + 0.5)
 
 
 class PlainInt8Linear:
@@ -187,18 +227,18 @@ class SeparateLinears:
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
-class RefinedOutput:
+class Bfloat16Output:
     """The last product, whose results are compared with each other.
 
-    bfloat16 and int8 have about 8 bits, so that the best tokens would often tie or change places.
-    The candidates are found with the fast product and their logits computed again in float32.
+    bfloat16 has 8 bits of precision, so that the best tokens would often tie. The candidates are
+    found with the fast product and their logits computed again in float32.
     """
 
     CANDIDATES = 256
 
-    def __init__(self, weight: "Weight") -> None:
+    def __init__(self, weight: Tensor) -> None:
         self._weight = weight
-        self._product = make_linear(weight)
+        self._product = Bfloat16Linear(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 [rows, dim] -> float32 logits [rows, vocab]."""
@@ -220,11 +260,11 @@ def make_linear(weight: Weight) -> Linear:
     return Bfloat16Linear(weight) if weight.dtype == torch.bfloat16 else Float32Linear(weight)
 
 
-def make_output(weight: Weight) -> Float32Linear | RefinedOutput:
+def make_output(weight: Weight) -> Linear | Bfloat16Output:
     """The product for the output matrix [vocab, dim]."""
-    if isinstance(weight, Tensor) and weight.dtype == torch.float32:
-        return Float32Linear(weight)
-    return RefinedOutput(weight)
+    if isinstance(weight, Tensor) and weight.dtype == torch.bfloat16:
+        return Bfloat16Output(weight)
+    return make_linear(weight)
 
 
 def take_rows(weight: Weight, ids: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from llama_cpu.transformer import linear
 from llama_cpu.transformer.linear import (
     Bfloat16Linear,
     Float32Linear,
+    Int8Linear,
     Int8Weight,
     PlainInt8Linear,
     make_linear,
@@ -101,23 +102,39 @@ def test_rows_are_quantised_to_the_nearest_step() -> None:
     assert int8.values.abs().max() == 127
 
 
+def with_great_values(x: torch.Tensor) -> torch.Tensor:
+    """Some rows have a few values that leave the others with hardly any of 127 steps."""
+    x = x.clone()
+    x[::3, 5] = 60.0
+    return x
+
+
 @needs_int8_products
+@pytest.mark.parametrize("great_values", [False, True])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
-def test_int8(shape: tuple[int, int], rows: int) -> None:
-    """The sums are exact: what is left is each row's rounding to 127 steps either way."""
+def test_int8(shape: tuple[int, int], rows: int, great_values: bool) -> None:
+    """Against the product with the same rounded weights: what is left is the activations' rounding,
+    to 16 bits in few rows and to 8 in many."""
     weight, x = weight_and_input(shape, rows)
+    if great_values:
+        x = with_great_values(x)
     int8 = quantized(weight)
     product = make_linear(int8)(x)
     assert product.dtype == torch.float32
-    steps = x.abs().amax(1, keepdim=True) / 127
-    rounded = (x / steps + 0.5).floor().double() * steps
-    exact = rounded @ take_rows(int8, torch.arange(shape[0])).double().T
-    # A value half way between two steps may be rounded either way.
-    one_step = float(steps.max() * weight.abs().max())
-    torch.testing.assert_close(product, exact.float(), rtol=1e-4, atol=1.01 * one_step)
+    exact = (x.double() @ take_rows(int8, torch.arange(shape[0])).double().T).float()
+    allowed = 1e-3 if rows <= Int8Linear.FEW_ROWS else 0.03
+    errors = (product - exact).norm(dim=1) / exact.norm(dim=1)
+    assert errors.max() < allowed
+    if great_values and rows > Int8Linear.FEW_ROWS and shape[1] >= 1000:
+        assert errors[::3].max() < 1e-3  # these had their second row
+
+
+@needs_int8_products
+def test_int8_weights_are_close_to_float32() -> None:
+    weight, x = weight_and_input((512, 384), 4)
     plain = x @ weight.T
-    assert (product - plain).norm() < 0.02 * plain.norm()
+    assert (make_linear(quantized(weight))(x) - plain).norm() < 0.01 * plain.norm()
 
 
 @needs_int8_products
@@ -155,13 +172,3 @@ def test_int8_without_hardware(
     assert isinstance(product, PlainInt8Linear)
     expected = x @ take_rows(int8, torch.arange(shape[0])).T
     assert (product(x) - expected).abs().max() < 0.01 * expected.abs().max()
-
-
-def test_int8_logits_of_the_best_have_full_activations() -> None:
-    weight, x = weight_and_input((5000, 64), 2)
-    int8 = quantized(weight)
-    exact = x @ take_rows(int8, torch.arange(5000)).T
-    logits = make_output(int8)(x)
-    for row in range(2):
-        best = exact[row].topk(50).indices
-        torch.testing.assert_close(logits[row, best], exact[row, best], rtol=1e-5, atol=1e-5)
