@@ -1,5 +1,6 @@
 """What each precision keeps of the model's quality, on ordinary English text and in answers.
 
+    python -m benchmarks.quality                      # the model of the chat, each precision
     python -m benchmarks.quality --ckpt_dir PATH --precisions float32,bf16
 
 All is compared with the first precision of the list. In the table that is printed:
