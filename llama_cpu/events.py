@@ -41,7 +41,8 @@ class Token:
 
     id: int
     text: str  # what can be shown now: "" while a character or a stop string is incomplete
-    seconds: float  # since the token before, or since the prefill ended
+    seconds: float  # since the token before, or since the prefill ended; shared evenly in a pass
+    drafted: bool = False  # proposed, and checked in the same pass as the token before
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """From prompt ids to an answer, as a stream of events. Ids in, ids and text out; no chat here."""
 
+import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event as Flag
 
-import torch
 from torch import Tensor
 
+from llama_cpu.drafting import Drafter, DraftLength
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.sampling import Sampler
@@ -32,12 +33,25 @@ class Limits:
 
 
 class TextGenerator:
-    """A model with its cache and tokenizer. One answer at a time."""
+    """A model with its cache and tokenizer. One answer at a time.
 
-    def __init__(self, model: Llama, cache: KVCache, tokenizer: Tokenizer) -> None:
+    With ``new_drafter``, called for each answer, up to ``longest_draft`` tokens are proposed and
+    checked in one pass; see llama_cpu.drafting.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        cache: KVCache,
+        tokenizer: Tokenizer,
+        new_drafter: Callable[[], Drafter] | None = None,
+        longest_draft: int = 0,
+    ) -> None:
         self.model = model
         self.cache = cache
         self.tokenizer = tokenizer
+        self.new_drafter = new_drafter
+        self.draft_length = DraftLength(longest_draft)
 
     def generate(
         self, prompt_ids: list[int], sampler: Sampler, limits: Limits, stop: Flag
@@ -51,7 +65,7 @@ class TextGenerator:
         self._check_prompt(prompt_ids)
         try:
             logits = yield from self._prefill(prompt_ids, stop)
-            yield from self._decode(logits, sampler, limits, stop)
+            yield from self._decode(logits, prompt_ids, sampler, limits, stop)
         except Cancelled:
             yield Finished(StopReason.STOPPED)
 
@@ -79,40 +93,88 @@ class TextGenerator:
         return logits
 
     def _decode(
-        self, logits: Tensor, sampler: Sampler, limits: Limits, stop: Flag
+        self, logits: Tensor, prompt_ids: list[int], sampler: Sampler, limits: Limits, stop: Flag
     ) -> Iterator[Event]:
-        stream = TextStream(self.tokenizer, limits.stop_strings)
+        answer = _Answer(
+            prompt_ids, sampler, limits, TextStream(self.tokenizer, limits.stop_strings)
+        )
+        drafter = self.new_drafter() if self.new_drafter else None
+        rows = logits.unsqueeze(0)
+        draft: list[int] = []
         last = time.perf_counter()
-        for count in range(1, limits.max_gen_len + 1):
+        while True:
             if stop.is_set():
-                yield Finished(StopReason.STOPPED, stream.flush())
+                yield Finished(StopReason.STOPPED, answer.stream.flush())
                 return
-            if not bool(torch.isfinite(logits).all()):
-                yield Finished(StopReason.FAILED, stream.flush(), _NOT_FINITE)
+            if not math.isfinite(rows.sum()):  # a sum of what is not finite is not finite
+                yield Finished(StopReason.FAILED, answer.stream.flush(), _NOT_FINITE)
                 return
-            token_id = sampler.sample(logits, self.cache.token_ids)
-            text = "" if token_id in limits.end_ids else stream.push(token_id)
+            tokens = answer.sample(rows, draft)
+            if not answer.reason and len(answer.context) > self.cache.max_seq_len:
+                answer.reason = StopReason.CONTEXT
+            self.cache.truncate(len(answer.context) - 1)  # what was proposed and is not so
             now = time.perf_counter()
-            yield Token(token_id, text, now - last)
+            seconds = now - last
             last = now
-            if reason := self._reason_to_end(token_id, count, stream, limits):
-                yield Finished(reason, stream.flush())
+            if len(answer.context) > len(prompt_ids) + 1:  # the first comes without a pass
+                self.draft_length.observe(len(draft), len(tokens) - 1, seconds)
+            for position, (token_id, text) in enumerate(tokens):
+                yield Token(token_id, text, seconds / len(tokens), drafted=position > 0)
+            if answer.reason:
+                yield Finished(answer.reason, answer.stream.flush())
                 return
+            draft = self._draft(drafter, answer) if drafter else []
             try:
-                logits = self.model.forward([token_id], self.cache, stop)
+                rows = self.model.forward(
+                    [answer.context[-1], *draft], self.cache, stop, all_logits=True
+                )
             except Cancelled:
-                yield Finished(StopReason.STOPPED, stream.flush())
+                yield Finished(StopReason.STOPPED, answer.stream.flush())
                 return
 
-    def _reason_to_end(
-        self, token_id: int, count: int, stream: TextStream, limits: Limits
-    ) -> StopReason | None:
-        if token_id in limits.end_ids:
+    def _draft(self, drafter: Drafter, answer: "_Answer") -> list[int]:
+        """What may come after the next token, as far as there is room for it."""
+        left = answer.limits.max_gen_len - answer.count - 1
+        room = min(self.cache.max_seq_len - len(answer.context), left)
+        count = min(self.draft_length.choose(), room)
+        return drafter.propose(answer.context, count) if count > 0 else []
+
+
+class _Answer:
+    """The answer so far: what was sampled, and whether and why it ends there."""
+
+    def __init__(
+        self, prompt_ids: list[int], sampler: Sampler, limits: Limits, stream: TextStream
+    ) -> None:
+        self.context = prompt_ids.copy()  # the prompt and the answer
+        self.limits = limits
+        self.stream = stream
+        self.count = 0  # of tokens in the answer
+        self.reason: StopReason | None = None
+        self._sampler = sampler
+
+    def sample(self, rows: Tensor, draft: list[int]) -> list[tuple[int, str]]:
+        """Tokens with their texts, from the logits [1 + len(draft), vocab] of one pass.
+
+        One more than were proposed rightly, or fewer where the answer ends.
+        """
+        tokens = []
+        for row, proposed in zip(rows, [*draft, None], strict=True):
+            token_id = self._sampler.sample(row, self.context)
+            ends = token_id in self.limits.end_ids
+            tokens.append((token_id, "" if ends else self.stream.push(token_id)))
+            self.context.append(token_id)
+            self.count += 1
+            self.reason = self._reason_to_end(ends)
+            if self.reason or token_id != proposed:
+                break
+        return tokens
+
+    def _reason_to_end(self, ends: bool) -> StopReason | None:
+        if ends:
             return StopReason.END
-        if stream.stopped:
+        if self.stream.stopped:
             return StopReason.STOP_STRING
-        if count == limits.max_gen_len:
+        if self.count == self.limits.max_gen_len:
             return StopReason.LENGTH
-        if len(self.cache) == self.cache.max_seq_len:
-            return StopReason.CONTEXT
         return None

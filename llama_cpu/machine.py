@@ -170,12 +170,14 @@ def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 def let_waiting_threads_sleep() -> None:
     """Have OpenMP's threads sleep where they would spin until the others are ready.
 
-    Alone on the machine both are equally fast, but when another program wants a core (or our own
-    screen does), a thread that spins keeps the one it waits for from running: a token of the demo
-    model then took 0.9 s instead of 0.1. To be called before torch is imported; what the user has
-    set stays.
+    When another program wants a core (or our own screen does), a thread that spins keeps the one
+    it waits for from running: a token of the demo model then took 0.9 s instead of 0.1. Waking up
+    costs some 10 microseconds, as much as a small product, so that a short while (2000 turns of
+    libgomp's loop, about 0.1 ms) they do spin. To be called before torch is imported; what the
+    user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def limit_memory(size: int) -> None:

@@ -20,6 +20,7 @@ class Timings:
     prompt_done: int = 0  # of those, computed so far
     prefill_seconds: float = 0.0
     token_seconds: list[float] = field(default_factory=list)
+    drafted_tokens: int = 0  # that were proposed and right, and so needed no pass of their own
 
     def observe(self, event: Event) -> None:
         """Take in one event of the answer."""
@@ -28,6 +29,7 @@ class Timings:
             self.prompt_done, self.prefill_seconds = event.done, event.seconds
         elif isinstance(event, Token):
             self.token_seconds.append(event.seconds)
+            self.drafted_tokens += event.drafted
 
     @property
     def prefill_rate(self) -> float:
@@ -47,6 +49,12 @@ class Timings:
         """Tokens a second after the first one."""
         total = sum(self._decode_seconds)
         return len(self._decode_seconds) / total if total else 0.0
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Above 1 where proposed tokens were right."""
+        count = len(self.token_seconds)
+        return count / (count - self.drafted_tokens) if count else None
 
     @property
     def last(self) -> float | None:

@@ -241,9 +241,8 @@ def test_kv_cache_is_touched_only_as_it_is_used() -> None:
     config = tiny_config(n_layers=32, n_heads=32, n_kv_heads=32, head_dim=128)
     before = memory_report().anonymous
     cache = KVCache(config, 4096, torch.float32)  # 4 GiB
-    k = v = torch.ones(10, 32, 128)
-    for layer in range(32):
-        cache.store(layer, 0, k, v)
+    for layer in cache.layers(10):
+        layer.new.fill_(1.0)
     assert cache.nbytes == 4 * GIB
     assert memory_report().anonymous - before < 64 << 20
 

@@ -1,10 +1,20 @@
 """The KV cache: keys and values of every token that the model has read."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from llama_cpu.config import ModelConfig
 from llama_cpu.machine import lazy_memory
+
+
+class LayerCache(NamedTuple):
+    """One layer's keys and values while some tokens are read: parts of the cache, not copies."""
+
+    new: Tensor  # [2, n_kv_heads, seq, head_dim], where those of the tokens belong
+    keys: Tensor  # [1, n_kv_heads, start + seq, head_dim], those of the tokens included
+    values: Tensor
 
 
 class KVCache:
@@ -21,22 +31,19 @@ class KVCache:
         self.bytes_per_token = config.kv_cache_bytes(1, dtype.itemsize)
         self.nbytes = self.bytes_per_token * max_seq_len
         shape = (config.n_layers, 2, config.n_kv_heads, max_seq_len, config.head_dim)
-        memory = torch.frombuffer(lazy_memory(self.nbytes), dtype=dtype).view(shape)
-        self._layers = [(layer[0], layer[1]) for layer in memory]
+        self._memory = torch.frombuffer(lazy_memory(self.nbytes), dtype=dtype).view(shape)
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def store(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep one layer's k and v, each [seq, n_kv_heads, head_dim], at positions from ``start``.
-
-        Returns all keys and values so far, each [n_kv_heads, start + seq, head_dim].
-        """
-        keys, values = self._layers[layer]
-        end = start + k.shape[0]
-        keys[:, start:end] = k.transpose(0, 1)
-        values[:, start:end] = v.transpose(0, 1)
-        return keys[:, :end], values[:, :end]
+    def layers(self, seq: int) -> list[LayerCache]:
+        """Each layer's part for reading ``seq`` more tokens; made once for all of them."""
+        start, end = len(self), len(self) + seq
+        new = self._memory[:, :, :, start:end].unbind(0)
+        keys, values = self._memory[:, None, :, :, :end].unbind(2)
+        return [
+            LayerCache(*parts) for parts in zip(new, keys.unbind(0), values.unbind(0), strict=True)
+        ]
 
     def extend(self, token_ids: list[int]) -> None:
         """Count tokens as read, once every layer has stored their keys and values."""

@@ -136,9 +136,9 @@ class Int8Linear:
     free. A long prompt's rows get a second one only where a few great values among small ones
     would leave these with too few steps.
 
-    oneDNN adds integers up exactly, so that a row's result does not depend on the rows beside it:
-    tokens checked several at once get the very logits that they get one by one. The layout it
-    wants is made once and differs between processors, hence is never on disk.
+    oneDNN adds integers up exactly, so that the result of one of a few rows does not depend on the
+    rows beside it. The layout it wants is made once and differs between processors, hence is never
+    on disk.
     """
 
     FEW_ROWS = 16
@@ -163,13 +163,12 @@ class Int8Linear:
 
     def _in_16_bits(self, x: Tensor, steps: Tensor) -> Tensor:
         """Product of x / greatest, with ``steps`` [rows, 1] to the unit of x."""
-        rows, width = x.shape
         # With 128 as both bytes' zero, a number n is the bytes of n + 128 * 256 + 128. A half is
         # added, as the rest is cut off.
-        shifted = torch.addcmul(_MIDDLE_OF_16_BITS, x, steps).to(torch.uint16)
-        low_high = shifted.view(torch.uint8).view(rows, width, 2).permute(2, 0, 1)
-        low, high = self._of_bytes(low_high.reshape(2 * rows, width)).split(rows)
-        return low.div_(256).add_(high)
+        shifted = torch.addcmul(_MIDDLE_OF_16_BITS, x, steps).to(torch.int32)
+        low_high = (shifted >> _LOW_HIGH).to(torch.uint8)  # [2, rows, in]; the lowest 8 bits
+        product = self._of_bytes(low_high.view(-1, x.shape[1]))
+        return torch.add(product[len(x) :], product[: len(x)], alpha=1 / 256)
 
     def _in_8_bits(self, x: Tensor, greatest: Tensor) -> Tensor:
         """Product of x / greatest, with a second row of bytes for some rows."""
@@ -193,6 +192,7 @@ class Int8Linear:
 _STEPS = 127.0
 _STEPS_OF_16_BITS = torch.tensor(256 * _STEPS)
 _MIDDLE_OF_16_BITS = torch.tensor(128 * 256 + 128 + 0.5)
+_LOW_HIGH = torch.tensor([0, 8], dtype=torch.int32).view(2, 1, 1)  # bits to shift by
 
 
 class PlainInt8Linear:
@@ -234,7 +234,7 @@ class Bfloat16Output:
     found with the fast product and their logits computed again in float32.
     """
 
-    CANDIDATES = 256
+    CANDIDATES = 64
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llama_cpu.config import ModelConfig, RopeScaling
 
-Rotate = Callable[[Tensor], Tensor]
+Rotate = Callable[[Tensor], None]
 
 
 class Rope:
@@ -26,7 +26,7 @@ class Rope:
             self.sin = torch.cat([-sin, sin], dim=-1)
 
     def at(self, start: int, length: int) -> Rotate:
-        """A function that rotates [length, heads, head_dim] for positions start, start + 1, ..."""
+        """A function that rotates [length, heads, head_dim], in place, for positions from start."""
         end = start + length
         if self.interleaved:
             freqs_cis = self.freqs_cis[start:end].unsqueeze(1)
@@ -36,21 +36,21 @@ class Rope:
         return lambda x: rotate_halves(x, cos, sin)
 
 
-def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> Tensor:
+def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> None:
     """Pairs are neighbours (0,1), (2,3), ...: the layout of Meta's and GGUF's wq and wk.
 
     x: [seq, heads, head_dim]; freqs_cis: complex [seq, 1, head_dim / 2].
     """
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * freqs_cis).flatten(-2)
+    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(freqs_cis)
 
 
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Pairs are (0, d/2), (1, d/2 + 1), ...: the layout of Hugging Face's weights.
 
     x: [seq, heads, head_dim]; cos, sin: [seq, 1, head_dim], sin negative in the first half.
     """
-    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
+    other_half = x.roll(x.shape[-1] // 2, dims=-1)
+    x.mul_(cos).addcmul_(other_half, sin)
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
