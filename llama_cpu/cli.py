@@ -83,6 +83,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_thread_count, metavar="N", help="threads (default: the physical cores)"
     )
     model.add_argument(
+        "--lookup",
+        action="store_true",
+        default=None,
+        help="propose what followed the same tokens before, and check several in one pass "
+        "(default: where that costs little; the answer is the same)",
+    )
+    model.add_argument("--no_lookup", dest="lookup", action="store_false", help="do not")
+    model.add_argument(
+        "--draft_ckpt_dir",
+        type=Path,
+        metavar="PATH",
+        help="a small model with the same vocabulary that proposes tokens instead",
+    )
+    model.add_argument(
         "--force", action="store_true", help="load even if the memory does not seem to suffice"
     )
     answers = parser.add_argument_group("answers")

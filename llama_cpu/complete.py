@@ -74,6 +74,7 @@ def _as_object(
         "prompt_tokens": timings.reused_tokens + timings.prompt_tokens,
         "prefill_seconds": timings.prefill_seconds,
         "token_seconds": timings.token_seconds,
+        "tokens_per_pass": timings.tokens_per_pass,
         "peak_rss_bytes": memory_report().peak,
         "weights_bytes": session.weights_bytes,
         "kv_cache_bytes": session.kv_cache_bytes,
@@ -89,11 +90,13 @@ def _print_figures(session: ChatSession, timings: Timings) -> None:
         f"prompt: {timings.prompt_tokens} tokens in {timings.prefill_seconds:.2f} s, "
         f"{timings.prefill_rate:.1f} tokens/s"
     )
+    per_pass = timings.tokens_per_pass or 1.0
     if timings.median is not None and timings.percentile_95 is not None:
         say(
             f"answer: {len(timings.token_seconds)} tokens, {timings.decode_rate:.1f} tokens/s, "
             f"{1000 * timings.median:.1f} ms a token (median), "
             f"{1000 * timings.percentile_95:.1f} ms (95th percentile)"
+            + (f", {per_pass:.2f} tokens a pass" if per_pass > 1 else "")
         )
     memory = memory_report()
     say(

@@ -68,7 +68,7 @@ class ModelDrafter:
         return proposal
 
 
-def differing_vocabularies(one: Tokenizer, other: Tokenizer) -> bool:
+def vocabularies_differ(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether an id may stand for different texts."""
     if one.n_tokens != other.n_tokens or one.special_tokens != other.special_tokens:
         return True

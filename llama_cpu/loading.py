@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.checkpoint.stored import StoredTensor, in_row_chunks
+from llama_cpu.drafting import Drafter, LookupDrafter, ModelDrafter, vocabularies_differ
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
@@ -27,10 +28,12 @@ from llama_cpu.transformer.linear import (
     make_linear,
     prefill_chunk,
     quantize_rows,
+    rows_at_once,
 )
 from llama_cpu.transformer.llama import Block, BlockParts, Llama
 
 _LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
+_LONGEST_DRAFT_OF_MODEL = 4  # tokens; each costs a pass of the smaller model
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
 
 Progress = Callable[[int, int, str], None]
@@ -47,6 +50,8 @@ class LoadPlan:
     threads: int
     is_demo: bool
     generation_config: dict  # of generation_config.json, {} where there is none
+    lookup: bool = False  # propose what followed the same tokens before
+    draft: "LoadPlan | None" = None  # a smaller model that proposes tokens instead
 
     @property
     def name(self) -> str:
@@ -67,6 +72,8 @@ class LoadedModel:
     weights_bytes: int
     mapped_bytes: int  # of those, read in place from the files
     end_ids: frozenset[int]
+    new_drafter: Callable[[], Drafter] | None = None
+    longest_draft: int = 0
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -81,11 +88,14 @@ def plan_loading(
     max_seq_len: int | None = None,
     threads: int | None = None,
     force: bool = False,
+    lookup: bool | None = None,
+    draft_ckpt_dir: Path | None = None,
 ) -> LoadPlan:
     """Open the checkpoint and its tokenizer, and make sure that they fit into memory.
 
     ``ckpt_dir`` None: the folder model/, or the demo model where that is empty; it is fetched if
-    need be. Raises UserError for anything that is wrong.
+    need be. ``lookup`` None: where several rows cost little more than one. Raises UserError for
+    anything that is wrong.
     """
     is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
     if is_demo:
@@ -96,10 +106,11 @@ def plan_loading(
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
     checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
     context = _context(max_seq_len, checkpoint)
+    available = available_memory()
     if not force:
-        check_fits(checkpoint.config, precision, context, available_memory())
+        check_fits(checkpoint.config, precision, context, available)
     config_file = checkpoint.path / "generation_config.json"
-    return LoadPlan(
+    plan = LoadPlan(
         checkpoint,
         tokenizer,
         precision,
@@ -107,7 +118,28 @@ def plan_loading(
         threads or physical_cores(),
         is_demo,
         read_json(config_file) if config_file.exists() else {},
+        rows_at_once(precision) > 1 if lookup is None else lookup,
     )
+    if draft_ckpt_dir is None:
+        return plan
+    draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path)
+    if not force:
+        left = available - forecast(checkpoint.config, precision, context).total
+        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left)
+    return replace(plan, draft=draft)
+
+
+def _plan_draft(plan: LoadPlan, ckpt_dir: Path, tokenizer_path: Path | None) -> LoadPlan:
+    """The plan of a model that proposes tokens to that of ``plan``, whose vocabulary it shares."""
+    draft = plan_loading(
+        ckpt_dir, tokenizer_path, precision=plan.precision, threads=plan.threads, force=True
+    )
+    if vocabularies_differ(plan.tokenizer, draft.tokenizer):
+        raise UserError(
+            f"{ckpt_dir}: this draft model has another vocabulary than {plan.name}; take a "
+            "smaller model of the same family for --draft_ckpt_dir."
+        )
+    return replace(draft, max_seq_len=min(plan.max_seq_len, draft.checkpoint.config.context_length))
 
 
 def plan_from_arguments(args: argparse.Namespace) -> LoadPlan:
@@ -119,6 +151,8 @@ def plan_from_arguments(args: argparse.Namespace) -> LoadPlan:
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         force=args.force,
+        lookup=args.lookup,
+        draft_ckpt_dir=args.draft_ckpt_dir,
     )
 
 
@@ -154,7 +188,24 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len, chunk)
     reader.finish()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)
-    return LoadedModel(plan, model, cache, reader.done, reader.mapped, end_ids)
+    loaded = LoadedModel(plan, model, cache, reader.done, reader.mapped, end_ids)
+    if plan.draft is not None:
+        return _with_draft(loaded, load(plan.draft, on_progress, stop))
+    if plan.lookup:
+        longest = max(1, rows_at_once(plan.precision) - 1)
+        return replace(loaded, new_drafter=LookupDrafter, longest_draft=longest)
+    return loaded
+
+
+def _with_draft(loaded: LoadedModel, draft: LoadedModel) -> LoadedModel:
+    drafter = ModelDrafter(draft.model, draft.cache)
+    return replace(
+        loaded,
+        weights_bytes=loaded.weights_bytes + draft.weights_bytes,
+        mapped_bytes=loaded.mapped_bytes + draft.mapped_bytes,
+        new_drafter=lambda: drafter,
+        longest_draft=_LONGEST_DRAFT_OF_MODEL,
+    )
 
 
 class _Reader:

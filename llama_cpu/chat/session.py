@@ -34,7 +34,9 @@ class ChatSession:
         self.template_guessed = template.guessed
         self.messages = [Message("system", system)] if system else []
         self._dropped = 0  # messages after the system prompt that no longer fit
-        self._generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
+        self._generator = TextGenerator(
+            loaded.model, loaded.cache, loaded.tokenizer, loaded.new_drafter, loaded.longest_draft
+        )
         self._sampler = Sampler(sampling)
         self._limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
         tokenizer = loaded.tokenizer

@@ -52,6 +52,17 @@ def prefill_chunk(precision: Precision) -> int:
     return 128 if precision is Precision.FLOAT32 else 512
 
 
+def rows_at_once(precision: Precision) -> int:
+    """Rows that take hardly longer than one: so many tokens are worth checking in one pass.
+
+    In float32 a third row costs as much as the first two. Widened weights cost the same for any
+    number, but several times one row's time.
+    """
+    if precision is Precision.FLOAT32:
+        return 2
+    return 8 if multiplies_in_hardware(precision) else 1
+
+
 class _Scratch:
     """A float32 matrix that all layers share, for weights widened just before their product."""
 

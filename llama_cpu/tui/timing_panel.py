@@ -49,12 +49,14 @@ def _prompt_lines(timings: Timings) -> list[Content]:
 
 
 def _token_lines(timings: Timings) -> list[Content]:
+    per_pass = timings.tokens_per_pass
     return [
         row("First token after", duration(timings.time_to_first_token)),
         row("Last token", duration(timings.last)),
         row("Median", duration(timings.median)),
         row("95th percentile", duration(timings.percentile_95)),
         row("Speed", rate(timings.decode_rate)),
+        row("Tokens per pass", MISSING if per_pass is None else f"{per_pass:.2f}"),
         # Without the first one: its time belongs to the prompt.
         drawn(sparkline(timings.token_seconds[1:], PANEL_WIDTH)),
     ]
