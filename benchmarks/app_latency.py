@@ -92,7 +92,7 @@ def run_app(tokens: int, letters: int) -> tuple[float, list[float]]:
     """Tokens a second of one answer in the app, and the delays of the letters typed meanwhile."""
     terminal = Terminal(["example_chat.py", "--temperature", "0", "--max_gen_len", str(tokens)])
     try:
-        terminal.wait_for("Regenerate", START_SECONDS)  # in the footer
+        terminal.wait_for("palette", START_SECONDS)  # in the footer
         time.sleep(1)
         terminal.type(QUESTION + "\r")
         terminal.wait_for("reading the prompt", START_SECONDS)

@@ -163,7 +163,21 @@ def _model_parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 
 def chat_parser(prog: str) -> argparse.ArgumentParser:
+    from llama_cpu.history_command import add_history_argument
+
     parser = _model_parser(prog, "Chat with a LLaMA model on the CPU, in the terminal.")
+    history = parser.add_argument_group("conversations")
+    where = history.add_mutually_exclusive_group()
+    add_history_argument(where)
+    where.add_argument(
+        "--no_history", action="store_true", help="keep nothing of this chat on the disk"
+    )
+    history.add_argument(
+        "--continue",
+        dest="continue_latest",
+        action="store_true",
+        help="go on with the latest conversation",
+    )
     add_model_arguments(parser)
     return parser
 
@@ -280,18 +294,19 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 def _chat(args: argparse.Namespace) -> int:
+    from llama_cpu.chat.open_session import open_record, session_opener
     from llama_cpu.loading import plan_from_arguments
 
     plan = plan_from_arguments(args)
-    # Textual draws on standard error, so that must be a terminal as well.
-    if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-        from llama_cpu.chat.open_session import session_opener
-        from llama_cpu.tui.app import run_app
+    with open_record(args) as record:
+        # Textual draws on standard error, so that must be a terminal as well.
+        if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+            from llama_cpu.tui.app import run_app
 
-        return run_app(plan, session_opener(plan, args), args.debug)
-    from llama_cpu.plain_chat import run_plain_chat
+            return run_app(plan, session_opener(plan, args, record), args.debug)
+        from llama_cpu.plain_chat import run_plain_chat
 
-    return run_plain_chat(plan, args)
+        return run_plain_chat(plan, args, record)
 
 
 def _complete(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from llama_cpu.new_files import NewFiles
 from llama_cpu.text import printable
 
 
-def add_history_argument(parser: argparse.ArgumentParser) -> None:
+def add_history_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--history",
         type=Path,

@@ -5,23 +5,29 @@ import sys
 from threading import Event as Flag
 
 from llama_cpu.chat.open_session import session_opener
+from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.demo_model import demo_notice
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Token, TurnsDropped
+from llama_cpu.history.rows import Gone
 from llama_cpu.loading import LoadPlan
 from llama_cpu.progress import load_with_progress
 from llama_cpu.standard_input import read_line
 from llama_cpu.text import printable
 
+DELETED = (
+    "This conversation was deleted in another window; what was said here is kept as a new one."
+)
 
-def run_plain_chat(plan: LoadPlan, args: argparse.Namespace) -> int:
+
+def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, record: Record) -> int:
     """One line in, one answer out, until the input ends.
 
-    A line that cannot be answered is explained and the chat goes on; the exit code, 0 or 2, says
-    whether there was one.
+    The conversation is kept as the app's are. A line that cannot be answered is explained and the
+    chat goes on; the exit code, 0 or 2, says whether there was one.
     """
-    session = load_with_progress(plan, session_opener(plan, args))
+    session = load_with_progress(plan, session_opener(plan, args, record))
     if plan.is_demo:
         _note(demo_notice())
     all_answered = True
@@ -42,7 +48,7 @@ def _read_line() -> str | None:
 
 def _answer(session: ChatSession, line: str) -> bool:
     """Whether the line could be answered. Ctrl+C stops the answer, not the chat."""
-    session.add_user(line)
+    _add_user(session, line)
     problem = ""
     try:
         for event in session.answer(Flag()):
@@ -56,12 +62,27 @@ def _answer(session: ChatSession, line: str) -> bool:
         if not sys.stdin.isatty():
             raise
     except UserError as error:
-        session.drop_last_user()
+        session.record.take_back()
         problem = str(error)
     print(flush=True)
+    _tell_trouble(session)
     if problem:
         print(f"Error: {printable(problem)}", file=sys.stderr)
     return not problem
+
+
+def _add_user(session: ChatSession, line: str) -> None:
+    try:
+        session.add_user(line)
+    except Gone:
+        _note(DELETED)
+        session.add_user(line)
+    _tell_trouble(session)
+
+
+def _tell_trouble(session: ChatSession) -> None:
+    if trouble := session.record.take_trouble():
+        _note(printable(trouble))
 
 
 def _note(text: str) -> None:

@@ -1,24 +1,53 @@
 """From the command line's options to a session with a loaded model."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event as Flag
 from typing import Any
 
+from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.config import Fields
+from llama_cpu.errors import UserError
+from llama_cpu.history.store import History
 from llama_cpu.loading import LoadPlan, Progress, load
+from llama_cpu.locations import history_path
 from llama_cpu.sampling import RANGES, Sampling
 from llama_cpu.standard_input import require_text
 
 OpenSession = Callable[[Progress, Flag], ChatSession]
 
 
-def session_opener(plan: LoadPlan, args: argparse.Namespace) -> OpenSession:
+@contextmanager
+def open_record(args: argparse.Namespace) -> Iterator[Record]:
+    """The conversation that the options ask for: a new one, or with --continue the latest.
+
+    Raises UserError where the database of conversations cannot be used.
+    """
+    try:
+        history = History(None if args.no_history else args.history or history_path())
+    except UserError as error:
+        raise UserError(f"{error} With --no_history nothing is kept and no file needed.") from error
+    with history:
+        record = Record(history, system=args.system or "")
+        if args.continue_latest and (latest := history.latest()):
+            record.open(latest.id)
+            record.system = args.system or record.system
+        try:
+            yield record
+        finally:
+            record.close()
+
+
+def session_opener(
+    plan: LoadPlan, args: argparse.Namespace, record: Record | None = None
+) -> OpenSession:
     """A function that loads the model; everything that can be wrong with the options is wrong now.
 
-    Raises UserError for an option out of its range or an unknown template.
+    ``record``: the conversation; None: one in memory. Raises UserError for an option out of its
+    range or an unknown template.
     """
     sampling = sampling_from(plan, args)
     require_text(args.system or "", "--system")
@@ -26,7 +55,7 @@ def session_opener(plan: LoadPlan, args: argparse.Namespace) -> OpenSession:
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
         loaded = load(plan, on_progress, stop)
-        return ChatSession(loaded, template, sampling, args.max_gen_len, args.system)
+        return ChatSession(loaded, template, sampling, args.max_gen_len, args.system, record)
 
     return open_session
 

@@ -1,24 +1,32 @@
 """A conversation with a loaded model; what the app, the plain chat and one completion talk to."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from threading import Event as Flag
 
 from llama_cpu.chat.prompt import Message, build_prompt
+from llama_cpu.chat.record import Record
 from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate, TemplateRenderer
-from llama_cpu.events import Event, Finished, Token, TurnsDropped
+from llama_cpu.events import Event, TurnsDropped
 from llama_cpu.generation import Limits, TextGenerator
+from llama_cpu.history.rows import StoredMessage
+from llama_cpu.history.store import History
 from llama_cpu.loading import LoadedModel
 from llama_cpu.machine import MemoryReport
 from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.text_stream import ids_of_text
+from llama_cpu.tokenization import Tokenizer
+
+Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
 
 
 class ChatSession:
-    """Messages and the KV cache that goes with them.
+    """A record's messages and the KV cache that goes with them.
 
     Between turns the cache is kept: an answer computes only those tokens of its prompt that the
-    cache does not begin with, also after a message was dropped or edited.
+    cache does not begin with, also after a message was edited or another branch was chosen.
     """
 
     def __init__(
@@ -28,12 +36,17 @@ class ChatSession:
         sampling: Sampling,
         max_gen_len: int,
         system: str | None = None,
+        record: Record | None = None,
     ) -> None:
+        """``record``: the conversation, with its system prompt; None: a new one in memory, with
+        ``system``."""
         self.loaded = loaded
         self.template_name = template.name
         self.template_guessed = template.guessed
-        self.messages = [Message("system", system)] if system else []
-        self._dropped = 0  # messages after the system prompt that no longer fit
+        self.record = record or Record(History(None), system=system or "")
+        self.record.model = loaded.plan.name
+        self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
+        self._known_ids: dict[int, tuple[StoredMessage, list[int]]] = {}
         self._generator = TextGenerator(
             loaded.model, loaded.cache, loaded.tokenizer, loaded.new_drafter, loaded.longest_draft
         )
@@ -46,72 +59,48 @@ class ChatSession:
         bos_token = "" if named and not tokenizer.adds_bos else tokenizer.bos_token
         self._renderer = TemplateRenderer(template, bos_token, tokenizer.eos_token)
 
+    @property
+    def messages(self) -> list[Message]:
+        """What the model is told: the system prompt and all turns."""
+        return self._to_tell(_turns(self.record.line))
+
     def add_user(self, text: str) -> None:
-        """Add a message; to one that was stopped before it was answered it is appended, as most
-        templates want user and assistant to take turns."""
-        if self.messages and self.messages[-1].role == "user":
-            text = self.messages.pop().text + "\n\n" + text
-        self.messages.append(Message("user", text))
-
-    def drop_last_answer(self) -> bool:
-        """Take the last answer back, to be given anew; False where there is none."""
-        if self.messages and self.messages[-1].role == "assistant":
-            self.messages.pop()
-            self._keep_last_message()
-            return True
-        return False
-
-    def drop_last_user(self) -> str:
-        """Take the last message of the user back and return its text."""
-        self.drop_last_answer()
-        if not self.messages or self.messages[-1].role != "user":
-            return ""
-        text = self.messages.pop().text
-        self._keep_last_message()
-        return text
-
-    def _keep_last_message(self) -> None:
-        """After messages were taken back, the last one left may be one that was dropped."""
-        self._dropped = min(self._dropped, max(0, len(self._turns()) - 1))
-
-    def clear(self) -> None:
-        """Begin anew, with the same system prompt."""
-        self.messages = [message for message in self.messages if message.role == "system"]
-        self._dropped = 0
+        """Add a message; one that was stopped before it was answered is answered along with it, as
+        most templates want user and assistant to take turns."""
+        self.record.add_user(text)
 
     def close(self) -> None:
+        """End the template's process. The record is its owner's to close."""
         self._renderer.close()
 
     def answer(self, stop: Flag) -> Iterator[Event]:
         """Answer the last message, as a stream of events; see llama_cpu.events.
 
-        The answer becomes a message, also when it was stopped, unless nothing was generated.
-        Raises UserError where the prompt cannot be made or does not fit.
+        The answer is saved as it grows and becomes a message, also when it was stopped, unless
+        nothing was generated. Raises UserError where the prompt cannot be made or does not fit.
         """
-        prompt_ids, dropped = self._prompt_that_fits()
-        if dropped > self._dropped:
-            newly_dropped, self._dropped = dropped - self._dropped, dropped
-            yield TurnsDropped(newly_dropped)
-        answer = Message("assistant", "")
-        text = ""
-        ended = False
-        try:
-            for event in self._generator.generate(prompt_ids, self._sampler, self._limits, stop):
-                if isinstance(event, Token) and event.id not in self._limits.end_ids:
-                    answer.token_ids.append(event.id)
-                elif isinstance(event, Token):
-                    ended = True
-                if isinstance(event, (Token, Finished)):
-                    text += event.text
-                    # Most models begin with a space or a new line, which is not for showing.
-                    shown = text.lstrip()
-                    event = replace(event, text=shown[len(answer.text) :])
-                    answer.text = shown
-                yield event
-        finally:  # also if the one who listens goes away
-            if answer.token_ids or ended:
-                answer.token_ids = ids_of_text(self.loaded.tokenizer, answer.token_ids, text)
-                self.messages.append(answer)
+        prompt_ids = yield from self._prompt_that_fits(self.record.line, [])
+        events = self._generator.generate(prompt_ids, self._sampler, self._limits, stop)
+        yield from self.record.written(events, self._limits.end_ids, self._tidy)
+
+    def continue_answer(self, stop: Flag) -> Iterator[Event]:
+        """Write on at the last message, an answer that was cut or stopped; as ``answer``.
+
+        The text in the events is what is new.
+        """
+        answer = self.record.line[-1]
+        tokenizer = self.loaded.tokenizer
+        ids = self._ids_of(answer)
+        if not ids and answer.text:  # another model's
+            ids = tokenizer.encode(answer.text, specials=False, continued=True)
+        prompt_ids = yield from self._prompt_that_fits(self.record.line[:-1], ids)
+        # A generator, which begins only after the record has found that nobody else writes.
+        events = self._generator.generate(prompt_ids, self._sampler, self._limits, stop)
+        so_far = tokenizer.decode(ids)
+        yield from self.record.written_on(events, self._limits.end_ids, self._tidy, so_far, ids)
+
+    def _tidy(self, ids: list[int], text: str) -> list[int]:
+        return ids_of_text(self.loaded.tokenizer, ids, text)
 
     def complete(self, text: str, stop: Flag) -> Iterator[Event]:
         """Continue a text without the template, as a stream of events; no message comes of it.
@@ -122,31 +111,73 @@ class ChatSession:
         limits = replace(self._limits, stop_strings=())  # those are the template's
         return self._generator.generate(prompt_ids, self._sampler, limits, stop)
 
-    def _prompt_that_fits(self) -> tuple[list[int], int]:
-        """The prompt without the oldest turns, where they and an answer have no room, and how many
-        messages that leaves out.
+    # The prompt
+
+    def _prompt_that_fits(
+        self, line: Sequence[StoredMessage], begun: list[int]
+    ) -> Generator[Event, None, list[int]]:
+        """The prompt without the oldest turns, where they and an answer have no room, and the ids
+        of an answer that was begun. Tells of turns that are left out for the first time.
 
         A quarter of the context (or the answer's greatest length, if less) is kept free, so that
         after turns were dropped, and all that follows was computed again, it is some turns until
         the next time. What cannot be dropped, and is still too long, the generator refuses.
         """
-        turns = self._turns()
-        system = self.messages[: len(self.messages) - len(turns)]
+        turns = _turns(line)
+        before = self._already_dropped(turns)
         room = min(self._limits.max_gen_len, self.context_size // 4)
-        dropped = self._dropped
-        while True:
-            kept = turns[dropped:]
-            ids = build_prompt(system + kept, self._renderer, self.loaded.tokenizer)
-            next_turn = _index_of_next_user(kept)
-            if len(ids) + room <= self.context_size:
-                return ids, dropped
-            if next_turn is None:  # nothing more to drop; too long, it must not cost the others
-                return ids, dropped if len(ids) < self.context_size else self._dropped
-            dropped += next_turn
 
-    def _turns(self) -> list[Message]:
-        """All messages but the system prompt."""
-        return [message for message in self.messages if message.role != "system"]
+        def fits(dropped: int) -> bool:
+            kept = self._to_tell(turns[dropped:])
+            # That many at the least; to render a long conversation takes a while.
+            least = len(kept) + sum(len(message.token_ids) for message in kept)
+            if least + len(begun) + room > self.context_size:
+                return False
+            return len(self._prompt(turns[dropped:]) + begun) + room <= self.context_size
+
+        last = max(0, len(turns) - 1)
+        dropped = before
+        if not fits(before):
+            choices = range(before + 1, last)  # the fewer turns, the fewer tokens
+            dropped = min(last, before + 1 + bisect_left(choices, True, key=fits))
+        ids = self._prompt(turns[dropped:]) + begun
+        if len(ids) >= self.context_size:  # too long by itself, it must not cost the others
+            return ids
+        if dropped > before:
+            self._first_kept = _mark(turns[dropped])
+            yield TurnsDropped(sum(map(len, turns[before:dropped])))
+        return ids
+
+    def _already_dropped(self, turns: list[Turn]) -> int:
+        """How many turns were left out last time, as far as they are in this line."""
+        marks = [_mark(turn) for turn in turns]
+        return marks.index(self._first_kept) if self._first_kept in marks else 0
+
+    def _prompt(self, turns: list[Turn]) -> list[int]:
+        return build_prompt(self._to_tell(turns), self._renderer, self.loaded.tokenizer)
+
+    def _to_tell(self, turns: list[Turn]) -> list[Message]:
+        system = self._system_prompt()
+        told = [Message("system", system)] if system else []
+        for stored in chain.from_iterable(turns):
+            if stored.role == "user" and told and told[-1].role == "user":
+                told[-1] = Message("user", f"{told[-1].text}\n\n{stored.text}")
+            else:
+                told.append(Message(stored.role, stored.text, self._ids_of(stored)))
+        return told
+
+    def _system_prompt(self) -> str:
+        """The conversation's own (as one that was imported may have), or the record's."""
+        own = [message.text for message in self.record.line if message.role == "system"]
+        return own[-1] if own else self.record.system
+
+    def _ids_of(self, message: StoredMessage) -> list[int]:
+        """The ids that the loaded model generated this answer as; none where it was another one."""
+        known, ids = self._known_ids.get(message.id, (None, []))
+        if known is not message:
+            ids = own_ids(message, self.model_name, self.loaded.tokenizer)
+            self._known_ids[message.id] = message, ids
+        return ids
 
     @property
     def model_name(self) -> str:
@@ -191,9 +222,32 @@ class ChatSession:
         return self.loaded.plan.threads
 
 
-def _index_of_next_user(messages: list[Message]) -> int | None:
-    """Index of the second turn's first message; None where there is only one turn."""
-    for index, message in enumerate(messages[1:], start=1):
-        if message.role == "user":
-            return index
-    return None
+def own_ids(message: StoredMessage, model: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of an answer, as far as they stand for its text; none where this model, or another
+    of the same name, does not write that text with them."""
+    ids = list(message.token_ids)
+    if message.model != model or not all(0 <= id < tokenizer.n_tokens for id in ids):
+        return []
+    text = tokenizer.decode(ids)
+    shown = text.lstrip()
+    if not shown.startswith(message.text):
+        return []
+    return ids_of_text(tokenizer, ids, text[: len(text) - len(shown)] + message.text)
+
+
+def _turns(line: Sequence[StoredMessage]) -> list[Turn]:
+    turns: list[Turn] = []
+    before = ""
+    for message in line:
+        if message.role == "system":
+            continue
+        if not turns or (message.role == "user" and before != "user"):
+            turns.append([])
+        turns[-1].append(message)
+        before = message.role
+    return turns
+
+
+def _mark(turn: Turn) -> tuple[int, float]:
+    """Ids alone are not enough, as a conversation may move between disk and memory."""
+    return turn[0].id, turn[0].created

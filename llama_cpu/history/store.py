@@ -57,6 +57,11 @@ class History:
             self._connection.close()
             raise
 
+    @property
+    def file(self) -> Path | None:
+        """The database; None: it is in memory."""
+        return self._path
+
     def __enter__(self) -> "History":
         return self
 
@@ -75,6 +80,12 @@ class History:
             finally:
                 self._connection.close()
                 self._writers.close()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Several calls as one change: all of it or, where one of them fails, nothing."""
+        with self._writing():
+            yield
 
     # Conversations
 

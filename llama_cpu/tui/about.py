@@ -24,7 +24,7 @@ def title(session: "ChatSession") -> str:
 
 def demo_notice() -> str:
     """How to get from the demo model to LLaMA."""
-    model, tokenizer = _short(model_folder()), _short(tokenizer_folder())
+    model, tokenizer = short_path(model_folder()), short_path(tokenizer_folder())
     width = max(len(model), len(tokenizer))
     return (
         "This is a small demo model; it is often wrong. To chat with LLaMA, put its files here and"
@@ -34,7 +34,7 @@ def demo_notice() -> str:
     )
 
 
-def _short(path: Path) -> str:
+def short_path(path: Path) -> str:
     """``~/llama/model`` for what is under the user's home."""
     try:
         return str("~" / path.relative_to(Path.home()))

@@ -4,17 +4,13 @@ The model's thread only appends to a deque: it never waits for the screen.
 """
 
 import asyncio
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from threading import Event as Flag
 
 from llama_cpu.events import Event
-
-if TYPE_CHECKING:
-    from llama_cpu.chat.session import ChatSession
 
 SHORTEST_PAUSE = 0.1  # seconds; ten updates a second look like steady writing
 LONGEST_PAUSE = 0.7
@@ -39,21 +35,21 @@ class Pace:
 
 
 class AnswerStream:
-    """Starts the answer to the last user message; ``batches`` yields its events.
+    """Has one answer made; ``batches`` yields its events.
 
-    ``error`` is what the answer raised, if it did.
+    ``make``: the session's method that makes them. ``error`` is what it raised, if it did.
     """
 
-    def __init__(self, session: "ChatSession", model_thread: Executor) -> None:
-        self._session = session
-        self._stop = threading.Event()
+    def __init__(self, make: Callable[[Flag], Iterator[Event]], model_thread: Executor) -> None:
+        self._make = make
+        self._stop = Flag()
         self._events: deque[Event] = deque()
         self.error: Exception | None = None
         self._finished = asyncio.get_running_loop().run_in_executor(model_thread, self._run)
 
     def _run(self) -> None:
         try:
-            for event in self._session.answer(self._stop):
+            for event in self._make(self._stop):
                 self._events.append(event)
         except Exception as error:  # whatever it is, the conversation must not be lost with it
             self.error = error

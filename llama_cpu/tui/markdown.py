@@ -52,6 +52,11 @@ def pieces(text: str, has_gap: bool = False) -> list[Piece]:
     return [replace(piece, has_gap=has_gap) for piece in found[:1]] + found[1:]
 
 
+def code_blocks(text: str) -> list[str]:
+    """The blocks of code in a Markdown text, also those within lists, in order."""
+    return [token.content for token in _PARSER.parse(text) if token.type in ("fence", "code_block")]
+
+
 def _pieces_of(node: SyntaxTreeNode) -> Iterator[Piece]:
     line = node.map[0] if node.map else 0
     if node.type in ("fence", "code_block"):

@@ -1,6 +1,7 @@
 """The messages of a conversation. All text in them is data, never markup."""
 
 from textual.app import ComposeResult, RenderResult
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.geometry import Size
@@ -9,17 +10,61 @@ from textual.selection import Selection
 from textual.widget import Widget
 from textual.widgets import Static
 
+from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.text import printable
 from llama_cpu.tui.markdown import Piece, pieces
 
 GROWTH = 3  # lines by which a growing answer becomes higher
+HOW_IT_ENDED = {
+    State.CUT: "cut off",
+    State.STOPPED: "stopped",
+    State.WRITING: "being written in another window",
+}
+
+
+def heading(speaker: str, place: str, doing: str = "") -> Content:
+    """Who speaks, which of the alternatives it is, and what is to be said of it."""
+    parts = [(f"  {part}", "dim") for part in (place, doing) if part]
+    return Content.assemble((speaker, "bold"), *parts)
 
 
 class UserMessage(Static):
-    """What the user wrote, as it was written."""
+    """What the user wrote, as it was written. It has the focus only while it is chosen."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(Content.assemble(("You", "bold"), "\n", printable(text)))
+    BINDINGS = [
+        Binding("enter,e", "screen.edit_chosen", "Edit", key_display="Enter"),
+        Binding("up", "screen.step(-1)", "Message before"),
+        Binding("down", "screen.step(1)", "Message after"),
+        Binding("escape", "screen.leave_chosen", "Back to the prompt", key_display="Esc"),
+    ]
+
+    def __init__(self, message: StoredMessage, place: str = "") -> None:
+        super().__init__()
+        self.message = message
+        self.place = place
+
+    def on_mount(self) -> None:
+        """Show it."""
+        self._show()
+
+    def put_at(self, place: str) -> None:
+        """Which of the alternatives it is."""
+        if place != self.place:
+            self.place = place
+            self._show()
+
+    def choose(self) -> None:
+        """Have the keys."""
+        self.can_focus = True
+        self.focus()
+
+    def on_blur(self) -> None:
+        """A click, or Tab, is not to end here."""
+        self.can_focus = False
+
+    def _show(self) -> None:
+        text = printable(self.message.text)
+        self.update(Content.assemble(heading("You", self.place), "\n", text))
 
 
 class Notice(Static):
@@ -82,25 +127,35 @@ class Answer(Vertical):
 
     virtual_size = Reactive(Size(0, 0))  # as in Passage
 
-    def __init__(self, speaker: str) -> None:
+    def __init__(self, speaker: str, message: StoredMessage | None = None, place: str = "") -> None:
+        """``message``: a finished answer; None: it is going to be written."""
         super().__init__()
+        self.message = message
+        self.place = place
         self._speaker = printable(speaker)
         self._settled: list[Piece] = []  # can no longer change
         self._growing: list[Piece] = []
         self._passages: list[Passage] = []  # of the growing pieces
         self._tail = ""  # their text
         self._tail_has_gap = False  # the answer begins below its speaker's name
-        self._is_finished = False
+        self._is_finished = message is not None
 
     def compose(self) -> ComposeResult:
-        yield Static(self._heading(""), classes="speaker")
-
-    def _heading(self, doing: str) -> Content:
-        return Content.assemble((self._speaker, "bold"), (f"  {doing}" if doing else "", "dim"))
+        doing = HOW_IT_ENDED.get(self.message.state, "") if self.message else ""
+        yield Static(heading(self._speaker, self.place, doing), classes="speaker")
+        if self.message and self.message.text:
+            yield Passage(pieces(printable(self.message.text)))
 
     def say(self, doing: str) -> None:
         """Show beside the model's name what it is doing; nothing if empty."""
-        self.query_one(".speaker", Static).update(self._heading(doing), layout=False)
+        content = heading(self._speaker, self.place, doing)
+        self.query_one(".speaker", Static).update(content, layout=False)
+
+    def put_at(self, place: str) -> None:
+        """Which of the alternatives it is."""
+        if place != self.place:
+            self.place = place
+            self.say(HOW_IT_ENDED.get(self.message.state, "") if self.message else "")
 
     async def append(self, text: str) -> None:
         """Write on."""

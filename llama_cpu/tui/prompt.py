@@ -15,7 +15,7 @@ class Prompt(TextArea):
     BINDINGS = [
         # For the footer; the keys are handled in _on_key.
         Binding("enter", "send", "Send", key_display="Enter"),
-        Binding("shift+enter,ctrl+j", "newline", "New line", key_display="^j"),
+        Binding("shift+enter,ctrl+j", "newline", "Line", key_display="^j"),
     ]
 
     class Sent(Message):

@@ -62,7 +62,7 @@ def screen(pilot: Pilot[int]) -> ChatScreen:
 
 
 def is_answering(pilot: Pilot[int]) -> bool:
-    return any(worker.group == "answer" for worker in pilot.app.workers)
+    return any(worker.group in ("answer", "command") for worker in pilot.app.workers)
 
 
 def conversation(pilot: Pilot[int]) -> list[str]:

@@ -4,7 +4,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from llama_cpu.chat.record import Record
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.history.rows import StoredMessage
+from llama_cpu.history.store import History
 from llama_cpu.machine import MemoryReport
 from llama_cpu.precision import Precision
 
@@ -48,7 +51,8 @@ class FakeSession:
     or the answer is stopped, an exception is raised."""
 
     scripts: list[list[Step]] = field(default_factory=list)
-    messages: list[FakeMessage] = field(default_factory=list)
+    earlier: list[FakeMessage] = field(default_factory=list)
+    history: History = field(default_factory=lambda: History(None))
     context_used: int = 0
     is_closed: bool = False
     template_name: str = "chatml"
@@ -66,46 +70,43 @@ class FakeSession:
     def weights_resident_bytes(self, report: MemoryReport) -> int:
         return min(self.weights_bytes, report.resident // 4)
 
-    def add_user(self, text: str) -> None:
-        if self.messages and self.messages[-1].role == "user":
-            text = self.messages.pop().text + "\n\n" + text
-        self.messages.append(FakeMessage("user", text))
+    def __post_init__(self) -> None:
+        self.record = Record(self.history, self.model_name)
+        if self.earlier:
+            conversation, parent = self.history.create(self.model_name).id, None
+            for message in self.earlier:
+                added = self.history.add_message(conversation, parent, message.role, message.text)
+                parent = added.id
+            self.record.open(conversation)
 
-    def drop_last_answer(self) -> bool:
-        if self.messages and self.messages[-1].role == "assistant":
-            self.messages.pop()
-            return True
-        return False
-
-    def drop_last_user(self) -> str:
-        return self.messages.pop().text
-
-    def clear(self) -> None:
-        self.messages = [message for message in self.messages if message.role == "system"]
+    @property
+    def messages(self) -> list[StoredMessage]:
+        return self.record.line
 
     def close(self) -> None:
         self.is_closed = True
 
     def answer(self, stop: threading.Event) -> Iterator[Event]:
-        text = ""
-        try:
-            for step in self.scripts.pop(0):
-                if isinstance(step, Exception):
-                    raise step
-                if isinstance(step, threading.Event):
-                    while not (stop.is_set() or step.wait(0.01)):
-                        pass
-                elif stop.is_set():
-                    yield Finished(StopReason.STOPPED)
-                    break
-                else:
-                    if isinstance(step, Token | Finished):
-                        text += step.text
-                    self.context_used += 1
-                    yield step
-        finally:  # as the session does
-            if text:
-                self.messages.append(FakeMessage("assistant", text))
+        yield from self.record.written(self._play(stop), frozenset(), lambda ids, text: ids)
+
+    def continue_answer(self, stop: threading.Event) -> Iterator[Event]:
+        last = self.record.line[-1]
+        ids, tidy = last.token_ids, lambda ids, text: ids
+        yield from self.record.written_on(self._play(stop), frozenset(), tidy, last.text, ids)
+
+    def _play(self, stop: threading.Event) -> Iterator[Event]:
+        for step in self.scripts.pop(0):
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, threading.Event):
+                while not (stop.is_set() or step.wait(0.01)):
+                    pass
+            elif stop.is_set():
+                yield Finished(StopReason.STOPPED)
+                break
+            else:
+                self.context_used += 1
+                yield step
 
 
 def opener(session: FakeSession) -> Callable[..., FakeSession]:

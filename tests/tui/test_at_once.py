@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from llama_cpu.tui.chat_screen import STILL_ANSWERING
 from llama_cpu.tui.conversation import Conversation
+from llama_cpu.tui.turns import STILL_ANSWERING
 from tests.tui.driving import (
     ask,
     ask_and_wait,
@@ -35,10 +35,10 @@ class Gate:
 
 
 async def test_enter_while_the_last_answer_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch, "drop_answer")
     session = FakeSession([script("First."), script("First again."), script("Second.")])
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "one")
+        gate = Gate(monkeypatch, "show")
         await pilot.press("ctrl+r")
         await gate.reached.wait()
         await ask(pilot, "two")
@@ -52,24 +52,23 @@ async def test_enter_while_the_last_answer_is_taken_away(monkeypatch: pytest.Mon
 
 
 async def test_regenerate_while_a_message_is_being_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch, "drop_last_user")
     session = FakeSession([script("Both.")], [FakeMessage("user", "one")])
     async with chat(session) as pilot:
+        gate = Gate(monkeypatch, "show")
         prompt(pilot).insert("two")
         prompt(pilot).action_send()
         await gate.reached.wait()
-        regenerating = screen(pilot).action_regenerate()
-        await asyncio.wait([asyncio.ensure_future(regenerating.wait())], timeout=0.5)
+        await screen(pilot).turns.regenerate()
         gate.opened.set()
-        await until(pilot, lambda: len(session.messages) == 2 and not is_answering(pilot))
-        assert conversation(pilot) == ["You\none\n\ntwo", "Both."]
+        await until(pilot, lambda: len(session.messages) == 3 and not is_answering(pilot))
+        assert conversation(pilot) == ["You\none", "You\ntwo", "Both."]
 
 
 async def test_regenerate_twice_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch, "drop_answer")
     session = FakeSession([script("Lyon."), script("Paris.")])
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "Capital?")
+        gate = Gate(monkeypatch, "show")
         await pilot.press("ctrl+r", "ctrl+r")
         await gate.reached.wait()
         gate.opened.set()

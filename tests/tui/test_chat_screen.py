@@ -8,11 +8,12 @@ from textual import events
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.chat_screen import NOTHING_TO_REGENERATE, STILL_ANSWERING
+from llama_cpu.tui.answering import ENDINGS
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
 from llama_cpu.tui.figures import row
 from llama_cpu.tui.messages import Notice
+from llama_cpu.tui.turns import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from tests.tui.driving import (
     NARROW,
     ask,
@@ -27,6 +28,8 @@ from tests.tui.driving import (
     until,
 )
 from tests.tui.fakes import FakeMessage, FakeSession, script, tokens
+
+STOPPED = ENDINGS[StopReason.STOPPED]
 
 
 async def test_enter_sends_and_the_answer_streams() -> None:
@@ -93,18 +96,18 @@ async def test_escape_stops_and_keeps_what_was_written() -> None:
         await until(pilot, lambda: conversation(pilot)[-1] == "Once upon a time")
         await pilot.press("escape")
         await until(pilot, lambda: not is_answering(pilot))
-        assert conversation(pilot)[1:] == ["Once upon a time", "Stopped."]
+        assert conversation(pilot)[1:] == ["Once upon a time", STOPPED]
         assert session.messages[-1].text == "Once upon a time"
 
 
-async def test_a_message_stopped_before_its_answer_is_shown_joined_with_the_next() -> None:
+async def test_a_message_stopped_before_its_answer_stays() -> None:
     session = FakeSession([[threading.Event(), *tokens("never")], script("Both.")])
     async with chat(session) as pilot:
         await ask(pilot, "one")
         await pilot.press("escape")
         await until(pilot, lambda: not is_answering(pilot))
         await ask_and_wait(pilot, "two")
-        assert conversation(pilot) == ["You\none\n\ntwo", "Both."]
+        assert conversation(pilot) == ["You\none", STOPPED, "You\ntwo", "Both."]
 
 
 async def test_enter_during_an_answer_keeps_the_text() -> None:
@@ -161,7 +164,7 @@ async def test_new_conversation_asks_first() -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
         await pilot.press("right", "enter")
         await until(pilot, lambda: conversation(pilot) == [])
-        assert [message.role for message in session.messages] == ["system"]
+        assert session.messages == [] and session.history.conversations() == []
         assert prompt(pilot).has_focus
 
 
@@ -241,16 +244,16 @@ async def test_an_answer_that_fails_before_its_first_word() -> None:
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "one")
         notice = "The answer failed: ZeroDivisionError; start with --debug to see where."
-        assert conversation(pilot) == ["You\none", "", notice]
+        assert conversation(pilot) == ["You\none", notice]
         await ask_and_wait(pilot, "two")
-        assert conversation(pilot) == ["You\none\n\ntwo", "Both."]
+        assert conversation(pilot) == ["You\none", notice, "You\ntwo", "Both."]
 
 
 @pytest.mark.parametrize(
     ("finished", "notice"),
     [
-        (Finished(StopReason.LENGTH), "The answer reached its longest allowed length."),
-        (Finished(StopReason.CONTEXT), "The context is full: the answer ends here."),
+        (Finished(StopReason.LENGTH), ENDINGS[StopReason.LENGTH]),
+        (Finished(StopReason.CONTEXT), ENDINGS[StopReason.CONTEXT]),
         (Finished(StopReason.FAILED, message="The model broke."), "The model broke."),
     ],
 )
@@ -332,7 +335,7 @@ async def test_a_narrow_screen_folds_the_panels() -> None:
         shown = screen_text(pilot)
         for essential in ("one two three", "tok/s", "reused 3+8", "ctx ", "iB", "Ask something"):
             assert essential in shown
-        for key in ("Send", "New line", "Stop", "New", "Regenerate", "Quit", "palette"):
+        for key in ("Send", "Line", "Stop", "New", "Again", "List", "Quit", "palette"):
             assert key in shown.splitlines()[-1]
 
 
