@@ -1,4 +1,6 @@
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,10 @@ let_waiting_threads_sleep()
 # A shell that starts the tests in the background has SIGINT ignored, by them and by every program
 # that they start; Ctrl+C is to be tested there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What the programs that tests start keep is not for the user's own database.
+_data = tempfile.TemporaryDirectory()
+os.environ["XDG_DATA_HOME"] = _data.name
 
 import torch  # noqa: E402
 

@@ -11,6 +11,7 @@ from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsDropped
 from llama_cpu.generation import Limits
+from llama_cpu.history.rows import State
 from llama_cpu.loading import LoadedModel
 from llama_cpu.precision import Precision
 from llama_cpu.sampling import Sampler, Sampling
@@ -60,20 +61,21 @@ def test_fresh_and_kept_cache_give_the_same_answers(loaded: LoadedModel) -> None
     kept = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12)
     turn(kept, "first")
     turn(kept, "second")
-    anew = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12)
-    anew.messages = kept.messages[:-1]
+    expected = kept.messages[-1].token_ids
+    anew = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12, record=kept.record)
+    assert anew.record.set_aside_answer()
     loaded.cache.reuse([])
     assert prefill_of(list(anew.answer(Flag()))).reused == 0
-    assert anew.messages[-1].token_ids == kept.messages[-1].token_ids
+    assert anew.messages[-1].token_ids == expected
     kept.close()
     anew.close()
 
 
 def test_regenerate_reuses_the_whole_prompt(session: ChatSession) -> None:
-    assert not session.drop_last_answer()
+    assert not session.record.set_aside_answer()
     turn(session, "question")
     before = session.messages[-1].token_ids
-    assert session.drop_last_answer()
+    assert session.record.set_aside_answer()
     prefill = prefill_of(list(session.answer(Flag())))
     assert prefill.total == 1  # the last token's logits are needed
     assert session.messages[-1].token_ids == before
@@ -81,15 +83,16 @@ def test_regenerate_reuses_the_whole_prompt(session: ChatSession) -> None:
 
 def test_edited_last_message_reuses_what_is_the_same(session: ChatSession) -> None:
     turn(session, "tell me about cats")
-    assert session.drop_last_user() == "tell me about cats"
-    prefill = prefill_of(turn(session, "tell me about dogs"))
+    session.record.add_user("tell me about dogs", place=0)
+    prefill = prefill_of(list(session.answer(Flag())))
     assert prefill.reused == len("u:tell me about ")
 
 
 def test_generated_ids_are_never_encoded_again(session: ChatSession) -> None:
     turn(session, "x")
     # Ids that no text gives: a random model also writes special and invalid bytes.
-    session.messages[-1].token_ids = [300, 301, 302]
+    session.record.history.save_answer(session.record.line[-1].id, "", [300, 301, 302])
+    session.record.reload()
     turn(session, "y")
     assert session.loaded.cache.token_ids[6:9] == [300, 301, 302]
 
@@ -114,7 +117,7 @@ def test_too_long_message_is_refused_and_nothing_is_dropped(session: ChatSession
     session.add_user("y" * 300)
     with pytest.raises(UserError, match="context holds 256"):
         list(session.answer(Flag()))
-    assert session.drop_last_user() == "y" * 300
+    assert session.record.take_back() == "y" * 300
     events = turn(session, "second")
     assert not any(isinstance(event, TurnsDropped) for event in events)
     assert bytes(session.loaded.cache.token_ids[:10]) == b"u:first;a:"
@@ -124,7 +127,7 @@ def test_messages_taken_back_until_a_dropped_one_is_the_last(session: ChatSessio
     for number in range(8):
         turn(session, f"message {number} " + "x" * 40)
     for _ in range(7):
-        session.drop_last_user()
+        session.record.delete_last_turn()
     prefill = prefill_of(list(session.answer(Flag())))
     assert prefill.reused + prefill.total > len("u:message 0 ")
 
@@ -137,7 +140,7 @@ def test_answers_of_one_seed_differ_from_each_other(loaded: LoadedModel) -> None
         session = ChatSession(loaded, PLAIN, sampling, max_gen_len=12)
         turn(session, "question")
         first = session.messages[-1].token_ids
-        session.drop_last_answer()
+        session.record.set_aside_answer()
         list(session.answer(Flag()))
         session.close()
         return [first, session.messages[-1].token_ids]
@@ -160,6 +163,72 @@ def test_stop_keeps_what_was_written(session: ChatSession) -> None:
     assert event.reason is StopReason.STOPPED
     assert tokens == 5
     assert len(session.messages[-1].token_ids) == 5
+
+
+def test_a_stopped_answer_goes_on_as_if_it_had_not_been_stopped(session: ChatSession) -> None:
+    session.add_user("go on")
+    whole = [event.id for event in session.answer(Flag()) if isinstance(event, Token)]
+    session.record.set_aside_answer()
+    stop = Flag()
+    for event in session.answer(stop):
+        if isinstance(event, Token):
+            stop.set()
+    stopped = session.record.line[-1]
+    assert stopped.state is State.STOPPED and len(stopped.token_ids) == 1
+    text = "".join(
+        event.text
+        for event in session.continue_answer(Flag())
+        if isinstance(event, Token | Finished)
+    )
+    answer = session.record.line[-1]
+    assert list(answer.token_ids)[:12] == whole and len(answer.token_ids) == 13
+    assert answer.id == stopped.id and answer.text == stopped.text + text
+    assert len(answer.token_seconds) == len(answer.token_ids)
+    assert len(session.record.line) == 2
+
+
+def test_an_answer_of_another_model_is_told_as_text(session: ChatSession) -> None:
+    turn(session, "x")
+    session.record.history.save_answer(session.record.line[-1].id, "a</s>b", [300, 301])
+    session.record.reload()
+    session.record.model = "the one that is loaded now"
+    turn(session, "y")
+    assert bytes(session.loaded.cache.token_ids[:17]) == b"u:x;a:a</s>b;u:y;"
+
+
+@pytest.mark.parametrize("ids", [[1 << 30], [ord("z")]])
+def test_ids_that_do_not_stand_for_the_text_are_not_used(
+    session: ChatSession, ids: list[int]
+) -> None:
+    """Another model of the same name, or a file that was imported."""
+    turn(session, "x")
+    session.record.history.save_answer(session.record.line[-1].id, "Hello", ids)
+    session.record.reload()
+    turn(session, "y")
+    assert bytes(session.loaded.cache.token_ids[:11]) == b"u:x;a:Hello"
+
+
+def test_a_long_conversation_is_opened_where_only_its_end_fits(session: ChatSession) -> None:
+    history = session.record.history
+    conversation, parent = history.create().id, None
+    for number in range(250):
+        parent = history.add_message(conversation, parent, "user", f"question {number}").id
+        answer = history.begin_answer(conversation, parent, session.model_name)
+        text = f"answer {number}"
+        history.save_answer(answer.id, text, list(text.encode()), state=State.COMPLETE)
+        parent = answer.id
+    session.record.open(conversation)
+    rendered = []
+    render = session._renderer.render
+    session._renderer.render = lambda requests: rendered.append(1) or render(requests)
+    dropped, *events = turn(session, "and now?")
+    assert isinstance(dropped, TurnsDropped) and dropped.count > 480
+    context = session.loaded.tokenizer.decode(session.loaded.cache.token_ids)
+    assert context.startswith(f"u:question {dropped.count // 2};a:answer {dropped.count // 2};")
+    assert prefill_of(events).total > 256 - 64 - 40
+    assert len(rendered) < 10
+    again = [event for event in turn(session, "?") if isinstance(event, TurnsDropped)]
+    assert sum(event.count for event in again) < 10  # the others were told of
 
 
 def test_stop_before_anything_is_read(session: ChatSession) -> None:

@@ -7,8 +7,8 @@ from textual import events
 
 from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
-from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.answering import ENDINGS
+from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
 from llama_cpu.tui.figures import row
