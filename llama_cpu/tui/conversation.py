@@ -11,9 +11,13 @@ from textual.widgets import Static
 
 from llama_cpu.chat.record import Record
 from llama_cpu.history.rows import StoredMessage
-from llama_cpu.tui.messages import Answer, Notice, UserMessage
+from llama_cpu.tui.messages import Answer, FinishedAnswer, Notice, UserMessage
 
-SHOWN_AT_ONCE = 40  # messages; a layout of the screen costs as much as there are widgets on it
+SHOWN_AT_FIRST = 20  # messages of a conversation that is opened: some screens full
+MORE = 40  # messages that are added when the user scrolls up to the first one
+MOST = 80  # after which the first ones go: each letter typed costs as much as there are widgets
+
+MessageWidget = UserMessage | Answer | FinishedAnswer
 
 
 class Messages(Vertical):
@@ -62,7 +66,7 @@ class Conversation(VerticalScroll, can_focus=False):
         with self.app.batch_update():
             kept = self._kept()
             if not kept:
-                self._first = max(0, len(self._line) - SHOWN_AT_ONCE)
+                self._first = max(0, len(self._line) - SHOWN_AT_FIRST)
                 self.anchor()
             if len(kept) < len(self._shown()):
                 await self._remove_after(kept[-1] if kept else None)
@@ -98,7 +102,7 @@ class Conversation(VerticalScroll, can_focus=False):
             return
         self._is_at_rest = False
         height, old = self.messages.size.height, self._shown()[0]
-        first = max(0, self._first - SHOWN_AT_ONCE)
+        first = max(0, self._first - MORE)
         new = [self._widget(message) for message in self._line[first : self._first]]
         self._first = first
         with self.app.batch_update():
@@ -131,11 +135,11 @@ class Conversation(VerticalScroll, can_focus=False):
     def _rest(self) -> None:
         self._is_at_rest = True
 
-    def _shown(self) -> list[UserMessage | Answer]:
+    def _shown(self) -> list[MessageWidget]:
         children = self.messages.children
-        return [child for child in children if isinstance(child, UserMessage | Answer)]
+        return [child for child in children if isinstance(child, MessageWidget)]
 
-    def _kept(self) -> list[UserMessage | Answer]:
+    def _kept(self) -> list[MessageWidget]:
         """The first widgets, as far as they show what they would show now."""
         kept = []
         for widget, message in zip(self._shown(), self._line[self._first :], strict=False):
@@ -144,11 +148,11 @@ class Conversation(VerticalScroll, can_focus=False):
             kept.append(widget)
         return kept
 
-    def _widget(self, message: StoredMessage) -> UserMessage | Answer:
+    def _widget(self, message: StoredMessage) -> MessageWidget:
         place = self._place(message)
         if message.role == "user":
             return UserMessage(message, place)
-        return Answer(message.model or "Assistant", message, place)
+        return FinishedAnswer(message, place)
 
     def _place(self, message: StoredMessage | None) -> str:
         if not message or not self._record:
@@ -156,7 +160,7 @@ class Conversation(VerticalScroll, can_focus=False):
         ids = self._record.alternatives(message.id)
         return f"\u2039 {ids.index(message.id) + 1}/{len(ids)} \u203a" if len(ids) > 1 else ""
 
-    async def _remove_after(self, last: UserMessage | Answer | None) -> None:
+    async def _remove_after(self, last: MessageWidget | None) -> None:
         """Remove what comes after this widget; None: everything, but for what is said about a
         demo model."""
         children = list(self.messages.children)
@@ -165,13 +169,13 @@ class Conversation(VerticalScroll, can_focus=False):
 
     async def _trim(self) -> None:
         shown = self._shown()
-        if len(shown) <= 2 * SHOWN_AT_ONCE:
+        if len(shown) <= MOST:
             return
-        first = shown[-SHOWN_AT_ONCE]
+        first = shown[-MORE]
         children = list(self.messages.children)
         before = children[: children.index(first)]
         await self._remove(widget for widget in before if not widget.has_class("demo"))
-        self._first += len(shown) - SHOWN_AT_ONCE
+        self._first += len(shown) - MORE
 
     async def _count_earlier(self) -> None:
         await self.messages.query(Earlier).remove()

@@ -13,6 +13,7 @@ from textual.widgets import Static
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.text import printable
 from llama_cpu.tui.markdown import Piece, pieces
+from llama_cpu.tui.rows import Row
 
 GROWTH = 3  # lines by which a growing answer becomes higher
 HOW_IT_ENDED = {
@@ -118,19 +119,40 @@ class Passage(Widget):
         return self._laid_out[1:]
 
 
+class FinishedAnswer(Passage):
+    """An answer that was there before: one widget, as the screen's layout costs as much as there
+    are widgets in the conversation."""
+
+    def __init__(self, message: StoredMessage, place: str = "") -> None:
+        self.message = message
+        self.place = place
+        self._own_pieces = pieces(printable(message.text))
+        super().__init__(self._all_pieces())
+
+    def put_at(self, place: str) -> None:
+        """Which of the alternatives it is."""
+        if place != self.place:
+            self.place = place
+            self.show(self._all_pieces())
+
+    def _all_pieces(self) -> list[Piece]:
+        speaker = printable(self.message.model) or "Assistant"
+        first = heading(speaker, self.place, HOW_IT_ENDED.get(self.message.state, ""))
+        return [Piece((Row(first),), line=0, has_gap=False), *self._own_pieces]
+
+
 class Answer(Vertical):
     """The model's answer: Markdown that can grow.
 
-    While it grows each piece is a widget, of which only the last ones change. A finished answer
-    is one widget, as the screen's layout costs as much as there are widgets in the conversation.
+    While it grows each piece is a widget, of which only the last ones change; once it is finished
+    they are one widget.
     """
 
     virtual_size = Reactive(Size(0, 0))  # as in Passage
 
-    def __init__(self, speaker: str, message: StoredMessage | None = None, place: str = "") -> None:
-        """``message``: a finished answer; None: it is going to be written."""
+    def __init__(self, speaker: str, place: str = "") -> None:
         super().__init__()
-        self.message = message
+        self.message: StoredMessage | None = None  # once it is finished
         self.place = place
         self._speaker = printable(speaker)
         self._settled: list[Piece] = []  # can no longer change
@@ -138,13 +160,10 @@ class Answer(Vertical):
         self._passages: list[Passage] = []  # of the growing pieces
         self._tail = ""  # their text
         self._tail_has_gap = False  # the answer begins below its speaker's name
-        self._is_finished = message is not None
+        self._is_finished = False
 
     def compose(self) -> ComposeResult:
-        doing = HOW_IT_ENDED.get(self.message.state, "") if self.message else ""
-        yield Static(heading(self._speaker, self.place, doing), classes="speaker")
-        if self.message and self.message.text:
-            yield Passage(pieces(printable(self.message.text)))
+        yield Static(heading(self._speaker, self.place), classes="speaker")
 
     def say(self, doing: str) -> None:
         """Show beside the model's name what it is doing; nothing if empty."""
@@ -155,7 +174,7 @@ class Answer(Vertical):
         """Which of the alternatives it is."""
         if place != self.place:
             self.place = place
-            self.say(HOW_IT_ENDED.get(self.message.state, "") if self.message else "")
+            self.say("")
 
     async def append(self, text: str) -> None:
         """Write on."""

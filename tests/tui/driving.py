@@ -9,7 +9,7 @@ from textual.widget import Widget
 
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.messages import Answer, Notice, Passage, UserMessage
+from llama_cpu.tui.messages import Answer, FinishedAnswer, Notice, Passage, UserMessage
 from llama_cpu.tui.prompt import Prompt
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
 
@@ -68,9 +68,11 @@ def is_answering(pilot: Pilot[int]) -> bool:
 def conversation(pilot: Pilot[int]) -> list[str]:
     """The conversation's messages as text, in order."""
     shown = []
-    for widget in screen(pilot).query("UserMessage, Notice, Answer"):
+    for widget in screen(pilot).query("UserMessage, Notice, Answer, FinishedAnswer"):
         if isinstance(widget, Answer):
             shown.append("\n".join(str(p.render()) for p in widget.query(Passage)))
+        elif isinstance(widget, FinishedAnswer):
+            shown.append(str(widget.render()).partition("\n")[2])  # without its speaker
         elif isinstance(widget, UserMessage | Notice):
             shown.append(str(widget.render()))
     return shown
