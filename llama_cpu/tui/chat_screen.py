@@ -213,7 +213,7 @@ class ChatScreen(Screen[None]):
     def leave_sidebar(self) -> None:
         """Back to the prompt; a list over the conversation goes."""
         if self.size.width < ROOM_FOR_SIDEBAR:
-            self.sidebar.display = False
+            self.sidebar.display = self._has_toggled = False
         self.prompt.focus()
 
     @on(Sidebar.Wanted)

@@ -158,7 +158,7 @@ class Conversation(VerticalScroll, can_focus=False):
         if not message or not self._record:
             return ""
         ids = self._record.alternatives(message.id)
-        return f"\u2039 {ids.index(message.id) + 1}/{len(ids)} \u203a" if len(ids) > 1 else ""
+        return f"‹ {ids.index(message.id) + 1}/{len(ids)} ›" if len(ids) > 1 else ""
 
     async def _remove_after(self, last: MessageWidget | None) -> None:
         """Remove what comes after this widget; None: everything, but for what is said about a

@@ -34,9 +34,9 @@ class UserMessage(Static):
 
     BINDINGS = [
         Binding("enter,e", "screen.edit_chosen", "Edit", key_display="Enter"),
-        Binding("up", "screen.step(-1)", "Message before"),
-        Binding("down", "screen.step(1)", "Message after"),
-        Binding("escape", "screen.leave_chosen", "Back to the prompt", key_display="Esc"),
+        Binding("up", "screen.step(-1)", "Before"),
+        Binding("down", "screen.step(1)", "After"),
+        Binding("escape", "screen.leave_chosen", "Back", key_display="Esc"),
     ]
 
     def __init__(self, message: StoredMessage, place: str = "") -> None:

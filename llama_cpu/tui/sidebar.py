@@ -73,19 +73,25 @@ class Sidebar(Vertical):
             self.display = True
             self.show()
 
-    @work(exclusive=True, group="listing")
-    async def show(self) -> None:
+    def show(self) -> None:
         """List the conversations as they are now."""
+        self._show(None if not self.has_focus_within else self._highlighted_id())
+
+    @work(exclusive=True, group="listing")
+    async def _show(self, highlighted: str | None) -> None:
         words = self.query_one(Input).value
         try:
             options = await asyncio.to_thread(self._options, words)
         except UserError as error:
             options = [Option(printable(str(error)), disabled=True)]
-        highlighted = self._highlighted_id() or str(self._record.kept_id)
+        highlighted = highlighted or str(self._record.kept_id)
         self._list.set_options(options)
         ids = [option.id for option in options]
+        selectable = [index for index, id in enumerate(ids) if id]
         if highlighted in ids:
             self._list.highlighted = ids.index(highlighted)
+        elif selectable:
+            self._list.highlighted = selectable[0]
 
     def _options(self, words: str) -> list[Option]:
         history = self._record.history

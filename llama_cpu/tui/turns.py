@@ -19,7 +19,7 @@ NOTHING_TO_COPY = "There is nothing to copy yet"
 NOTHING_TO_EDIT = "There is no message of yours yet"
 NO_CODE = "There is no block of code in the last answer"
 DELETE_QUESTION = "Delete your last message and all answers to it?"
-EDITING = "Editing: Enter sends it as a new branch, Esc leaves it as it was"
+EDITING = "Editing: Enter sends a new branch, Esc cancels"
 
 
 class Turns:
