@@ -33,7 +33,7 @@ async def main() -> None:
         for question in QUESTIONS:
             await pilot.press(*question, "enter")
             await pilot.pause(1)
-            while app.screen._stream is not None:
+            while app.screen.answering.is_busy:
                 await pilot.pause(0.2)
         await pilot.pause(1.5)
         app.save_screenshot("screenshot.svg", path=str(Path(__file__).parent))

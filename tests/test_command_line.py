@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from llama_cpu.cli import chat_main, complete_main, main
+from llama_cpu.history.store import History
+from llama_cpu.history.transfer import as_markdown
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +52,37 @@ def test_json(demo: list[str], capsys: pytest.CaptureFixture) -> None:
     assert result["kv_cache_bytes"] == 2 * 30 * 3 * 64 * 4096 * 4
     assert result["peak_rss_bytes"] > result["weights_bytes"]
     assert result["prefill_seconds"] > 0
+
+
+def test_a_chat_in_a_pipe_is_kept_and_continued(demo: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    chat = ["example_chat.py", *demo, "--history", str(path), "--max_gen_len", "8"]
+    assert run(*chat, "--continue", "--system", "Be kind.", stdin="One?\n").returncode == 0
+    assert run(*chat, "--continue", stdin="Two?\n").returncode == 0
+    assert run(*chat, stdin="Three?\n").returncode == 0
+    with History(path) as history:
+        newest, oldest = history.conversations()
+        assert [newest.title, oldest.title] == ["Three?", "One?"]
+        line = history.path(oldest.id)
+        assert [each.text for each in line[::2]] == ["One?", "Two?"] and len(line) == 4
+        assert oldest.settings == {"system": "Be kind."}
+        assert "## System\n\nBe kind." in as_markdown(oldest, line)
+
+
+def test_nothing_of_a_chat_is_kept(demo: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    done = run("example_chat.py", *demo, "--no_history", "--max_gen_len", "8", stdin="One?\n")
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_history_that_cannot_be_used(demo: list[str], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all " * 100)
+    done = run("example_chat.py", *demo, "--history", str(tmp_path / "text"), stdin="One?\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ") and "--no_history" in done.stderr
+    done = run("example_chat.py", *demo, "--history", str(tmp_path), "--no_history", stdin="")
+    assert done.returncode == 2 and "not allowed with" in done.stderr
 
 
 def test_chat_in_a_pipe_line_by_line(demo: list[str]) -> None:

@@ -49,6 +49,9 @@ def as_markdown(conversation: Conversation, path: Sequence[StoredMessage]) -> st
     parts = [f"# {one_line(conversation.title) or 'Conversation'}"]
     facts = [conversation.model, day_and_time(conversation.created)]
     parts.append(f"*{', '.join(filter(None, facts))}*")
+    system = conversation.settings.get("system")
+    if isinstance(system, str):
+        parts += ["## System", system.strip("\n")]
     for message in path:
         parts += [f"## {_NAMES[message.role]}", message.text.strip("\n")]
         if message.state in _NOTES:
