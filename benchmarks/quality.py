@@ -22,9 +22,9 @@ from itertools import takewhile
 from pathlib import Path
 from threading import Event as Flag
 
-from llama_cpu.machine import let_waiting_threads_sleep
+from llama_cpu.machine import prepare_for_torch
 
-let_waiting_threads_sleep()  # before torch is imported
+prepare_for_torch()  # before torch is imported
 
 import torch
 from torch import Tensor

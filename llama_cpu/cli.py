@@ -12,7 +12,7 @@ from pathlib import Path
 from llama_cpu import __version__
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import reason
-from llama_cpu.machine import let_waiting_threads_sleep
+from llama_cpu.machine import prepare_for_torch
 from llama_cpu.text import printable
 
 EXIT_USER_ERROR = 2
@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     """Exit code of ``work``; what the user can put right is one sentence and exit code 2."""
     warnings.showwarning = _show_warning
-    let_waiting_threads_sleep()
+    prepare_for_torch()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no emoji, say
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
+from threading import Thread
 
 import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
-from llama_cpu.checkpoint.stored import StoredTensor, in_row_chunks
+from llama_cpu.checkpoint.stored import FileTensor, StoredTensor, in_row_chunks
 from llama_cpu.drafting import Drafter, LookupDrafter, ModelDrafter, vocabularies_differ
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import read_json
@@ -219,6 +220,7 @@ class _Reader:
         self._total = forecast(self._config, plan.precision, plan.max_seq_len).weights
         self.done = 0  # bytes of weights that are ready
         self.mapped = 0  # of those, read in place
+        self._to_read_ahead: list[FileTensor] = []
 
     def block(self, layer: int) -> Block:
         """The layer's weights, those that read the same input as one product."""
@@ -270,6 +272,8 @@ class _Reader:
 
     def _in_place(self, stored: StoredTensor, wanted: torch.dtype) -> Tensor | None:
         weight = stored.mapped() if stored.dtype == wanted else None
+        if isinstance(stored, FileTensor) and weight is not None:
+            self._to_read_ahead.append(stored)
         if weight is not None:
             self.done += weight.nbytes
             self.mapped += weight.nbytes
@@ -292,7 +296,15 @@ class _Reader:
         return Int8Weight(values, scale)
 
     def finish(self) -> None:
+        """Mapped weights come from the disk while the user types, instead of one by one later."""
         self._on_progress(self._total, self._total, "")
+        tensors = self._to_read_ahead
+        Thread(target=_read_ahead, args=(tensors,), name="read ahead", daemon=True).start()
+
+
+def _read_ahead(tensors: list[FileTensor]) -> None:
+    for tensor in tensors:
+        tensor.read_ahead()
 
 
 def _quantize(stored: StoredTensor, values: Tensor, scale: Tensor) -> None:

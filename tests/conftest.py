@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_cpu.machine import let_waiting_threads_sleep
+from llama_cpu.machine import prepare_for_torch
 
-let_waiting_threads_sleep()
+prepare_for_torch()
 # A shell that starts the tests in the background has SIGINT ignored, by them and by every program
 # that they start; Ctrl+C is to be tested there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -177,8 +177,9 @@ def test_loading_takes_little_more_than_the_weights(
     command = [sys.executable, "-c", _PEAK_OF_LOADING, str(path), str(demo_model), precision]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     grown, weights_bytes = map(int, printed.split())
-    # The 300 MB beyond are for the interpreter and PyTorch, which were there before.
-    assert grown <= 1.05 * weights_bytes + 50e6
+    # Most of the 300 MB beyond, for the interpreter and PyTorch, were there before; code that is
+    # first used now (oneDNN's) is not.
+    assert grown <= 1.05 * weights_bytes + 70e6
 
 
 def test_loading_can_be_interrupted(tmp_path: Path) -> None:
@@ -322,3 +323,27 @@ def test_do_sample_false_is_greedy(demo_model: Path) -> None:
     parse = chat_parser("x").parse_args
     assert sampling_from(plan, parse([])).temperature == 0.0
     assert sampling_from(plan, parse(["--temperature", "1"])).temperature == 1.0
+
+
+def test_mapped_weights_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in the order in which they will be used, and only what the file has."""
+    from llama_cpu.checkpoint import stored
+
+    asked: list[tuple[int, int]] = []
+    done = Flag()
+
+    def note(file, start: int, length: int) -> None:
+        asked.append((start, length))
+        if sum(length for _, length in asked) == loaded_bytes:
+            done.set()
+
+    monkeypatch.setattr(stored, "read_ahead", note)
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 4096)
+    config = tiny_config()
+    folder = write_meta(tmp_path, config, random_weights(config))
+    size = (folder / "consolidated.00.pth").stat().st_size
+    loaded_bytes = sum(tensor.nbytes for tensor in random_weights(config).values())
+    loaded = load_tiny(folder)
+    assert done.wait(10)
+    assert loaded.mapped_bytes == loaded_bytes
+    assert all(0 < length <= 4096 and start + length <= size for start, length in asked)

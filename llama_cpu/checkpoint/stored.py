@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llama_cpu.errors import UserError
 from llama_cpu.files import reason, require_regular
-from llama_cpu.machine import read_at
+from llama_cpu.machine import read_ahead, read_at
 
 CHUNK_BYTES = 32 << 20  # how much of a file is resident at once while it is converted
 
@@ -90,6 +90,9 @@ class MappedFile:
             flat = torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start)
         return flat.view(*shape)
 
+    def read_ahead(self, start: int, length: int) -> None:
+        read_ahead(self._file, start, length)
+
     def read(self, start: int, target: Tensor) -> None:
         """Fill the contiguous ``target`` with the bytes from ``start`` on.
 
@@ -118,6 +121,12 @@ class FileTensor:
         if self.start % self.dtype.itemsize:
             return None
         return self.file.tensor(self.start, self.shape, self.dtype)
+
+    def read_ahead(self) -> None:
+        """Have the system read what ``mapped`` shows before it is used; may wait for the disk."""
+        end = self.start + math.prod(self.shape) * self.dtype.itemsize
+        for first in range(self.start, end, CHUNK_BYTES):
+            self.file.read_ahead(first, min(CHUNK_BYTES, end - first))
 
     def fill(self, target: Tensor) -> None:
         if target.dtype == self.dtype and target.is_contiguous():
