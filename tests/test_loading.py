@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.config import ModelConfig
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading import load, plan_loading
 from llama_cpu.memory_forecast import check_fits, forecast
 from llama_cpu.precision import Precision
 from tests.support.checkpoints import (
+    LLAMA_7B,
     random_weights,
     read_all,
     tiny_config,
@@ -28,18 +28,6 @@ from tests.support.checkpoints import (
 from tests.support.engine import load_tiny
 
 GIB = 1 << 30
-LLAMA_7B = ModelConfig(
-    dim=4096,
-    n_layers=32,
-    n_heads=32,
-    n_kv_heads=32,
-    head_dim=128,
-    hidden_dim=11008,
-    vocab_size=32000,
-    norm_eps=1e-6,
-    rope_theta=10000.0,
-    context_length=2048,
-)
 
 
 def resident_weights(

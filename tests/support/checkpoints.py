@@ -1,7 +1,9 @@
 """Small random LLaMA models, written in each of the layouts that the program reads."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import gguf
 import torch
@@ -14,6 +16,7 @@ from llama_cpu.checkpoint.sharding import split_dimension
 from llama_cpu.config import ModelConfig
 
 Weights = dict[str, Tensor]
+T = TypeVar("T")
 
 HF_NAMES = {
     "tok_embeddings": "model.embed_tokens",
@@ -44,6 +47,20 @@ GGUF_NAMES = {
     "feed_forward.w2": "ffn_down",
     "feed_forward.w3": "ffn_up",
 }
+
+
+LLAMA_7B = ModelConfig(
+    dim=4096,
+    n_layers=32,
+    n_heads=32,
+    n_kv_heads=32,
+    head_dim=128,
+    hidden_dim=11008,
+    vocab_size=32000,
+    norm_eps=1e-6,
+    rope_theta=10000.0,
+    context_length=2048,
+)
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -123,7 +140,8 @@ def write_meta(
     return folder
 
 
-def _renamed(weights: Weights, names: dict[str, str], layer_prefix: str) -> Weights:
+def renamed(weights: Mapping[str, T], names: dict[str, str], layer_prefix: str) -> dict[str, T]:
+    """Meta's names changed for others: ``names`` by kind, layers' after ``layer_prefix``."""
     renamed = {}
     for name, tensor in weights.items():
         stem = name.removesuffix(".weight")
@@ -182,7 +200,7 @@ def hugging_face_weights(config: ModelConfig, weights: Weights) -> Weights:
         name: to_halves(tensor, config.head_dim) if ".wq." in name or ".wk." in name else tensor
         for name, tensor in weights.items()
     }
-    return _renamed(rotated, HF_NAMES, "model.layers.")
+    return renamed(rotated, HF_NAMES, "model.layers.")
 
 
 def write_hugging_face(
@@ -234,7 +252,7 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.norm_eps)
     for key, value in (vocabulary or {}).items():
         _add_value(writer, key, value)
-    for name, tensor in _renamed(weights, GGUF_NAMES, "blk.").items():
+    for name, tensor in renamed(weights, GGUF_NAMES, "blk.").items():
         one_dimensional = tensor.dim() == 1
         kind = gguf.GGMLQuantizationType.F32 if one_dimensional else quantization
         data = gguf.quants.quantize(tensor.float().numpy(), kind)

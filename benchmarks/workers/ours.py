@@ -1,0 +1,54 @@
+"""Our engine, by the way that the chat takes: the loader, then the generator."""
+
+import sys
+from pathlib import Path
+from threading import Event as Flag
+
+from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
+from llama_cpu.machine import let_waiting_threads_sleep, memory_report
+
+
+def load_model(options: Options):
+    from llama_cpu.loading import load, plan_loading
+
+    switches = {"float32": {}, "bf16": {"bf16": True}, "int8": {"int8": True}}
+    plan = plan_loading(
+        Path(options.model),
+        max_seq_len=options.context,
+        threads=options.threads,
+        **switches[options.precision],
+    )
+    return load(plan, lambda done, total, name: None, Flag())
+
+
+def load(options: Options) -> tuple[str, Run]:
+    let_waiting_threads_sleep()
+    import llama_cpu
+    from llama_cpu.generation import Limits, TextGenerator
+    from llama_cpu.sampling import Sampler, Sampling
+    from llama_cpu.timings import Timings
+
+    loaded = load_model(options)
+    generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
+    greedy = Sampling(temperature=0.0)
+
+    def run(task: Task) -> Times:
+        ids = prompt_ids(task.prompt)
+        loaded.cache.reuse([*ids[: task.keep], -1])  # what is after them is forgotten
+        timings = Timings()
+        limits = Limits(task.decode + 1, frozenset())
+        for event in generator.generate(ids, Sampler(greedy), limits, Flag()):
+            timings.observe(event)
+        assert timings.reused_tokens == task.keep
+        assert timings.time_to_first_token is not None
+        return Times(timings.time_to_first_token, timings.token_seconds[1:], memory())
+
+    def memory() -> dict:
+        used = loaded.cache.most_used * loaded.cache.bytes_per_token
+        return {"peak": memory_report().peak, "weights": loaded.weights_bytes, "kv_cache": used}
+
+    return llama_cpu.__version__, run
+
+
+if __name__ == "__main__":
+    sys.exit(serve(load))
