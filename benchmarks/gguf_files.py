@@ -15,6 +15,7 @@ from llama_cpu.checkpoint.gguf import read_gguf
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.config import ModelConfig
 from tests.support.checkpoints import GGUF_NAMES, renamed
+from tests.support.vocabularies import gguf_vocabulary
 
 TYPES = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -123,37 +124,35 @@ def _fields_of(path: Path) -> dict[str, Field]:
 
 
 def _random_fields(config: ModelConfig) -> dict[str, Field]:
-    """A LLaMA's metadata, with a sentencepiece vocabulary of single bytes and invented words."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    kinds = [2, 3, 3] + [6] * 256
-    words = config.vocab_size - len(tokens)
-    tokens += [f"▁word{number}" for number in range(words)]
-    kinds += [1] * words
+    """A LLaMA's metadata, with a byte-level vocabulary that is filled up with invented words."""
+    vocabulary = gguf_vocabulary()
+    tokens, kinds = vocabulary["tokenizer.ggml.tokens"], vocabulary["tokenizer.ggml.token_type"]
+    words = [f"word{number}" for number in range(config.vocab_size - len(tokens))]
     numbers = {
-        "block_count": config.n_layers,
-        "context_length": config.context_length,
-        "embedding_length": config.dim,
-        "feed_forward_length": config.hidden_dim,
-        "attention.head_count": config.n_heads,
-        "attention.head_count_kv": config.n_kv_heads,
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
-        "rope.dimension_count": config.head_dim,
-        "vocab_size": config.vocab_size,
+        "llama.block_count": config.n_layers,
+        "llama.context_length": config.context_length,
+        "llama.embedding_length": config.dim,
+        "llama.feed_forward_length": config.hidden_dim,
+        "llama.attention.head_count": config.n_heads,
+        "llama.attention.head_count_kv": config.n_kv_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.vocab_size": config.vocab_size,
+        "tokenizer.ggml.bos_token_id": vocabulary["tokenizer.ggml.bos_token_id"],
+        "tokenizer.ggml.eos_token_id": vocabulary["tokenizer.ggml.eos_token_id"],
+        "tokenizer.ggml.padding_token_id": vocabulary["tokenizer.ggml.eos_token_id"],
     }
-    float_, string, array = GGUFValueType.FLOAT32, GGUFValueType.STRING, GGUFValueType.ARRAY
+    string, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     fields: dict[str, Field] = {
         "general.architecture": ("llama", string, None),
         "general.name": ("random", string, None),
-        "llama.attention.layer_norm_rms_epsilon": (config.norm_eps, float_, None),
-        "llama.rope.freq_base": (config.rope_theta, float_, None),
-        "tokenizer.ggml.model": ("llama", string, None),
-        "tokenizer.ggml.tokens": (tokens, array, string),
-        "tokenizer.ggml.scores": ([-float(i) for i in range(len(tokens))], array, float_),
-        "tokenizer.ggml.token_type": (kinds, array, GGUFValueType.INT32),
-        "tokenizer.ggml.bos_token_id": (1, GGUFValueType.UINT32, None),
-        "tokenizer.ggml.eos_token_id": (2, GGUFValueType.UINT32, None),
+        "llama.attention.layer_norm_rms_epsilon": (config.norm_eps, GGUFValueType.FLOAT32, None),
+        "llama.rope.freq_base": (config.rope_theta, GGUFValueType.FLOAT32, None),
+        "tokenizer.ggml.model": ("gpt2", string, None),
+        "tokenizer.ggml.pre": (vocabulary["tokenizer.ggml.pre"], string, None),
+        "tokenizer.ggml.tokens": (tokens + words, array, string),
+        "tokenizer.ggml.token_type": (kinds + [1] * len(words), array, GGUFValueType.INT32),
+        "tokenizer.ggml.merges": (vocabulary["tokenizer.ggml.merges"], array, string),
     }
-    for name, number in numbers.items():
-        fields[f"llama.{name}"] = (number, GGUFValueType.UINT32, None)
-    return fields
+    return fields | {key: (value, GGUFValueType.UINT32, None) for key, value in numbers.items()}

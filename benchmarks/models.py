@@ -18,7 +18,7 @@ from llama_cpu.demo_model import fetch_demo_model
 from tests.support.checkpoints import LLAMA_7B
 
 MODELS: dict[str, ModelConfig | None] = {
-    "7B width, 8 layers": replace(LLAMA_7B, n_layers=8, context_length=4096),
+    "7B-width": replace(LLAMA_7B, n_layers=8, context_length=4096),
     "1.1B": ModelConfig(
         dim=2048,
         n_layers=22,
@@ -37,7 +37,7 @@ MODELS: dict[str, ModelConfig | None] = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One model in a folder. ``source`` is the file that our engine reads, whatever the precision."""
+    """One model in a folder. ``source`` is what our engine reads in every precision."""
 
     source: Path
     source_precision: str | None  # None: quantised
@@ -74,7 +74,7 @@ def prepare(name: str, folder: Path) -> ModelFiles:
     if config is None:
         source = fetch_demo_model()
     else:
-        source = folder / f"{name.replace(', ', '-').replace(' ', '-')}.gguf"
+        source = folder / f"{name}.gguf"
         if not source.exists():
             print(f"writing {source.name} ...", flush=True)
             write_whole(source, lambda file: write_random(file, config))

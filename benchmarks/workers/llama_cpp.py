@@ -15,6 +15,8 @@ class LlamaCpp:
         import numpy as np
 
         self.np, self.api = np, llama_cpp
+        if options.is_plain:
+            _without_repacking(llama_cpp)
         self.model = llama_cpp.Llama(
             options.model,
             n_ctx=options.context,
@@ -22,7 +24,7 @@ class LlamaCpp:
             n_ubatch=BATCH,
             n_threads=options.threads,
             n_threads_batch=options.threads,
-            flash_attn=options.config.get("fa", False),
+            flash_attn=True,  # llama.cpp's own default where it can, but not the binding's
             verbose=False,
         )
         self.context = self.model.ctx
@@ -53,9 +55,24 @@ class LlamaCpp:
         return int(self.np.ctypeslib.as_array(logits, (self.model.n_vocab(),)).argmax())
 
 
+def _without_repacking(api) -> None:
+    """No weights in a layout of their own, hence no AMX, whose tiles some builds set up wrongly.
+
+    (ggml-org/llama.cpp, pull request 26954.) The binding has no option for it.
+    """
+    defaults = api.llama_model_default_params
+
+    def params():
+        values = defaults()
+        values.use_extra_bufts = False
+        return values
+
+    api.llama_cpp.llama_model_default_params = params
+
+
 def load(options: Options) -> tuple[str, Run]:
     side = LlamaCpp(options)
-    return side.api.__version__, side.run
+    return f"llama-cpp-python {side.api.__version__}", side.run
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Our engine, by the way that the chat takes: the loader, then the generator."""
 
-import sys
 from pathlib import Path
 from threading import Event as Flag
 
@@ -8,27 +7,23 @@ from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, s
 from llama_cpu.machine import let_waiting_threads_sleep, memory_report
 
 
-def load_model(options: Options):
-    from llama_cpu.loading import load, plan_loading
-
-    switches = {"float32": {}, "bf16": {"bf16": True}, "int8": {"int8": True}}
-    plan = plan_loading(
-        Path(options.model),
-        max_seq_len=options.context,
-        threads=options.threads,
-        **switches[options.precision],
-    )
-    return load(plan, lambda done, total, name: None, Flag())
-
-
 def load(options: Options) -> tuple[str, Run]:
     let_waiting_threads_sleep()
     import llama_cpu
     from llama_cpu.generation import Limits, TextGenerator
+    from llama_cpu.loading import load as load_model
+    from llama_cpu.loading import plan_loading
+    from llama_cpu.precision import Precision
     from llama_cpu.sampling import Sampler, Sampling
     from llama_cpu.timings import Timings
 
-    loaded = load_model(options)
+    plan = plan_loading(
+        Path(options.model),
+        precision=Precision(options.precision),
+        max_seq_len=options.context,
+        threads=options.threads,
+    )
+    loaded = load_model(plan, lambda done, total, name: None, Flag())
     generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
     greedy = Sampling(temperature=0.0)
 
@@ -51,4 +46,4 @@ def load(options: Options) -> tuple[str, Run]:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(load))
+    serve(load)

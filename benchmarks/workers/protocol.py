@@ -2,7 +2,7 @@
 
 A worker is started as ``python -m benchmarks.workers.NAME OPTIONS`` and answers with
 ``{"version": ...}`` once its model is loaded, or with ``{"error": ...}``. Then each line is a Task
-and each answer a Times or an error. A worker that waits for the next line does nothing.
+and each answer a Times, or an error. A worker that waits for the next line does nothing.
 """
 
 import json
@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass, field
 class Options:
     """What a worker loads, and how."""
 
-    model: str  # a path; which format is the worker's own business
-    precision: str  # float32, bf16 or int8
-    threads: int
-    context: int  # tokens that the KV cache must have room for
-    config: dict = field(default_factory=dict)  # fields of ModelConfig
+    model: str = ""  # a path; what a worker converts it to, it keeps beside it
+    precision: str = "float32"  # or bf16, int8
+    threads: int = 1
+    context: int = 4096  # tokens that the KV cache must have room for
+    config: dict = field(default_factory=dict)  # of the model: the fields of ModelConfig
+    is_plain: bool = False  # without what is known to crash on some machines
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds until the prompt was read, and of each generated token after the first."""
+    """Seconds until the first token was there, and of each one after it."""
 
     prefill: float
     decode: list[float]
-    memory: dict = field(default_factory=dict)  # bytes; only of our engine
+    figures: dict = field(default_factory=dict)  # of our engine: bytes; of the machine: rates
 
 
 Run = Callable[[Task], Times]
 
 
 def prompt_ids(count: int) -> list[int]:
-    """The same tokens for every side; none of them ends an answer in any of the models."""
-    return [100 + number * 7919 % 20000 for number in range(count)]
+    """The same tokens for every side; none of them is special in any of the models."""
+    return [300 + number * 7919 % 20000 for number in range(count)]
 
 
 def serve(load: Callable[[Options], tuple[str, Run]]) -> None:
@@ -80,4 +81,4 @@ def serve(load: Callable[[Options], tuple[str, Run]]) -> None:
 def describe(error: Exception) -> str:
     """One line."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+    return f"{type(error).__name__}: {lines[-1][:200]}".removesuffix(": ")

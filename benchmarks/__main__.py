@@ -1,0 +1,106 @@
+"""Our engine beside others, and beside what the machine itself can do: one table.
+
+    python -m benchmarks --peers ../peers/bin/python --folder /tmp/models
+
+Same weights, same threads, in turn: each side is a process that holds its model and waits while
+another works. Figures are medians over the rounds; a ratio above 1 is in our favour. "Of the
+limit" is the time that reading the weights and the KV cache once, or the prompt's products, would
+take at the speeds that are measured in the same rounds (workers/limits.py), over the time taken.
+The peers are no dependencies; make an environment for them:
+
+    pip install llama-cpp-python ctranslate2 openvino-genai nncf
+
+The models of random weights take 32 GB in --folder with all that is made of them for the peers.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.measure import KINDS, PEERS, Bench, Subject
+from benchmarks.models import MODELS, prepare
+from benchmarks.report import Report, disturbance_note, machine_note
+from benchmarks.sides import Rounds
+from llama_cpu.machine import physical_cores
+from llama_cpu.precision import Precision
+
+PRECISIONS = tuple(precision.value for precision in Precision)
+
+
+def main() -> None:
+    args = parse_arguments()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        report, rounds = Report(), Rounds(args.rounds, args.patience)
+        bench = Bench(rounds, report, args.threads, args.peers)
+        try:
+            for name in args.models:
+                files = prepare(name, folder)
+                for precision in args.precisions:
+                    Subject(bench, name, files, precision).measure(args.only, args.against)
+        finally:
+            bench.close()
+            report.note(f"Medians of {args.rounds} rounds.")
+            if bench.machine_samples:
+                report.note(machine_note(bench.machine_samples, args.threads))
+                report.note(disturbance_note(rounds.disturbed))
+            report.finish()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--peers",
+        metavar="PYTHON",
+        default=sys.executable,
+        help="interpreter of the environment that has the peers (default: this one)",
+    )
+    parser.add_argument("--folder", type=Path, help="where models are kept (default: nowhere)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long to repeat a measurement while other programs use the cores (default: 5)",
+    )
+    for option, choices in (
+        ("--models", MODELS),
+        ("--precisions", PRECISIONS),
+        ("--only", KINDS),
+        ("--against", PEERS),
+    ):
+        names = tuple(choices)
+        parser.add_argument(
+            option,
+            type=some_of(names),
+            default=names,
+            metavar="NAME,...",
+            help=f"some of: {','.join(names)}",
+        )
+    return parser.parse_args()
+
+
+def some_of(names: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """Type of an option that is a list of names; the empty list is one, too."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(name for name in text.split(",") if name)
+        unknown = [name for name in chosen if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(names)}")
+        return chosen
+
+    return parse
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What is measured, and how it becomes rows of the table."""
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+from benchmarks.limits import Machine, decode_seconds, prefill_seconds
+from benchmarks.models import ModelFiles
+from benchmarks.report import Report, Row, percent, rate
+from benchmarks.sides import Rounds, Side, SideFailed, opened
+from benchmarks.workers.protocol import Options, Task, Times
+
+DECODE = Task(prompt=100, decode=16)
+PREFILL = Task(prompt=512)
+LONG = Task(prompt=2000, decode=16)
+FIRST_TURN = Task(prompt=1500)
+SECOND_TURN = Task(prompt=1520, keep=1500)
+MEMORY = Task(prompt=512, decode=16)
+TRIAL = Task(prompt=64, decode=2)
+CONTEXT = 2112
+PROGRAM_BYTES = 300e6  # what our process may need beside the weights and the KV cache in use
+
+AGAINST_PEERS = {"decode": DECODE, "prefill": PREFILL}
+KINDS = (*AGAINST_PEERS, "long", "turn", "memory")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program: the module of its worker, and which file of a model it reads."""
+
+    module: str
+    model: Callable[[ModelFiles, str], str]
+
+
+PEERS = {
+    "llama.cpp": Peer("llama_cpp", lambda files, precision: str(files.as_gguf(precision))),
+    "CTranslate2": Peer("ctranslate2", lambda files, precision: str(files.as_safetensors())),
+    "OpenVINO": Peer("openvino", lambda files, precision: str(files.as_gguf("float16"))),
+}
+
+
+class Bench:
+    """What all measurements of one run share."""
+
+    def __init__(self, rounds: Rounds, report: Report, threads: int, python: str) -> None:
+        self.rounds = rounds
+        self.report = report
+        self.threads = threads
+        self.python = python  # has the peers
+        self.missing: set[str] = set()  # peers that it has not
+        self.machine_samples: dict[str, list[float]] = {}
+        self._limits = Side("limits", Options(threads=threads))
+
+    def close(self) -> None:
+        self._limits.close()
+
+    def take_turns(self, *turns: tuple[Side, Task]) -> tuple[Machine, list[list[Times]]]:
+        """The machine's limits, which have a turn of their own, and the times of each turn."""
+        limits, *results = self.rounds.run([(self._limits, Task(prompt=0)), *turns])
+        medians = {}
+        for kind in limits[0].figures:
+            samples = [times.figures[kind] for times in limits]
+            self.machine_samples.setdefault(kind, []).extend(samples)
+            medians[kind] = statistics.median(samples)
+        return Machine(**medians), results
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model in one precision."""
+
+    bench: Bench
+    name: str
+    files: ModelFiles
+    precision: str
+
+    def measure(self, kinds: Sequence[str], peers: Iterable[str]) -> None:
+        """Add rows for some of KINDS, against some of PEERS."""
+        shared = {kind: AGAINST_PEERS[kind] for kind in kinds if kind in AGAINST_PEERS}
+        if shared:
+            compared = [self._compare(peer, shared) for peer in peers]
+            if not any(compared):
+                self._alone(shared)
+        own = {"long": self._long, "turn": self._turn, "memory": self._memory}
+        for kind in kinds:
+            if kind in own:
+                own[kind]()
+
+    def _row(self, what: str, **cells: str) -> None:
+        self.bench.report.add(Row(self.name, self.precision, what, **cells))
+
+    @contextmanager
+    def _ours(self) -> Iterator[Side]:
+        with opened(Side("ours", self._options(str(self.files.source)))) as side:
+            yield side
+
+    def _options(self, model: str) -> Options:
+        config = asdict(self.files.config)
+        return Options(model, self.precision, self.bench.threads, CONTEXT, config)
+
+    def _peer(self, peer: Peer) -> Side:
+        """Loaded and tried. Raises SideFailed."""
+        options = self._options(peer.model(self.files, self.precision))
+        try:
+            return _tried(Side(peer.module, options, self.bench.python))
+        except SideFailed as error:
+            if peer.module != "llama_cpp" or "died" not in str(error):
+                raise
+        side = _tried(Side(peer.module, replace(options, is_plain=True), self.bench.python))
+        self.bench.report.note(
+            f"{side.version}, {self.precision}: as built here it crashes in its code for AMX, "
+            "so it was run without."
+        )
+        return side
+
+    def _compare(self, name: str, tasks: dict[str, Task]) -> bool:
+        """Rows of ours against one peer; False where the peer cannot do it."""
+        if name in self.bench.missing:
+            return False
+        try:
+            # The peer first: it may have to convert the model, and wants the memory for it.
+            with opened(self._peer(PEERS[name])) as peer, self._ours() as ours:
+                self.bench.report.note(f"{name} is {peer.version}.")
+                for kind, task in tasks.items():
+                    machine, (mine, theirs) = self.bench.take_turns((ours, task), (peer, task))
+                    my_rate, their_rate = speed(kind, task, mine), speed(kind, task, theirs)
+                    self._row(
+                        title(kind, task),
+                        ours=rate(my_rate),
+                        peer=f"{rate(their_rate)} {name}",
+                        ratio=f"{my_rate / their_rate:.2f}",
+                        of_limit=self._of_limit(kind, task, my_rate, machine),
+                    )
+        except SideFailed as error:
+            if "ModuleNotFoundError" in str(error):
+                self.bench.missing.add(name)
+                self.bench.report.note(f"{name} was left out ({error}).")
+            else:
+                self._row(f"against {name}", peer=f"none: {error}")
+            return False
+        return True
+
+    def _alone(self, tasks: dict[str, Task]) -> None:
+        with self._ours() as ours:
+            for kind, task in tasks.items():
+                machine, (mine,) = self.bench.take_turns((ours, task))
+                my_rate = speed(kind, task, mine)
+                limit = self._of_limit(kind, task, my_rate, machine)
+                self._row(title(kind, task), ours=rate(my_rate), of_limit=limit)
+
+    def _of_limit(self, kind: str, task: Task, speed: float, machine: Machine) -> str:
+        config = self.files.config
+        if kind == "decode":
+            context = task.prompt + task.decode // 2
+            least = decode_seconds(config, self.precision, context, machine)
+        else:
+            tokens = task.prompt - task.keep
+            least = prefill_seconds(config, self.precision, task, machine) / tokens
+        return percent(least * speed)
+
+    def _long(self) -> None:
+        with self._ours() as ours:
+            machine, (far, near) = self.bench.take_turns((ours, LONG), (ours, DECODE))
+        far_rate, near_rate = speed("decode", LONG, far), speed("decode", DECODE, near)
+        self._row(
+            title("decode", LONG),
+            ours=rate(far_rate),
+            peer=f"{rate(near_rate)} ours after {DECODE.prompt}",
+            ratio=f"{far_rate / near_rate:.2f}",
+            of_limit=self._of_limit("decode", LONG, far_rate, machine),
+        )
+
+    def _turn(self) -> None:
+        with self._ours() as ours:
+            ours.run(FIRST_TURN)
+            machine, (times,) = self.bench.take_turns((ours, SECOND_TURN))
+        new = SECOND_TURN.prompt - SECOND_TURN.keep
+        seconds = statistics.median(one.prefill for one in times)
+        self._row(
+            f"first token of a second turn ({SECOND_TURN.keep:,} tokens kept, {new} new), s",
+            ours=f"{seconds:.3f}",
+            of_limit=self._of_limit("prefill", SECOND_TURN, new / seconds, machine),
+        )
+
+    def _memory(self) -> None:
+        with self._ours() as ours:
+            figures = ours.run(MEMORY).figures
+        allowed = figures["weights"] + figures["kv_cache"] + PROGRAM_BYTES
+        self._row(
+            f"peak memory ({MEMORY.prompt} tokens read, {MEMORY.decode} written), GB",
+            ours=f"{figures['peak'] / 1e9:.2f}",
+            peer=f"{allowed / 1e9:.2f} weights + KV cache in use + 0.3",
+            ratio=f"{allowed / figures['peak']:.2f}",
+        )
+
+
+def _tried(side: Side) -> Side:
+    try:
+        side.run(TRIAL)
+    except BaseException:
+        side.close()
+        raise
+    return side
+
+
+def title(kind: str, task: Task) -> str:
+    if kind == "decode":
+        return f"decode after {task.prompt:,} tokens, tokens/s"
+    return f"prefill of {task.prompt:,} tokens, tokens/s"
+
+
+def speed(kind: str, task: Task, times: list[Times]) -> float:
+    """Tokens a second: the median over all tokens, or over the rounds."""
+    if kind == "decode":
+        return 1 / statistics.median(seconds for one in times for seconds in one.decode)
+    return (task.prompt - task.keep) / statistics.median(one.prefill for one in times)

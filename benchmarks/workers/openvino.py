@@ -1,0 +1,79 @@
+"""OpenVINO GenAI: a float16 GGUF file, converted once to its own format.
+
+int8 is what its tools make by default: symmetric, one scale a row (nncf).
+"""
+
+import itertools
+import shutil
+from pathlib import Path
+
+from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
+
+# For the arithmetic; float32 as it comes would be computed in bfloat16 where there is AMX.
+HINTS = {"float32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {}, "int8": {}}
+
+
+def load(options: Options) -> tuple[str, Run]:
+    import numpy as np
+    import openvino as ov
+    import openvino_genai
+
+    folder = converted(Path(options.model), options.precision == "int8")
+    pipeline = openvino_genai.LLMPipeline(
+        str(folder), "CPU", INFERENCE_NUM_THREADS=options.threads, **HINTS[options.precision]
+    )
+
+    first_tokens = itertools.count(300)
+
+    def run(task: Task) -> Times:
+        ids = np.array([prompt_ids(task.prompt)])
+        ids[0, 0] = next(first_tokens)  # else it would know the prompt from the last time
+        inputs = openvino_genai.TokenizedInputs(ov.Tensor(ids), ov.Tensor(np.ones_like(ids)))
+        config = openvino_genai.GenerationConfig()
+        config.ignore_eos = True
+        config.max_new_tokens = task.decode + 1
+        metrics = pipeline.generate(inputs, config).perf_metrics
+        first = metrics.get_ttft().mean / 1e3  # given in milliseconds
+        return Times(first, [duration / 1e6 for duration in metrics.raw_metrics.m_durations])
+
+    return f"openvino-genai {openvino_genai.__version__}", run
+
+
+def converted(source: Path, is_int8: bool) -> Path:
+    """The folder of the model in OpenVINO's format, made if it is not there yet."""
+    folder = source.with_suffix(".openvino-int8" if is_int8 else ".openvino")
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        if is_int8:
+            _compress(converted(source, False), partial)
+        else:
+            _convert(source, partial)
+        partial.rename(folder)
+    return folder
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """Its own reader writes what it made beside the GGUF file."""
+    import openvino_genai
+
+    link = folder / source.name
+    link.symlink_to(source.absolute())
+    openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
+    link.unlink()
+
+
+def _compress(source: Path, folder: Path) -> None:
+    import nncf
+    import openvino as ov
+
+    model = ov.Core().read_model(source / "openvino_model.xml")
+    model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    ov.save_model(model, folder / "openvino_model.xml")
+    for path in source.iterdir():
+        if not path.name.startswith("openvino_model."):
+            shutil.copy(path, folder)
+
+
+if __name__ == "__main__":
+    serve(load)
