@@ -55,7 +55,7 @@ def prefill_seconds(config: ModelConfig, precision: str, task: Task, machine: Ma
     in_layers = sum(
         math.prod(shape)
         for name, shape in tensor_shapes(config).items()
-        if name.startswith("layers.")
+        if name.startswith("layers.") and len(shape) > 1
     )
     pairs = tokens * (task.keep + (tokens + 1) / 2)  # of a query and a key that it sees
     attention = 2 * pairs * config.n_layers * config.n_heads * config.head_dim

@@ -1,15 +1,19 @@
 """What is measured, and how it becomes rows of the table."""
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from benchmarks.limits import Machine, decode_seconds, prefill_seconds
 from benchmarks.models import ModelFiles
 from benchmarks.report import Report, Row, percent, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times
+from llama_cpu.checkpoint.base import tensor_shapes
+from llama_cpu.machine import available_memory
+from llama_cpu.precision import Precision
 
 DECODE = Task(prompt=100, decode=16)
 PREFILL = Task(prompt=512)
@@ -27,16 +31,32 @@ KINDS = (*AGAINST_PEERS, "long", "turn", "memory")
 
 @dataclass(frozen=True)
 class Peer:
-    """Another program: the module of its worker, and which file of a model it reads."""
+    """Another program: the module of its worker, and which file of a model it reads.
+
+    ``memory``: what it was seen to take up beside ours, in sizes of the weights in float32.
+    """
 
     module: str
-    model: Callable[[ModelFiles, str], str]
+    model: Callable[[ModelFiles, str], Path]
+    memory: Mapping[str, float]
 
 
 PEERS = {
-    "llama.cpp": Peer("llama_cpp", lambda files, precision: str(files.as_gguf(precision))),
-    "CTranslate2": Peer("ctranslate2", lambda files, precision: str(files.as_safetensors())),
-    "OpenVINO": Peer("openvino", lambda files, precision: str(files.as_gguf("float16"))),
+    "llama.cpp": Peer(
+        "llama_cpp",
+        lambda files, precision: files.as_gguf(precision),
+        {"float32": 1.1, "bf16": 0.6, "int8": 0.6},
+    ),
+    "CTranslate2": Peer(
+        "ctranslate2",
+        lambda files, precision: files.as_safetensors(),
+        {"float32": 1.1, "bf16": 1.1, "int8": 1.4},
+    ),
+    "OpenVINO": Peer(
+        "openvino",
+        lambda files, precision: files.as_gguf("float16"),
+        {"float32": 1.9, "bf16": 1.8, "int8": 1.0},
+    ),
 }
 
 
@@ -101,7 +121,8 @@ class Subject:
 
     def _peer(self, peer: Peer) -> Side:
         """Loaded and tried. Raises SideFailed."""
-        options = self._options(peer.model(self.files, self.precision))
+        self._require_memory(peer)
+        options = self._options(str(peer.model(self.files, self.precision)))
         try:
             return _tried(Side(peer.module, options, self.bench.python))
         except SideFailed as error:
@@ -113,6 +134,20 @@ class Subject:
             "so it was run without."
         )
         return side
+
+    def _require_memory(self, peer: Peer) -> None:
+        """Raise SideFailed rather than have the system kill something."""
+        shapes = tensor_shapes(self.files.config).values()
+        ours, in_float32 = (
+            sum(kind.nbytes(shape) for shape in shapes)
+            for kind in (Precision(self.precision), Precision.FLOAT32)
+        )
+        needed = peer.memory[self.precision] * in_float32
+        free = available_memory() - ours - PROGRAM_BYTES
+        if needed > free:
+            raise SideFailed(
+                f"it takes up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free beside ours"
+            )
 
     def _compare(self, name: str, tasks: dict[str, Task]) -> bool:
         """Rows of ours against one peer; False where the peer cannot do it."""
