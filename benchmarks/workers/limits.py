@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, serve
-from llama_cpu.machine import let_waiting_threads_sleep
+from llama_cpu.machine import prepare_for_torch
 
 BYTES = 1 << 30  # more than any processor's cache
 ROWS, INNER, COLUMNS = 1024, 4096, 4096
@@ -16,7 +16,7 @@ TRIES = 3
 
 
 def load(options: Options) -> tuple[str, Run]:
-    let_waiting_threads_sleep()
+    prepare_for_torch()
     import torch
 
     torch.set_num_threads(options.threads)

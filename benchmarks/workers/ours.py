@@ -4,11 +4,11 @@ from pathlib import Path
 from threading import Event as Flag
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
-from llama_cpu.machine import let_waiting_threads_sleep, memory_report
+from llama_cpu.machine import memory_report, prepare_for_torch
 
 
 def load(options: Options) -> tuple[str, Run]:
-    let_waiting_threads_sleep()
+    prepare_for_torch()
     import llama_cpu
     from llama_cpu.generation import Limits, TextGenerator
     from llama_cpu.loading import load as load_model
