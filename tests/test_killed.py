@@ -45,46 +45,48 @@ def latest(path: Path) -> list[StoredMessage]:
 
 def test_killed_at_random_moments(demo_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "history.db"
-    options = ["--history", str(path), "--ckpt_dir", str(demo_model), "--seed", "1"]
+    options = ["--history", str(path), "--ckpt_dir", str(demo_model)]
     chance = random.Random(20)
     asked: list[str] = []  # in the conversation
+    line: list[StoredMessage] = []
     cut = answered = 0
     for number in range(KILLS):
         kind = ("new", "further", "continued")[number % 3]
-        before = latest(path) if number else []
-        terminal = Terminal("example_chat.py", *options, *["--continue"] * (kind != "new"))
-        terminal.wait_for("palette")
-        if kind == "continued" and before[-1].role == "assistant":
-            terminal.wait_for("Ctrl+G continues")
-            had = len(before[-1].token_ids)
-            terminal.type(CONTINUE)
-        else:
-            had = 0
-            asked = [*asked * (kind != "new"), f"Tell me the long story number {number}."]
-            terminal.type(asked[-1] + "\r")
-        terminal.wait_for("reading the prompt")
-        time.sleep(chance.uniform(0, 3))
-        killed = terminal.kill()
+        if kind == "continued" and line[-1].state is not State.CUT:
+            kind = "further"
+        words = [*options, "--seed", str(number), *["--continue"] * (kind != "new")]
+        before = line[-1] if kind == "continued" else None
+        with Terminal("example_chat.py", *words) as terminal:
+            terminal.wait_for("palette")
+            if before:
+                terminal.wait_for("Ctrl+G continues")
+                terminal.type(CONTINUE)
+            else:
+                asked = [*asked * (kind != "new"), f"Write a very long story, number {number}."]
+                terminal.type(asked[-1] + "\r")
+            terminal.wait_for("reading the prompt")
+            time.sleep(chance.uniform(0, 3))
+            killed = terminal.kill()
 
         check(path)
         line = latest(path)
         assert [message.text for message in line if message.role == "user"] == asked
-        if kind == "continued" and had:
-            assert line[-1].text.startswith(before[-1].text.rstrip("\ufffd"))
+        had = len(before.token_ids) if before else 0
+        if before:
+            assert line[-1].id == before.id and line[-1].text.startswith(before.text[:-1])
         shown = tokens_shown(terminal, killed - LOST_SECONDS)
-        if shown:
-            assert line[-1].role == "assistant"
-            # The end token is shown as a token and is none of the answer's ids.
-            assert len(line[-1].token_ids) - had >= shown - 1, (kind, shown)
+        kept = len(line[-1].token_ids) - had if line[-1].role == "assistant" else 0
+        # An end token is counted on the screen and is none of the answer's ids.
+        assert kept >= shown - 1
         answered += bool(shown)
         cut += line[-1].state is State.CUT
-        print(f"{number} {kind}: {shown} tokens shown, {len(line[-1].token_ids) - had} kept")
+        print(f"{number} {kind}: {shown} tokens shown, {kept} kept, {line[-1].state.value}")
     assert answered and cut
 
-    terminal = Terminal("example_chat.py", *options, "--continue")
-    terminal.wait_for("palette")
-    terminal.type(QUIT)
-    assert terminal.wait() == 0
+    with Terminal("example_chat.py", *options, "--continue") as terminal:
+        terminal.wait_for("palette")
+        terminal.type(QUIT)
+        assert terminal.wait() == 0
     assert latest(path) == line
     assert [each.name for each in tmp_path.iterdir()] == ["history.db"]
 
@@ -94,10 +96,10 @@ def test_without_history_nothing_is_kept(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     options = ["--no_history", "--ckpt_dir", str(demo_model), "--max_gen_len", "5"]
-    terminal = Terminal("example_chat.py", *options)
-    terminal.wait_for("palette")
-    terminal.type("Hello!\r")
-    terminal.wait_for("longest allowed length")
-    terminal.type(QUIT)
-    assert terminal.wait() == 0
+    with Terminal("example_chat.py", *options) as terminal:
+        terminal.wait_for("palette")
+        terminal.type("Hello!\r")
+        terminal.wait_for("longest allowed length")
+        terminal.type(QUIT)
+        assert terminal.wait() == 0
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
 from llama_cpu.tui.answering import ENDINGS
 from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.conversation import Conversation
 from llama_cpu.tui.figures import row
@@ -371,10 +372,17 @@ async def test_scrolling_up_is_left_alone_while_text_arrives() -> None:
 
 async def test_everything_the_keys_do_is_in_the_command_palette() -> None:
     async with chat(FakeSession([])) as pilot:
-        titles = {command.title for command in pilot.app.get_system_commands(screen(pilot))}
-        assert titles >= {
-            "Send", "New line", "Stop", "New conversation", "Regenerate", "Quit", "Theme",
-        }  # fmt: skip
+        offered = list(pilot.app.get_system_commands(screen(pilot)))
+        assert {command.title for command in offered} >= {"Send", "New line", "Quit", "Theme"}
+        # What is said of each names its key.
+        named = " ".join(command.help for command in offered)
+        for binding in ChatScreen.BINDINGS:
+            parts = binding.key.replace("escape", "esc").split("+")
+            if not parts[0].startswith("page"):
+                assert "+".join(part.capitalize() for part in parts) in named
+        (sidebar,) = [command for command in offered if command.title == "Conversations"]
+        await sidebar.callback()
+        assert screen(pilot).sidebar.display
 
 
 async def test_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
