@@ -105,10 +105,11 @@ class History:
         with self._reading():
             return tables.get_conversation(self._connection, conversation)
 
-    def conversations(self) -> list[Conversation]:
-        """All of them, the one that was written to last first (see ``rows.by_day``)."""
+    def conversations(self, limit: int = -1) -> list[Conversation]:
+        """All of them, or the first ``limit``, the one that was written to last first (see
+        ``rows.by_day``)."""
         with self._reading():
-            return tables.get_conversations(self._connection)
+            return tables.get_conversations(self._connection, limit)
 
     def latest(self) -> Conversation | None:
         """The conversation that was written to last; None where there is none."""

@@ -123,9 +123,10 @@ class ChatScreen(Screen[None]):
 
     def conversation_changed(self) -> None:
         """The list may have to show something else."""
-        self._place_sidebar()
         if self.sidebar.display:
             self.sidebar.show()
+        else:
+            self._place_sidebar()
 
     # What the user does. What takes a moment is a worker, so that the screen stays awake.
 

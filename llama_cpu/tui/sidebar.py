@@ -66,7 +66,7 @@ class Sidebar(Vertical):
     async def show_if_useful(self) -> None:
         """Be there once there is another conversation than the one that is shown."""
         try:
-            newest = await asyncio.to_thread(self._record.history.conversations)
+            newest = await asyncio.to_thread(self._record.history.conversations, 2)
         except UserError:
             return
         if any(each.id != self._record.kept_id for each in newest):
@@ -100,7 +100,7 @@ class Sidebar(Vertical):
             self._listed = {str(each.id): each for each, _ in found}
             snippets = {each.id: place.snippet for each, place in found}
         else:
-            newest = history.conversations()[:MOST_LISTED]
+            newest = history.conversations(MOST_LISTED)
             self._listed, snippets = {str(each.id): each for each in newest}, {}
         if not self._listed:
             return [Option(NOTHING_FOUND if words.strip() else NOTHING_YET, disabled=True)]

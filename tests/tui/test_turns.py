@@ -226,10 +226,11 @@ async def test_delete_the_last_turn() -> None:
         await ask_and_wait(pilot, "first")
         await ask_and_wait(pilot, "second")
         for key, count in [("n", 4), ("y", 2), ("y", 0)]:
-            await pilot.press("alt+d")
+            await pilot.press("alt+d", "alt+d")
             await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
             await pilot.press(key)
             await until(pilot, lambda: not is_answering(pilot))
+            assert not isinstance(pilot.app.screen, Confirm)
             assert len(session.messages) == count == len(conversation(pilot))
         assert session.history.conversations() == []
         await pilot.press("alt+d")
