@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from io import FileIO
 from pathlib import Path
+from threading import Lock, Thread
 from typing import cast
 
 from llama_cpu.errors import UserError
@@ -34,18 +35,33 @@ class NewFiles:
         self.place = self.folder if self.folder.exists() else _part(self.folder)
         self._paths: dict[str, Path] = {}  # where they are until they have their names
         self._files: dict[str, FileIO] = {}
+        self._in_use = Lock()  # by the thread that publishes, or the one that leaves the block
+        self._left = False
 
     def __enter__(self) -> "NewFiles":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
-        for path in self._paths.values():
-            path.unlink(missing_ok=True)
-        if self._is_new_folder:
-            with contextlib.suppress(OSError):  # never made, or got its name
-                self.place.rmdir()
+        interrupt: BaseException | None = None
+        while not self._left:
+            try:
+                self._leave()
+            except (KeyboardInterrupt, SystemExit) as error:  # Ctrl+C, once more
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _leave(self) -> None:
+        """Delete what was not published, once nothing is being published. May be done again."""
+        with self._in_use:
+            for file in self._files.values():
+                file.close()
+            for path in self._paths.values():
+                path.unlink(missing_ok=True)
+            if self._is_new_folder:
+                with contextlib.suppress(OSError):  # never made, or got its name
+                    self.place.rmdir()
+            self._left = True
 
     @property
     def _is_new_folder(self) -> bool:
@@ -88,10 +104,22 @@ class NewFiles:
         where nothing was changed, UserError where some files were replaced and others were not.
         """
         self.sync()
-        work = self._publish_folder if self._is_new_folder else self._publish_files
-        # Ctrl+C interrupts the main thread only, which waits: what has begun here is finished.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(work).result()
+        # Ctrl+C interrupts the main thread only, at any line of these. What the other one has
+        # begun it finishes, as __exit__ waits for it; what it has not, it leaves alone.
+        result: Future[None] = Future()
+        Thread(target=self._publish, args=(result,)).start()
+        result.result()
+
+    def _publish(self, result: "Future[None]") -> None:
+        with self._in_use:
+            if self._left:
+                return
+            try:
+                (self._publish_folder if self._is_new_folder else self._publish_files)()
+            except BaseException as error:
+                result.set_exception(error)
+            else:
+                result.set_result(None)
 
     def _publish_folder(self) -> None:
         sync_folder(self.place)

@@ -3,8 +3,12 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -246,6 +250,85 @@ def test_interrupted_while_publishing(tmp_path: Path, monkeypatch) -> None:
     assert leftovers(old) == []
     assert merge("--input_dir", old, "--output_dir", tmp_path / "again") == 0
     assert state(tmp_path / "again", new, new) == "old"
+
+
+def publish_interrupted(monkeypatch, start: Callable, new: Path, target: Path) -> None:
+    """Publish the files of one folder in another, Ctrl+C coming in ``start`` of the thread."""
+    with pytest.raises(KeyboardInterrupt), NewFiles(target) as files:
+        for path in sorted(new.iterdir()):  # params.json comes last
+            files.open(path.name).write(path.read_bytes())
+        monkeypatch.setattr(threading.Thread, "start", start)
+        files.publish()
+
+
+def test_interrupted_in_the_start_of_the_thread_that_publishes(tmp_path: Path, monkeypatch) -> None:
+    """It is in the midst of it when the main thread would clean up."""
+    old, new = model(tmp_path / "old", 1, 2), model(tmp_path / "new", 2, 2)
+    begun = threading.Event()
+    start, replace = threading.Thread.start, Path.replace
+
+    def slow_replace(self: Path, target: Path) -> Path:
+        begun.set()
+        time.sleep(0.05)
+        return replace(self, target)
+
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", slow_replace)
+    target = shutil.copytree(old, tmp_path / "target")
+    publish_interrupted(monkeypatch, interrupted, new, target)
+    assert state(target, old, new) == "new"
+    assert leftovers(target) == []
+
+
+@posix_only
+def test_interrupted_again_while_that_thread_is_waited_for(tmp_path: Path, monkeypatch) -> None:
+    old, new = model(tmp_path / "old", 1, 2), model(tmp_path / "new", 2, 2)
+    replace, leave = Path.replace, NewFiles._leave
+    waited = threading.Event()
+
+    def interrupting_replace(self: Path, target: Path) -> Path:
+        if not waited.is_set():
+            main = threading.main_thread().ident or 0
+            signal.pthread_kill(main, signal.SIGINT)
+            assert waited.wait(60)  # the main thread has heard it, and hears one more
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.05)
+        return replace(self, target)
+
+    def heard(self: NewFiles) -> None:
+        waited.set()
+        leave(self)
+
+    monkeypatch.setattr(Path, "replace", interrupting_replace)
+    monkeypatch.setattr(NewFiles, "_leave", heard)
+    target = shutil.copytree(old, tmp_path / "target")
+    publish_interrupted(monkeypatch, threading.Thread.start, new, target)
+    assert state(target, old, new) == "new"
+    assert leftovers(target) == []
+
+
+def test_interrupted_before_the_thread_begins(tmp_path: Path, monkeypatch) -> None:
+    """Then it changes nothing any more, whenever it does."""
+    old, new = model(tmp_path / "old", 1, 2), model(tmp_path / "new", 2, 2)
+    late: list[threading.Thread] = []
+
+    def interrupted(self: threading.Thread) -> None:
+        late.append(self)
+        raise KeyboardInterrupt
+
+    target = shutil.copytree(old, tmp_path / "target")
+    publish_interrupted(monkeypatch, interrupted, new, target)
+    monkeypatch.undo()
+    for thread in late:
+        thread.start()
+        thread.join()
+    assert len(late) == 1
+    assert state(target, old, new) == "old"
+    assert leftovers(target) == []
 
 
 @pytest.mark.parametrize("name", ["merged.pth", "params.json"])
