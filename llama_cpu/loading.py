@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.checkpoint.int8 import Int8Tensor
 from llama_cpu.checkpoint.stored import FileTensor, StoredTensor, in_row_chunks
 from llama_cpu.drafting import Drafter, LookupDrafter, ModelDrafter, vocabularies_differ
 from llama_cpu.errors import Cancelled, UserError
@@ -19,16 +20,15 @@ from llama_cpu.locations import model_folder, tokenizer_folder
 from llama_cpu.machine import available_memory, physical_cores
 from llama_cpu.memory_forecast import check_fits, forecast
 from llama_cpu.precision import Precision
+from llama_cpu.quantization import Int8Weight, quantize_rows
 from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
 from llama_cpu.transformer.linear import (
-    Int8Weight,
     Linear,
     SeparateLinears,
     Weight,
     make_linear,
     prefill_chunk,
-    quantize_rows,
     rows_at_once,
 )
 from llama_cpu.transformer.llama import Block, BlockParts, Llama
@@ -309,6 +309,9 @@ def _read_ahead(tensors: list[FileTensor]) -> None:
 
 def _quantize(stored: StoredTensor, values: Tensor, scale: Tensor) -> None:
     """Read a matrix and quantise it chunk by chunk, so that it is never there in float32."""
+    if isinstance(stored, Int8Tensor):  # was quantised when it was written
+        stored.read(values, scale)
+        return
 
     def quantize(first: int, last: int) -> None:
         rows = torch.empty(last - first, stored.shape[1])

@@ -60,6 +60,9 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     dtype = parser.add_mutually_exclusive_group()
     dtype.add_argument("--bf16", action="store_true", help="write bfloat16")
     dtype.add_argument("--fp32", action="store_true", help="write float32")
+    dtype.add_argument(
+        "--int8", action="store_true", help="write matrices in int8, with a scale for each row"
+    )
     parser.add_argument(
         "--format",
         choices=("pth", "safetensors"),
@@ -84,6 +87,8 @@ def run_merge(args: argparse.Namespace) -> int:
         raise UserError(f"--split is {args.split}, but must be from 1 to 100.")
     if args.split is not None and args.format != "pth":
         raise UserError("--split writes .pth shards only; leave out --format.")
+    if args.split is not None and args.int8:
+        raise UserError("--split writes no int8, as a row's scale is not split; leave out --int8.")
     source = _model_to_split(args) if args.split else find_shard_folder(args)
     output = args.output_dir or _default_output(args.split)
     _refuse_same_folder(source, output)
@@ -191,11 +196,13 @@ def _refuse_same_folder(source: Path, output: Path) -> None:
 def _open(source: Path, args: argparse.Namespace) -> "dict[str, Tensors]":
     from llama_cpu.checkpoint.merge import split
     from llama_cpu.checkpoint.meta import open_meta, open_shards
+    from llama_cpu.checkpoint.quantizing import quantized
 
     if args.split:
         return split(open_meta(source), args.split)
     name = "merged.pth" if args.format == "pth" else "model.safetensors"
-    return {name: open_shards(source).tensors}
+    tensors = open_shards(source).tensors
+    return {name: quantized(tensors) if args.int8 else tensors}
 
 
 def _refuse_other_weights(output: Path, files: Mapping[str, Any]) -> None:
@@ -253,7 +260,7 @@ def _write(
 
     from llama_cpu.checkpoint.merge import total_bytes, write_model
 
-    dtype = torch.bfloat16 if args.bf16 else torch.float32 if args.fp32 else None
+    dtype = torch.bfloat16 if args.bf16 else torch.float32 if args.fp32 or args.int8 else None
     total = sum(total_bytes(tensors, dtype) for tensors in files.values())
     with MergeDisplay(total) as display:
         display.begin("Writing")

@@ -77,7 +77,7 @@ def test_the_test_sees_imports() -> None:
 def test_loading_a_model_brings_no_code_that_writes_one() -> None:
     readers = "import sys, llama_cpu.loading, llama_cpu.checkpoint.meta\n"
     readers += "import llama_cpu.checkpoint.hugging_face, llama_cpu.checkpoint.gguf\n"
-    writers = ("block_copy", "pth_writer", "safetensors_writer", "merge")
+    writers = ("block_copy", "pth_writer", "safetensors_writer", "merge", "quantizing")
     names = {f"llama_cpu.checkpoint.{name}" for name in writers} | {"isal"}
     done = subprocess.run(
         [sys.executable, "-c", f"{readers}print({names!r} & sys.modules.keys())"],

@@ -18,7 +18,7 @@ import torch
 from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.checkpoint.block_copy import BLOCK_BYTES, OnBytes
 from llama_cpu.checkpoint.pth import read_pth
-from llama_cpu.checkpoint.pth_writer import write_pth
+from llama_cpu.checkpoint.pth_writer import WRITABLE, write_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.safetensors_writer import write_safetensors
 from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_dimension
@@ -95,9 +95,9 @@ def write_model(
 ) -> Written:
     """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
 
-    ``dtype``: None keeps each tensor's own. All files appear in ``folder`` when they are whole and
-    synced; until then, and where this fails, what was there stays. With ``before_verifying``,
-    which is called first, they are read back and compared before.
+    ``dtype``: None keeps each tensor's own, which int8 values do in any case. All files appear in
+    ``folder`` when they are whole and synced; until then, and where this fails, what was there
+    stays. With ``before_verifying``, which is called first, they are read back and compared before.
 
     Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
     """
@@ -131,9 +131,11 @@ def _holds(path: Path, content: bytes) -> bool:
 def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     dtypes = {}
     for name, tensor in tensors.items():
-        wanted = dtype or tensor.dtype
-        if wanted not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise UserError(f"The tensor '{name}' has the type {wanted}; try --bf16 or --fp32.")
+        is_int8 = tensor.dtype == torch.int8  # nothing but what ``quantized`` made of a matrix
+        wanted = tensor.dtype if is_int8 else dtype or tensor.dtype
+        if wanted not in WRITABLE:
+            what = f"has the type {wanted}" if wanted else "is quantised"
+            raise UserError(f"The tensor '{name}' {what}; try --bf16 or --fp32.")
         dtypes[name] = wanted
     return dtypes
 

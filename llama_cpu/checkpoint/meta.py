@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors
+from llama_cpu.checkpoint.int8 import pair_with_scales
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.sharding import embedding_dimension_of_shard, split_dimension
@@ -22,9 +23,10 @@ def open_meta(folder: Path) -> Checkpoint:
     ``model.safetensors`` with Meta's names. Raises UserError.
     """
     if (folder / "merged.pth").exists():
-        return _checkpoint(folder, read_pth(folder / "merged.pth"))
+        return _checkpoint(folder, read_pth(folder / "merged.pth"), "merged.pth")
     if not _numbered_shards(folder) and (folder / "model.safetensors").exists():
-        return _checkpoint(folder, read_safetensors(folder / "model.safetensors"))
+        tensors = read_safetensors(folder / "model.safetensors")
+        return _checkpoint(folder, tensors, "model.safetensors")
     return open_shards(folder)
 
 
@@ -32,11 +34,13 @@ def open_shards(folder: Path) -> Checkpoint:
     """Open ``consolidated.NN.pth`` and nothing else. Raises UserError."""
     files = find_shards(folder)
     dim = _dim(folder)
-    return _checkpoint(folder, join_shards([read_pth(file) for file in files], files, dim))
+    tensors = join_shards([read_pth(file) for file in files], files, dim)
+    return _checkpoint(folder, tensors, files[0].name if len(files) == 1 else "")
 
 
-def _checkpoint(folder: Path, tensors: dict[str, StoredTensor]) -> Checkpoint:
-    tensors = _without_buffers(tensors)
+def _checkpoint(folder: Path, tensors: dict[str, StoredTensor], file_name: str) -> Checkpoint:
+    """``file_name``: of the one file that the tensors are in, or empty where they are several."""
+    tensors = pair_with_scales(_without_buffers(tensors), folder / file_name)
     params_file = folder / "params.json"
     params = read_json(params_file)
     config = config_from_meta(

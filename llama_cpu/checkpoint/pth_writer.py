@@ -37,7 +37,9 @@ _STORAGES = {
     torch.float32: torch.FloatStorage,
     torch.float16: torch.HalfStorage,
     torch.bfloat16: torch.BFloat16Storage,
+    torch.int8: torch.CharStorage,
 }
+WRITABLE = _STORAGES.keys()
 
 
 class _Record(NamedTuple):
@@ -87,8 +89,8 @@ def write_pth(
 ) -> None:
     """Write a file that ``torch.load(weights_only=True)`` reads, with and without ``mmap``.
 
-    ``dtypes``: float16, bfloat16, float32 or float64 for each name. ``on_bytes`` is told of the
-    tensors' bytes as they are written. Raises UserError where a tensor cannot be read, OSError
+    ``dtypes``: float16, bfloat16, float32, float64 or int8 for each name. ``on_bytes`` is told of
+    the tensors' bytes as they are written. Raises UserError where a tensor cannot be read, OSError
     where the file cannot be written.
     """
     small = {

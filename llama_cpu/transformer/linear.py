@@ -3,13 +3,12 @@
 The figures behind the choices are in docs/performance.md.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llama_cpu.precision import Precision
+from llama_cpu.quantization import Int8Weight
 
 
 def bf16_in_hardware() -> bool:
@@ -108,35 +107,6 @@ class Bfloat16Linear:
         if _BF16_IN_HARDWARE:
             return F.linear(x.bfloat16(), self.weight).float()
         return F.linear(x, _SCRATCH.widened(self.weight))
-
-
-@dataclass(frozen=True)
-class Int8Weight:
-    """A matrix whose row i is ``values[i] * scale[i]``: int8 [out, in] and float32 [out]."""
-
-    values: Tensor
-    scale: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.scale.nbytes
-
-
-def quantize_rows(rows: Tensor, values: Tensor, scale: Tensor) -> None:
-    """Write float32 ``rows`` [n, in] as int8 ``values`` [n, in] and ``scale`` [n].
-
-    Symmetric, each row's greatest magnitude becoming 127 (Dettmers et al., arXiv:2208.07339,
-    section 2). ``rows`` is used up.
-    """
-    torch.div(_greatest(rows), 127, out=scale)
-    # A row of zeros has the scale 0 and may divide by anything.
-    values.copy_(rows.div_(scale.clamp(min=1e-30).unsqueeze(1)).round_())
-
-
-def _greatest(rows: Tensor) -> Tensor:
-    """The greatest magnitude of each row, as aminmax, unlike abs, makes no copy of them."""
-    least, most = rows.aminmax(dim=1)
-    return torch.maximum(most, -least)
 
 
 class Int8Linear:

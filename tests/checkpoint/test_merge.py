@@ -175,17 +175,19 @@ def test_a_line_of_progress_without_a_terminal(capsys, monkeypatch) -> None:
 MERGING_TWICE = """
 import sys
 from llama_cpu.cli import merge_main
-for source in sys.argv[2:]:
-    words = ["--input_dir", source, "--output_dir", sys.argv[1], "--tokenizer_dir", sys.argv[1]]
-    assert merge_main([*words, "--force"]) == 0
+target, small, large, *options = sys.argv[1:]
+for source in (small, large):
+    words = ["--input_dir", source, "--output_dir", target, "--tokenizer_dir", target]
+    assert merge_main([*words, "--force", *options]) == 0
 """
 
 
-def test_memory_stays_far_below_the_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--int8", "--verify"]], ids=["", "int8"])
+def test_memory_stays_far_below_the_size(options: list[str], tmp_path: Path) -> None:
     """200 MB of shards add less than 40 MB of anonymous memory to what the program takes anyway."""
     config = tiny_config(dim=2048, n_heads=16, n_kv_heads=16, head_dim=128, hidden_dim=5504)
     folders = [write_half(tmp_path / "small", 2), write_half(tmp_path / "large", 2, config)]
-    command = [sys.executable, "-c", MERGING_TWICE, tmp_path / "out", *folders]
+    command = [sys.executable, "-c", MERGING_TWICE, tmp_path / "out", *folders, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     peaks = [int(peak) for peak in re.findall(r"anonymous memory at most (\d+) MB", done.stdout)]
     assert len(peaks) == 2

@@ -3,16 +3,15 @@
 import pytest
 import torch
 
+from llama_cpu.quantization import Int8Weight, quantize_rows
 from llama_cpu.transformer import linear
 from llama_cpu.transformer.linear import (
     Bfloat16Linear,
     Float32Linear,
     Int8Linear,
-    Int8Weight,
     PlainInt8Linear,
     make_linear,
     make_output,
-    quantize_rows,
     take_rows,
 )
 

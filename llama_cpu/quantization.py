@@ -1,0 +1,36 @@
+"""Matrices in int8, with one scale for each row."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A matrix whose row i is ``values[i] * scale[i]``: int8 [out, in] and float32 [out]."""
+
+    values: Tensor
+    scale: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scale.nbytes
+
+
+def quantize_rows(rows: Tensor, values: Tensor, scale: Tensor) -> None:
+    """Write float32 ``rows`` [n, in] as int8 ``values`` [n, in] and ``scale`` [n].
+
+    Symmetric, each row's greatest magnitude becoming 127 (Dettmers et al., arXiv:2208.07339,
+    section 2). ``rows`` is used up.
+    """
+    scale_rows(rows, scale)
+    # A row of zeros has the scale 0 and may divide by anything.
+    values.copy_(rows.div_(scale.clamp(min=1e-30).unsqueeze(1)).round_())
+
+
+def scale_rows(rows: Tensor, scale: Tensor) -> None:
+    """Write the ``scale`` [n] that ``quantize_rows`` gives float32 ``rows`` [n, in]."""
+    # abs would copy them, and aminmax takes five times as long.
+    greatest = torch.maximum(rows.amax(dim=1), -rows.amin(dim=1))
+    torch.div(greatest, 127, out=scale)
