@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         default=5.0,
         metavar="SECONDS",
-        help="how long to repeat a measurement while other programs use the cores (default: 5)",
+        help="how long each measurement waits for other programs to leave the cores (default: 5)",
     )
     for option, choices in (
         ("--models", MODELS),

@@ -16,7 +16,7 @@ from benchmarks.workers.protocol import Options, Task, Times
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = 0.05  # share of the cores that other programs may take
-_SETTLE_SECONDS = 0.3  # some libraries' threads look for work for so long
+_PAUSE_SECONDS = 0.3  # as some libraries' threads look for work for a while
 
 
 class SideFailed(Exception):
@@ -107,20 +107,32 @@ class Rounds:
         return results
 
     def _quiet(self, side: Side, task: Task) -> Times:
-        """The try in which other programs took the least."""
+        """The try in which other programs took the least; the first that they hardly disturbed."""
         deadline = time.monotonic() + self.patience
-        tries = []
+        tries: list[tuple[float, int, Times]] = []
         while not tries or (min(tries)[0] > QUIET and time.monotonic() < deadline):
-            time.sleep(_SETTLE_SECONDS)
+            while _pause() > QUIET and time.monotonic() < deadline:
+                pass
             busy, own = _busy_seconds(), side.cpu_seconds()
             began = time.perf_counter()
             times = side.run(task)
-            cores = (time.perf_counter() - began) * (psutil.cpu_count() or 1)
-            others = _busy_seconds() - busy - (side.cpu_seconds() - own)
-            tries.append((max(0.0, others / cores), len(tries), times))
+            share = _share(_busy_seconds() - busy - (side.cpu_seconds() - own), began)
+            tries.append((share, len(tries), times))
         share, _, times = min(tries)
         self.disturbed.append(share)
         return times
+
+
+def _pause() -> float:
+    """Share of the cores that is used while all sides wait."""
+    busy, began = _busy_seconds(), time.perf_counter()
+    time.sleep(_PAUSE_SECONDS)
+    return _share(_busy_seconds() - busy, began)
+
+
+def _share(seconds: float, began: float) -> float:
+    """Of what all cores could have computed since then."""
+    return max(0.0, seconds / (time.perf_counter() - began) / (psutil.cpu_count() or 1))
 
 
 def _busy_seconds() -> float:

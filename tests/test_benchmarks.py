@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -115,32 +116,45 @@ class FakeSide:
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sides, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(sides, "_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(sides, "_busy_seconds", lambda: 0.0)
 
 
 @pytest.mark.usefixtures("quiet")
 def test_sides_take_turns() -> None:
     log: list[str] = []
-    turns = [(FakeSide(name, log), Task(1)) for name in "ab"]
-    results = Rounds(rounds=3, patience=0).run(turns)  # type: ignore[arg-type]
+    turns: Any = [(FakeSide(name, log), Task(1)) for name in "ab"]
+    results = Rounds(rounds=3, patience=0).run(turns)
     assert "".join(log) == "ab" + "ab" + "ba" + "ab"
     assert [times.prefill for times in results[0]] == [3, 6, 7]
 
 
 def test_the_least_disturbed_try_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = iter([0.0, 5.0, 5.0, 6.0, 6.0, 6.0])  # seconds before and after each try
-    clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
-    monkeypatch.setattr(sides, "_SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(sides, "_busy_seconds", lambda: next(busy))
-    monkeypatch.setattr(sides.psutil, "cpu_count", lambda: 10)
-    monkeypatch.setattr(sides.time, "perf_counter", lambda: next(clock))
+    shares = iter([0.5, 0.1, 0.0])
+    monkeypatch.setattr(sides, "_pause", lambda: 0.0)
+    monkeypatch.setattr(sides, "_share", lambda seconds, began: next(shares))
     rounds = Rounds(rounds=1, patience=1000)
     log: list[str] = []
-    results = rounds.run([(FakeSide("a", log), Task(1))])  # type: ignore[list-item]
+    side: Any = FakeSide("a", log)
+    results = rounds.run([(side, Task(1))])
     assert len(log) == 4  # one to warm up, three tries
     assert results[0][0].prefill == 4
     assert rounds.disturbed == [0.0]
+
+
+def test_a_measurement_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([0.9, 0.8, 0.0])
+    log: list[str] = []
+
+    def pause() -> float:
+        log.append("waits")
+        return next(busy)
+
+    monkeypatch.setattr(sides, "_pause", pause)
+    monkeypatch.setattr(sides, "_share", lambda seconds, began: 0.0)
+    side: Any = FakeSide("works", log)
+    Rounds(rounds=1, patience=1000).run([(side, Task(1))])
+    assert log == ["works", "waits", "waits", "waits", "works"]
 
 
 def test_limits_of_decode() -> None:
@@ -179,9 +193,9 @@ def test_rows_of_one_model(files: ModelFiles, capsys: pytest.CaptureFixture[str]
     def take_turns(*turns):
         return MACHINE, [[side.run(task)] for side, task in turns]
 
-    bench = SimpleNamespace(report=report, threads=1, missing=set(), take_turns=take_turns)
+    bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), take_turns=take_turns)
     kinds = ("decode", "prefill", "turn", "memory")
-    Subject(bench, "tiny", files, "float32").measure(kinds, ())  # type: ignore[arg-type]
+    Subject(bench, "tiny", files, "float32").measure(kinds, ())
     assert [row.what.split()[0] for row in report.rows] == ["decode", "prefill", "first", "peak"]
     assert all(row.ours for row in report.rows)
     lines = capsys.readouterr().out.splitlines()
@@ -196,8 +210,8 @@ def test_a_peer_that_is_not_installed(files: ModelFiles, monkeypatch: pytest.Mon
     monkeypatch.setattr("benchmarks.measure.Side", fail)
     monkeypatch.setattr("benchmarks.measure.available_memory", lambda: 1 << 40)
     report = Report()
-    bench = SimpleNamespace(report=report, threads=1, missing=set(), python="python")
-    subject = Subject(bench, "tiny", files, "float32")  # type: ignore[arg-type]
+    bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), python="python")
+    subject = Subject(bench, "tiny", files, "float32")
     assert not subject._compare("llama.cpp", {"decode": Task(1, 1)})
     assert report.rows == []
     assert report.notes == [
@@ -208,8 +222,8 @@ def test_a_peer_that_is_not_installed(files: ModelFiles, monkeypatch: pytest.Mon
 def test_a_peer_that_does_not_fit(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.measure.available_memory", lambda: 1 << 20)
     report = Report()
-    bench = SimpleNamespace(report=report, threads=1, missing=set(), python="python")
-    subject = Subject(bench, "tiny", files, "float32")  # type: ignore[arg-type]
+    bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), python="python")
+    subject = Subject(bench, "tiny", files, "float32")
     assert not subject._compare("OpenVINO", {"decode": Task(1, 1)})
     assert [row.what for row in report.rows] == ["against OpenVINO"]
     assert "it takes up to 0.0 GB, and -0.3 are free" in report.rows[0].peer
