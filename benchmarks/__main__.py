@@ -72,19 +72,19 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="how long each measurement waits for other programs to leave the cores (default: 5)",
     )
-    for option, choices in (
-        ("--models", MODELS),
-        ("--precisions", PRECISIONS),
-        ("--only", KINDS),
-        ("--against", PEERS),
+    for option, choices, default in (
+        ("--models", MODELS, tuple(MODELS)),
+        ("--precisions", PRECISIONS, PRECISIONS),
+        ("--only", KINDS, KINDS),
+        ("--against", PEERS, ("llama.cpp", "CTranslate2", "OpenVINO")),
     ):
         names = tuple(choices)
         parser.add_argument(
             option,
             type=some_of(names),
-            default=names,
+            default=default,
             metavar="NAME,...",
-            help=f"some of: {','.join(names)}",
+            help=f"some of {','.join(names)} (default: {','.join(default)})",
         )
     return parser.parse_args()
 

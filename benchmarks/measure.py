@@ -1,6 +1,7 @@
 """What is measured, and how it becomes rows of the table."""
 
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,12 +34,14 @@ KINDS = (*AGAINST_PEERS, "long", "turn", "memory")
 class Peer:
     """Another program: the module of its worker, and which file of a model it reads.
 
+    ``with_ours``: it is in our environment of development, and not where the others are.
     ``memory``: what it was seen to take up beside ours, in sizes of the weights in float32.
     """
 
     module: str
     model: Callable[[ModelFiles, str], Path]
     memory: Mapping[str, float]
+    with_ours: bool = False
 
 
 PEERS = {
@@ -56,6 +59,12 @@ PEERS = {
         "openvino",
         lambda files, precision: files.as_gguf("float16"),
         {"float32": 1.9, "bf16": 1.8, "int8": 1.0},
+    ),
+    "transformers": Peer(
+        "transformers",
+        lambda files, precision: files.as_safetensors(),
+        {"float32": 1.6, "bf16": 1.1, "int8": 1.1},
+        with_ours=True,
     ),
 }
 
@@ -123,12 +132,13 @@ class Subject:
         """Loaded and tried. Raises SideFailed."""
         self._require_memory(peer)
         options = self._options(str(peer.model(self.files, self.precision)))
+        python = sys.executable if peer.with_ours else self.bench.python
         try:
-            return _tried(Side(peer.module, options, self.bench.python))
+            return _tried(Side(peer.module, options, python))
         except SideFailed as error:
             if peer.module != "llama_cpp" or "died" not in str(error):
                 raise
-        side = _tried(Side(peer.module, replace(options, is_plain=True), self.bench.python))
+        side = _tried(Side(peer.module, replace(options, is_plain=True), python))
         self.bench.report.note(
             f"{side.version}, {self.precision}: as built here it crashes in its code for AMX, "
             "so it was run without."
