@@ -5,19 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama_cpu.errors import UserError
+from llama_cpu.settings import RANGES, SETTINGS, require_allowed
 
 _CANDIDATES = 512  # how many of the best tokens are sorted before all of them have to be
-
-# name: (lowest, highest), checked when a Sampling is made; a model's generation_config.json may
-# give a default for each
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 100.0),
-    "top_k": (0, 1 << 24),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repetition_penalty": (0.01, 100.0),
-}
 
 
 @dataclass(frozen=True)
@@ -36,12 +26,8 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"--{name} is {value}, but must be from {low:g} to {high:g}.")
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise UserError(f"--seed is {self.seed}, but must be from 0 to 2^63 - 1.")
+        for name in (*RANGES, "seed"):
+            require_allowed(name, getattr(self, name), SETTINGS[name], "--")
 
 
 class Sampler:

@@ -14,7 +14,8 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
 from llama_cpu.loading import LoadPlan, Progress, load
 from llama_cpu.locations import history_path
-from llama_cpu.sampling import RANGES, Sampling
+from llama_cpu.sampling import Sampling
+from llama_cpu.settings import RANGES
 from llama_cpu.standard_input import require_text
 
 OpenSession = Callable[[Progress, Flag], ChatSession]
@@ -34,7 +35,9 @@ def open_record(args: argparse.Namespace) -> Iterator[Record]:
         record = Record(history, system=args.system or "")
         if args.continue_latest and (latest := history.latest()):
             record.open(latest.id)
-            record.system = args.system or record.system
+            if args.system:
+                record.system = args.system
+                record.settings = {**record.settings, "system": args.system}
         try:
             yield record
         finally:

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from llama_cpu.chat.writing import Writing
 from llama_cpu.errors import UserError
@@ -40,6 +41,7 @@ class Record:
         self.conversation: Conversation | None = None  # None until the first message
         self.line: list[StoredMessage] = []
         self.system = self._default_system = system
+        self.settings: Mapping[str, Any] = {}  # the conversation's own, stored with it
         self._alternatives: dict[int, tuple[int, ...]] = {}
         self._store = history  # where this conversation is
         self._trouble = ""
@@ -75,11 +77,21 @@ class Record:
         self._alternatives = self.history.siblings(conversation)
         system = opened.settings.get("system")
         self.system = system if isinstance(system, str) else self._default_system
+        self.settings = opened.settings
 
     def clear(self) -> None:
         """Begin anew; what was shown stays in the history."""
         self._forget()
-        self.system = self._default_system
+        self.system, self.settings = self._default_system, {}
+
+    def keep_settings(self) -> None:
+        """Store the settings and the system prompt as they are now, once there are messages."""
+        if self.conversation is not None:
+            self._store.set_model(self.conversation.id, self.model, self._all_settings())
+
+    def _all_settings(self) -> dict[str, Any]:
+        system = {"system": self.system} if self.system else {}
+        return {**system, **self.settings}
 
     def close(self) -> None:
         """Try a last time to write what is only in memory. The history is its owner's to close."""
@@ -229,10 +241,9 @@ class Record:
         parent = before[-1].id if before else None
         with store.together():
             if conversation is None:
-                settings = {"system": self.system} if self.system else {}
-                conversation = store.create(self.model, settings)
+                conversation = store.create(self.model, self._all_settings())
             elif conversation.model != self.model:
-                store.set_model(conversation.id, self.model, conversation.settings)
+                store.set_model(conversation.id, self.model, self._all_settings())
             message = store.add_message(conversation.id, parent, "user", text)
         self._show(conversation.id, message.id)
 
@@ -256,7 +267,7 @@ class Record:
         self._trouble = trouble
         memory = History(None)
         now = time.time()
-        settings = {"system": self.system} if self.system else {}
+        settings = self._all_settings()
         blank = Conversation(0, "", False, self.model, settings, now, now, None, 0)
         self._copy(memory, self.conversation or blank, line)
 

@@ -2,13 +2,19 @@
 
 from bisect import bisect_left
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from itertools import chain
 from threading import Event as Flag
 
 from llama_cpu.chat.prompt import Message, build_prompt
 from llama_cpu.chat.record import Record
-from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate, TemplateRenderer
+from llama_cpu.chat.templates import (
+    NAMED_TEMPLATES,
+    ChatTemplate,
+    TemplateRenderer,
+    choose_template,
+)
+from llama_cpu.errors import UserError
 from llama_cpu.events import Event, TurnsDropped
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.history.rows import StoredMessage
@@ -16,6 +22,7 @@ from llama_cpu.history.store import History
 from llama_cpu.loading import LoadedModel
 from llama_cpu.machine import MemoryReport
 from llama_cpu.sampling import Sampler, Sampling
+from llama_cpu.settings import Settings
 from llama_cpu.text_stream import ids_of_text
 from llama_cpu.tokenization import Tokenizer
 
@@ -41,8 +48,6 @@ class ChatSession:
         """``record``: the conversation, with its system prompt; None: a new one in memory, with
         ``system``."""
         self.loaded = loaded
-        self.template_name = template.name
-        self.template_guessed = template.guessed
         self.record = record or Record(History(None), system=system or "")
         self.record.model = loaded.plan.name
         self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
@@ -52,12 +57,84 @@ class ChatSession:
         )
         self._sampler = Sampler(sampling)
         self._limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
-        tokenizer = loaded.tokenizer
+        self._renderer = self._renderer_of(template)
+        self._retired: list[TemplateRenderer] = []  # an answer may still be at them
+        self._followed: object = None  # the record's settings that are in use
+        self._usual = self._settings()
+
+    def _renderer_of(self, template: ChatTemplate) -> TemplateRenderer:
+        tokenizer = self.loaded.tokenizer
         # A model's own template says itself where its bos token goes; the named ones begin with
         # it, where the tokenizer is one that wants it.
         named = template.name in NAMED_TEMPLATES
         bos_token = "" if named and not tokenizer.adds_bos else tokenizer.bos_token
-        self._renderer = TemplateRenderer(template, bos_token, tokenizer.eos_token)
+        return TemplateRenderer(template, bos_token, tokenizer.eos_token)
+
+    # Settings
+
+    @property
+    def settings(self) -> Settings:
+        """How the next answer will be given."""
+        self._follow_record()
+        return self._settings()
+
+    def apply(self, settings: Settings) -> None:
+        """Give the answers from the next one on with these settings.
+
+        They are the conversation's from now on, and ``record.keep_settings`` stores them. May be
+        called while another thread is at an answer, which ends as it began. Raises UserError where
+        the template cannot be read; nothing has changed then.
+        """
+        self._follow_record()
+        self._use(settings)
+        usual = replace(self._usual, system=self._system_prompt()).as_dict()
+        own = {name: each for name, each in settings.as_dict().items() if each != usual[name]}
+        system = {name: each for name, each in self.record.settings.items() if name == "system"}
+        self.record.settings = self._followed = {**system, **own}
+        self.record.system = settings.system
+
+    def _settings(self) -> Settings:
+        return Settings(
+            self._system_prompt(),
+            self._renderer.template.asked,
+            max_gen_len=self._limits.max_gen_len,
+            **asdict(self._sampler.sampling),
+        )
+
+    def _follow_record(self) -> None:
+        """Another conversation may have been opened, with settings of its own; where they are
+        damaged, or name a template that is no longer there, the usual ones serve."""
+        if self.record.settings is self._followed:
+            return
+        self._followed = self.record.settings
+        try:
+            self._use(self._usual.updated(self.record.settings))
+        except UserError:
+            self._use(self._usual)
+
+    def _use(self, settings: Settings) -> None:
+        if settings.template != self._renderer.template.asked:
+            name, tokenizer = settings.template, self.loaded.tokenizer
+            template = choose_template(name, tokenizer, self.model_name)
+            self._retired.append(self._renderer)
+            self._renderer = self._renderer_of(template)
+        stop_strings = self._renderer.template.stop_strings
+        self._limits = Limits(settings.max_gen_len, self.loaded.end_ids, stop_strings)
+        names = [field.name for field in fields(Sampling)]
+        sampling = Sampling(**{name: getattr(settings, name) for name in names})
+        if sampling != self._sampler.sampling:  # else its random numbers go on
+            self._sampler = Sampler(sampling)
+
+    @property
+    def template_name(self) -> str:
+        self._follow_record()
+        return self._renderer.template.name
+
+    @property
+    def template_guessed(self) -> bool:
+        return self._renderer.template.guessed
+
+    # Messages and answers
 
     @property
     def messages(self) -> list[Message]:
@@ -71,7 +148,12 @@ class ChatSession:
 
     def close(self) -> None:
         """End the template's process. The record is its owner's to close."""
+        self._close_retired()
         self._renderer.close()
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            self._retired.pop().close()
 
     def answer(self, stop: Flag) -> Iterator[Event]:
         """Answer the last message, as a stream of events; see llama_cpu.events.
@@ -79,15 +161,17 @@ class ChatSession:
         The answer is saved as it grows and becomes a message, also when it was stopped, unless
         nothing was generated. Raises UserError where the prompt cannot be made or does not fit.
         """
+        sampler, limits = self._begin()
         prompt_ids = yield from self._prompt_that_fits(self.record.line, [])
-        events = self._generator.generate(prompt_ids, self._sampler, self._limits, stop)
-        yield from self.record.written(events, self._limits.end_ids, self._tidy)
+        events = self._generator.generate(prompt_ids, sampler, limits, stop)
+        yield from self.record.written(events, limits.end_ids, self._tidy)
 
     def continue_answer(self, stop: Flag) -> Iterator[Event]:
         """Write on at the last message, an answer that was cut or stopped; as ``answer``.
 
         The text in the events is what is new.
         """
+        sampler, limits = self._begin()
         answer = self.record.line[-1]
         tokenizer = self.loaded.tokenizer
         ids = self._ids_of(answer)
@@ -95,9 +179,15 @@ class ChatSession:
             ids = tokenizer.encode(answer.text, specials=False, continued=True)
         prompt_ids = yield from self._prompt_that_fits(self.record.line[:-1], ids)
         # A generator, which begins only after the record has found that nobody else writes.
-        events = self._generator.generate(prompt_ids, self._sampler, self._limits, stop)
+        events = self._generator.generate(prompt_ids, sampler, limits, stop)
         so_far = tokenizer.decode(ids)
-        yield from self.record.written_on(events, self._limits.end_ids, self._tidy, so_far, ids)
+        yield from self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
+
+    def _begin(self) -> tuple[Sampler, Limits]:
+        """What an answer uses to its end, whatever is applied meanwhile."""
+        self._follow_record()
+        self._close_retired()
+        return self._sampler, self._limits
 
     def _tidy(self, ids: list[int], text: str) -> list[int]:
         return ids_of_text(self.loaded.tokenizer, ids, text)
@@ -112,6 +202,10 @@ class ChatSession:
         return self._generator.generate(prompt_ids, self._sampler, limits, stop)
 
     # The prompt
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text in a message. Any thread may call it, also during an answer."""
+        return len(self.loaded.tokenizer.encode(text, specials=False, continued=True))
 
     def _prompt_that_fits(
         self, line: Sequence[StoredMessage], begun: list[int]
@@ -167,7 +261,10 @@ class ChatSession:
         return told
 
     def _system_prompt(self) -> str:
-        """The conversation's own (as one that was imported may have), or the record's."""
+        """As it was set for the conversation, or its own message (as one that was imported may
+        have), or the record's."""
+        if "system" in self.record.settings:
+            return self.record.system
         own = [message.text for message in self.record.line if message.role == "system"]
         return own[-1] if own else self.record.system
 

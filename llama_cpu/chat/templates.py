@@ -25,6 +25,7 @@ class ChatTemplate:
     source: str
     stop_strings: tuple[str, ...] = ()
     guessed: bool = False  # by the vocabulary or the model's name
+    asked: str | None = None  # the name or the file that was asked for
 
 
 # Each gets `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as any chat template.
@@ -130,10 +131,10 @@ def _guess(tokenizer: Tokenizer, model_name: str) -> str:
 
 def _named(name: str) -> ChatTemplate:
     if name in NAMED_TEMPLATES:
-        return NAMED_TEMPLATES[name]
+        return replace(NAMED_TEMPLATES[name], asked=name)
     path = Path(name)
     try:
-        return ChatTemplate(path.name, read_small_file(path).decode())
+        return ChatTemplate(path.name, read_small_file(path).decode(), asked=name)
     except UserError as error:
         raise UserError(
             f"--template {name}: there is no such file that can be read, and the names known are "
