@@ -7,13 +7,16 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llama_cpu import __version__
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import reason
+from llama_cpu.locations import state_folder
 from llama_cpu.machine import prepare_for_torch
 from llama_cpu.text import printable
+from llama_cpu.user_config import UserConfig, read_config
 
 EXIT_USER_ERROR = 2
 EXIT_PROGRAM_ERROR = 1
@@ -65,6 +68,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         const="bf16",
         default="float32",
         help="keep weights and KV cache in bfloat16: half the memory, and faster",
+    )
+    precision.add_argument(
+        "--float32",
+        dest="precision",
+        action="store_const",
+        const="float32",
+        help="keep them in float32 (the default, unless config.toml says otherwise)",
     )
     precision.add_argument(
         "--int8",
@@ -130,10 +140,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama-2, llama-3, chatml, vicuna, alpaca, transcript or a Jinja file "
         "(default: the model's own)",
     )
+    add_config_arguments(parser)
     parser.add_argument(
         "--debug", action="store_true", help="show where in the program an error came from"
     )
     parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    file = parser.add_mutually_exclusive_group()
+    file.add_argument(
+        "--config", type=Path, metavar="PATH", help="your defaults (see llama-cpu config)"
+    )
+    file.add_argument("--no_config", action="store_true", help="without your defaults")
 
 
 def _positive(text: str) -> int:
@@ -166,6 +185,9 @@ def chat_parser(prog: str) -> argparse.ArgumentParser:
     from llama_cpu.history_command import add_history_argument
 
     parser = _model_parser(prog, "Chat with a LLaMA model on the CPU, in the terminal.")
+    parser.add_argument(
+        "--plain", action="store_true", help="no app, as in a pipe: also for screen readers"
+    )
     history = parser.add_argument_group("conversations")
     where = history.add_mutually_exclusive_group()
     add_history_argument(where)
@@ -195,14 +217,31 @@ def complete_parser(prog: str) -> argparse.ArgumentParser:
 
 def chat_main(argv: Sequence[str] | None = None, prog: str = "example_chat.py") -> int:
     """``python example_chat.py``: the app in a terminal, a plain line-by-line chat otherwise."""
-    args = chat_parser(prog).parse_args(argv)
-    return run_reporting_errors(lambda: _chat(args), args.debug)
+    parser = chat_parser(prog)
+    args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: _chat(*_configured(parser, args, argv)), args.debug)
 
 
 def complete_main(argv: Sequence[str] | None = None, prog: str = "example_cpu.py") -> int:
     """``python example_cpu.py PROMPT``."""
-    args = complete_parser(prog).parse_args(argv)
-    return run_reporting_errors(lambda: _complete(args), args.debug)
+    parser = complete_parser(prog)
+    args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: _complete(*_configured(parser, args, argv)), args.debug)
+
+
+def _configured(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, UserConfig]:
+    """The options once more, with the user's own defaults where nothing was given.
+
+    Raises UserError where the file with them is broken.
+    """
+    config = read_config(args.config, args.no_config)
+    values = dict(config.values)
+    if getattr(args, "history", None):  # which says the contrary
+        values.pop("no_history", None)
+    parser.set_defaults(**values)
+    return parser.parse_args(argv), config
 
 
 def merge_main(argv: Sequence[str] | None = None, prog: str = "merge_weights.py") -> int:
@@ -225,16 +264,28 @@ def history_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu histo
     parser = _Parser(prog=prog, description="The conversations that the chat has kept.")
     add_history_commands(parser)
     args = parser.parse_args(argv)
-    return run_reporting_errors(lambda: run_history(args), args.debug)
+    return run_reporting_errors(
+        lambda: run_history(args, read_config().values.get("history")), args.debug
+    )
+
+
+def config_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu config") -> int:
+    """``llama-cpu config``"""
+    parser = _Parser(prog=prog, description="All settings with their values, as a config.toml.")
+    add_config_arguments(parser)
+    parser.set_defaults(debug=False)
+    args = parser.parse_args(argv)
+    return run_reporting_errors(lambda: _config(args), args.debug)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``llama-cpu chat|complete|merge|history ...``"""
+    """``llama-cpu chat|complete|merge|history|config ...``"""
     commands: dict[str, Callable[..., int]] = {
         "chat": chat_main,
         "complete": complete_main,
         "merge": merge_main,
         "history": history_main,
+        "config": config_main,
     }
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in commands:
@@ -293,26 +344,58 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         print(f"Note: {message}", file=sys.stderr)
 
 
-def _chat(args: argparse.Namespace) -> int:
+def _chat(args: argparse.Namespace, config: UserConfig) -> int:
+    # Textual draws on standard error, so that must be a terminal as well.
+    is_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    run = _plain_chat if args.plain or not is_terminal else _chat_in_app
+    return run(args, config)
+
+
+def _chat_in_app(args: argparse.Namespace, config: UserConfig) -> int:
+    from llama_cpu.tui.preferences import preferences_from
+
+    preferences = preferences_from(config)  # first: loading may be a download
+    preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
     from llama_cpu.chat.open_session import open_record, session_opener
     from llama_cpu.loading import plan_from_arguments
+    from llama_cpu.tui.app import run_app
 
     plan = plan_from_arguments(args)
     with open_record(args) as record:
-        # Textual draws on standard error, so that must be a terminal as well.
-        if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-            from llama_cpu.tui.app import run_app
+        return run_app(plan, session_opener(plan, args, record), args.debug, preferences)
 
-            return run_app(plan, session_opener(plan, args, record), args.debug)
-        from llama_cpu.plain_chat import run_plain_chat
 
+def _plain_chat(args: argparse.Namespace, config: UserConfig) -> int:
+    from llama_cpu.chat.open_session import open_record
+    from llama_cpu.loading import plan_from_arguments
+    from llama_cpu.plain_chat import run_plain_chat
+
+    plan = plan_from_arguments(args)
+    with open_record(args) as record:
         return run_plain_chat(plan, args, record)
 
 
-def _complete(args: argparse.Namespace) -> int:
+def _complete(args: argparse.Namespace, config: UserConfig) -> int:
     from llama_cpu.complete import run_complete
     from llama_cpu.loading import plan_from_arguments
 
-    if not args.chat and (args.system or args.template):
+    asked = any(getattr(args, name) != config.values.get(name) for name in ("system", "template"))
+    if asked and not args.chat:
         print("Note: --system and --template have no effect without --chat.", file=sys.stderr)
     return run_complete(plan_from_arguments(args), args)
+
+
+def _config(args: argparse.Namespace) -> int:
+    from llama_cpu.settings import Settings
+    from llama_cpu.tui.keys import actions, keys_of
+    from llama_cpu.tui.preferences import preferences_from
+    from llama_cpu.user_config import ENTRIES, sample
+
+    preferences = preferences_from(read_config(args.config, args.no_config))
+    defaults = {name: getattr(entry, "default", None) for name, entry in ENTRIES.items()}
+    keys = {
+        name: (keys_of(name, preferences.keymap), each.tooltip or each.description)
+        for name, each in actions().items()
+    }
+    print(sample(preferences.config, defaults | Settings().as_dict(), keys), end="")
+    return 0

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llama_cpu.errors import UserError
-from llama_cpu.files import reason
 from llama_cpu.history.rows import Conversation, State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
 from llama_cpu.locations import history_path
-from llama_cpu.new_files import NewFiles
+from llama_cpu.new_files import write_text
 from llama_cpu.text import printable
 
 
@@ -57,11 +56,14 @@ def add_history_commands(parser: argparse.ArgumentParser) -> None:
     search.add_argument("words", nargs="+", metavar="WORD", help="the last may be a beginning")
 
 
-def run_history(args: argparse.Namespace) -> int:
-    """Exit code 0, or 1 where the user did not want something deleted. Raises UserError."""
+def run_history(args: argparse.Namespace, usual: Path | None = None) -> int:
+    """Exit code 0, or 1 where the user did not want something deleted. Raises UserError.
+
+    ``usual``: the database where --history names none.
+    """
     if args.history and not args.may_make and not args.history.exists():
         raise UserError(f"{args.history} is not there; name the right file with --history.")
-    with History(args.history or history_path()) as history:
+    with History(args.history or usual or history_path()) as history:
         return args.verb(args, history)
 
 
@@ -113,23 +115,10 @@ def _export(args: argparse.Namespace, history: History) -> int:
     if args.output is None:
         print(text, end="")
     else:
-        _write(args.output, text, args.force)
+        if args.output.exists() and not args.force:
+            raise UserError(f"{args.output} is there already; name another, or add --force.")
+        write_text(args.output, text, replace=args.force)
     return 0
-
-
-def _write(path: Path, text: str, force: bool) -> None:
-    if path.exists() and not force:
-        raise UserError(f"{path} is there already; name another file, or add --force.")
-    try:
-        with NewFiles(path.parent) as new_files:
-            file = new_files.open(path.name)
-            data = memoryview(text.encode())
-            while data:
-                data = data[file.write(data) :]
-            new_files.publish()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        message = f"{path} cannot be written ({reason(error)}); name another file."
-        raise UserError(message) from error
 
 
 def _import(args: argparse.Namespace, history: History) -> int:

@@ -27,3 +27,13 @@ def cache_folder() -> Path:
 def history_path() -> Path:
     """The database of conversations, unless --history names another."""
     return platformdirs.user_data_path("llama_cpu", appauthor=False) / "history.db"
+
+
+def config_path() -> Path:
+    """The user's own defaults, unless --config names another."""
+    return platformdirs.user_config_path("llama_cpu", appauthor=False) / "config.toml"
+
+
+def state_folder() -> Path:
+    """For what the app remembers of itself."""
+    return platformdirs.user_state_path("llama_cpu", appauthor=False)

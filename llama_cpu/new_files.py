@@ -166,6 +166,24 @@ class NewFiles:
         del self._paths[name]
 
 
+def write_text(path: Path, text: str, replace: bool = False) -> None:
+    """A whole file, or none. Raises UserError where there is one and it is not to be replaced."""
+    try:
+        if path.exists() and not replace:
+            raise UserError(f"{path} is there already; name another file.")
+        with NewFiles(path.parent) as new_files:
+            file = new_files.open(path.name)
+            if path.exists():
+                shutil.copymode(path, str(file.name))
+            data = memoryview(text.encode())
+            while data:
+                data = data[file.write(data) :]
+            new_files.publish()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        message = f"{path} cannot be written ({reason(error)}); name another file."
+        raise UserError(message) from error
+
+
 def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part-{os.getpid()}")
 

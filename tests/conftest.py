@@ -27,6 +27,16 @@ def demo_model() -> Path:
     return fetch_demo_model()
 
 
+@pytest.fixture(autouse=True)
+def nobodys_settings(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of whoever runs the tests; also for the programs that tests start."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def two_threads() -> None:
     """The same sums in the same order on every machine."""

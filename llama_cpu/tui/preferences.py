@@ -1,0 +1,34 @@
+"""What the user's config.toml says of the app, checked before the app starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textual.theme import BUILTIN_THEMES
+
+from llama_cpu.tui.keys import keymap_from
+from llama_cpu.user_config import DEFAULT_THEME, UserConfig, save_entry
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The keys that are not the usual ones, and the theme."""
+
+    config: UserConfig = field(default_factory=UserConfig)
+    keymap: Mapping[str, str] = field(default_factory=dict)
+    theme: str = DEFAULT_THEME
+    welcome_marker: Path | None = None  # a file: that the first lines were seen; None: not shown
+
+    def save_theme(self, theme: str) -> None:
+        """Remember the theme that was chosen. Raises UserError where that is not possible."""
+        if self.config.path:
+            save_entry(self.config.path, "theme", theme)
+
+
+def preferences_from(config: UserConfig) -> Preferences:
+    """Raises UserError for a key or a theme that cannot be used."""
+    theme = config.values.get("theme", Preferences.theme)
+    if theme not in BUILTIN_THEMES:
+        names = ", ".join(sorted(BUILTIN_THEMES))
+        raise config.wrong("theme", f"is {theme[:40]!r}, but must be one of {names}.")
+    return Preferences(config, keymap_from(config), theme)
