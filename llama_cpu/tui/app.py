@@ -4,14 +4,22 @@ import sys
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
+from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.theme import Theme
 
+from llama_cpu.errors import UserError
+from llama_cpu.text import printable
 from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
+from llama_cpu.tui.preferences import Preferences
 
 if TYPE_CHECKING:
     from llama_cpu.chat.open_session import OpenSession
@@ -32,28 +40,80 @@ class ChatApp(App[int]):
 
     TITLE = "llama-cpu"
     CSS_PATH = "app.tcss"
-    BINDINGS = [Binding("ctrl+q", "quit", "Quit", priority=True)]
+    BINDINGS = [
+        Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            "palette",
+            id="command_palette",
+            show=False,
+            priority=True,
+            tooltip="all commands, themes",
+        ),
+        Binding(
+            "f1", "help", "Help", id="help", show=False, priority=True, tooltip="keys and commands"
+        ),
+    ]
 
-    def __init__(self, plan: "LoadPlan", open_session: "OpenSession") -> None:
+    def __init__(
+        self,
+        plan: "LoadPlan",
+        open_session: "OpenSession",
+        preferences: Preferences | None = None,
+    ) -> None:
         super().__init__()
+        self._preferences = preferences or Preferences()
+        self.keymap = self._preferences.keymap
+        self.set_keymap(self.keymap)
+        # Textual's footer looks for the palette's key there.
+        palette = self.keymap.get("command_palette", self.COMMAND_PALETTE_BINDING)
+        self.COMMAND_PALETTE_BINDING = palette.split(",")[0]  # type: ignore[misc]
         self._plan = plan
         self._open_session = open_session
         # One thread for all of the model's work: PyTorch keeps a team of helpers for each
         # thread that computes.
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._session: ChatSession | None = None
+        self._saving = Lock()
         self.failure: Exception | None = None
         self.answer_errors: list[Exception] = []
 
     def on_mount(self) -> None:
         """Load first."""
+        self.theme = self._preferences.theme
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
         title = f"Loading {self._plan.name} ({self._plan.precision.value})"
         self.push_screen(LoadingScreen(title, self._open_session, self._model_thread))
+
+    def action_help(self) -> None:
+        """Keys and commands."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.keymap))
+
+    def _remember_theme(self, theme: Theme) -> None:
+        if theme.name == self._preferences.theme:
+            return
+        self._preferences = replace(self._preferences, theme=theme.name)
+        self._save_theme(self._preferences)
+
+    @work(thread=True, group="theme")
+    def _save_theme(self, preferences: Preferences) -> None:
+        with self._saving:  # one after the other, the last one last
+            if preferences is not self._preferences:
+                return
+            try:
+                preferences.save_theme(preferences.theme)
+            except UserError as error:
+                self.notify(printable(str(error)), severity="warning", markup=False)
 
     def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
         """The chat can begin."""
         self._session = message.session
         self.switch_screen(ChatScreen(message.session, self._plan.is_demo, self._model_thread))
+        marker = self._preferences.welcome_marker
+        if marker and not marker.exists():
+            self.push_screen(WelcomeScreen(self.keymap, marker))
 
     def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
         """Leave; ``run_app`` passes the reason on."""
@@ -67,6 +127,7 @@ class ChatApp(App[int]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers."""
         yield from super().get_system_commands(screen)
+        yield SystemCommand("Help", "Keys and commands (F1)", self.action_help)
         if isinstance(screen, ChatScreen):
             yield from screen.commands()
 
@@ -81,12 +142,17 @@ class ChatApp(App[int]):
         self.exit(EXIT_OK if self._session else EXIT_CANCELLED)
 
 
-def run_app(plan: "LoadPlan", open_session: "OpenSession", debug: bool = False) -> int:
+def run_app(
+    plan: "LoadPlan",
+    open_session: "OpenSession",
+    debug: bool = False,
+    preferences: Preferences | None = None,
+) -> int:
     """Run the app until the user leaves; returns the exit code.
 
     Raises what kept the model from being loaded. ``debug`` prints in the end where answers failed.
     """
-    app = ChatApp(plan, open_session)
+    app = ChatApp(plan, open_session, preferences)
     # The model's thread lets go of the interpreter at every operator. Each time the screen's has
     # something to draw it takes it, and by default keeps it for 5 ms: an operator takes 0.05 ms.
     sys.setswitchinterval(SWITCH_SECONDS)

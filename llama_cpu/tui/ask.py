@@ -1,6 +1,7 @@
 """A small question that is answered with a line of text."""
 
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
@@ -9,7 +10,7 @@ from textual.widgets import Input, Static
 class Ask(ModalScreen[str | None]):
     """Asks for a line; None where the user pressed Esc."""
 
-    BINDINGS = [("escape", "dismiss(None)", "Leave as it is")]
+    BINDINGS = [Binding("escape", "dismiss(None)", "Leave as it is", id="leave_as_it_is")]
 
     def __init__(self, question: str, text: str) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from textual import events, on
 from textual.app import ComposeResult, SystemCommand
-from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.screen import Screen
@@ -17,10 +16,16 @@ from llama_cpu.tui import about
 from llama_cpu.tui.answering import Answering
 from llama_cpu.tui.chat_commands import commands
 from llama_cpu.tui.conversation import Conversation
+from llama_cpu.tui.find_bar import FindBar
+from llama_cpu.tui.keys import key
 from llama_cpu.tui.library import Library
 from llama_cpu.tui.memory_panel import MemoryPanel, model_memory
+from llama_cpu.tui.messages import UserMessage
 from llama_cpu.tui.prompt import Prompt
+from llama_cpu.tui.prompt_area import PromptArea
+from llama_cpu.tui.settings_screen import SettingsScreen
 from llama_cpu.tui.sidebar import Sidebar
+from llama_cpu.tui.slash import SlashCommands
 from llama_cpu.tui.summary import Summary, answer_parts, memory_parts
 from llama_cpu.tui.timing_panel import TimingPanel
 from llama_cpu.tui.turns import Turns
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from llama_cpu.chat.record import Record
     from llama_cpu.chat.session import ChatSession
 
+SETTINGS_CHANGED = "The settings count from the next answer on"
 ROOM_FOR_SIDEBAR = 120  # columns; with fewer it lies over the conversation, and only when asked for
 
 
@@ -38,22 +44,23 @@ class ChatScreen(Screen[None]):
     # The panels need room beside the conversation; otherwise one line says what matters most.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (ROOM_FOR_SIDEBAR, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
-    # Priority where the focus is in the prompt, which would move its own cursor.
     BINDINGS = [
-        Binding("escape", "stop", "Stop", key_display="Esc"),
-        Binding("ctrl+n", "new_conversation", "New"),
-        Binding("ctrl+r", "regenerate", "Again"),
-        Binding("ctrl+b", "sidebar", "List", priority=True),
-        Binding("ctrl+g", "continue_answer", "Continue", show=False),
-        Binding("alt+left", "alternative(-1)", "Earlier alternative", show=False, priority=True),
-        Binding("alt+right", "alternative(1)", "Later alternative", show=False, priority=True),
-        Binding("alt+up", "step(-1)", "Message before", show=False, priority=True),
-        Binding("alt+down", "step(1)", "Message after", show=False, priority=True),
-        Binding("alt+d", "delete_turn", "Delete turn", show=False, priority=True),
-        Binding("alt+c", "copy_answer", "Copy answer", show=False, priority=True),
-        Binding("alt+k", "copy_code", "Copy code", show=False, priority=True),
-        Binding("pageup", "scroll(-1)", "Scroll up", show=False, priority=True),
-        Binding("pagedown", "scroll(1)", "Scroll down", show=False, priority=True),
+        key("escape", "stop", "Stop", key_display="Esc", about="stop the answer, keep it so far"),
+        key("ctrl+n", "new_conversation", "New", about="a new conversation"),
+        key("ctrl+r", "regenerate", "Again", about="answer the last message once more"),
+        key("ctrl+b", "sidebar", "List", about="the list of conversations"),
+        key("ctrl+g", "continue_answer", about="write on at an answer that was stopped or cut"),
+        key("ctrl+f", "find", about="search within the conversation"),
+        key("f2", "settings", about="how answers are given: system prompt, temperature..."),
+        key("alt+left", "alternative(-1)", about="the answer given before", id="earlier_answer"),
+        key("alt+right", "alternative(1)", about="the answer given after", id="later_answer"),
+        key("alt+up", "step(-1)", about="choose a message to edit", id="message_before"),
+        key("alt+down", "step(1)", about="choose the message after", id="message_after"),
+        key("alt+d", "delete_turn", about="delete your last message and what follows"),
+        key("alt+c", "copy_answer", about="copy the last answer"),
+        key("alt+k", "copy_code", about="copy the last block of code; again: the one before"),
+        key("pageup", "scroll(-1)", about="scroll up", id="scroll_up"),
+        key("pagedown", "scroll(1)", about="scroll down", id="scroll_down"),
     ]
 
     class AnswerFailed(Message):
@@ -72,6 +79,7 @@ class ChatScreen(Screen[None]):
         self.answering = Answering(self, model_thread)
         self.turns = Turns(self)
         self.library = Library(self)
+        self.slash = SlashCommands(self)
 
     def compose(self) -> ComposeResult:
         yield Static(about.title(self.session), markup=False, id="about")
@@ -80,7 +88,8 @@ class ChatScreen(Screen[None]):
             with Vertical(id="left"):
                 yield Conversation()
                 yield Summary()
-                yield Prompt()
+                yield FindBar(self)
+                yield PromptArea(lambda text: self.session.count_tokens(text))
             with Vertical(id="side"):
                 yield TimingPanel()
                 yield MemoryPanel()
@@ -122,7 +131,8 @@ class ChatScreen(Screen[None]):
         return self.query_one(Sidebar)
 
     def conversation_changed(self) -> None:
-        """The list may have to show something else."""
+        """The list and the title line may have to show something else."""
+        self.query_one("#about", Static).update(about.title(self.session), layout=False)
         if self.sidebar.display:
             self.sidebar.show()
         else:
@@ -133,6 +143,33 @@ class ChatScreen(Screen[None]):
     @on(Prompt.Sent)
     def _send(self) -> None:
         self._run(self.turns.send())
+
+    @on(Prompt.Command)
+    def _run_command(self, event: Prompt.Command) -> None:
+        self._run(self.slash.run(event.text))
+
+    def action_find(self) -> None:
+        self.query_one(FindBar).open()
+
+    @on(FindBar.Closed)
+    def _leave_find(self) -> None:
+        self.prompt.focus()
+
+    def action_settings(self) -> None:
+        """Change how the next answers are given."""
+        if self.is_current:  # the key may have been pressed twice
+            session = self.session
+            screen = SettingsScreen(session.settings, session.context_size, session.apply)
+            self.app.push_screen(screen, self._settings_left)
+
+    def _settings_left(self, applied: bool | None) -> None:
+        if applied:
+            self.settings_changed()
+
+    def settings_changed(self) -> None:
+        """Show it, and store it with the conversation."""
+        self.prompt.say(SETTINGS_CHANGED)
+        self._run(self.library.keep_settings())
 
     def action_stop(self) -> None:
         """Stop the answer and keep what was written, or leave a message as it was."""
@@ -180,18 +217,24 @@ class ChatScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Esc is dimmed in the footer while there is nothing to stop."""
+        if action == "stop" and self._esc_is_elsewhere:
+            return False
+        if action == "settings" and self.sidebar.has_focus_within:  # F2 gives a title there
+            return False
         if action == "stop" and not self.answering.is_answering and not self.turns.is_editing:
             return None
         return True
 
+    @property
+    def _esc_is_elsewhere(self) -> bool:
+        """Whether Esc means what has the focus, or what is open above the prompt."""
+        if not self.query(PromptArea):  # quit just now
+            return False
+        is_open = self.query_one(PromptArea).is_completing or self.query_one(FindBar).display
+        return is_open or isinstance(self.focused, UserMessage) or self.sidebar.has_focus_within
+
     def commands(self) -> Iterable[SystemCommand]:
         """The keys' actions, for the command palette."""
-        yield SystemCommand("Send", "Send the prompt (Enter)", self.prompt.action_send)
-        yield SystemCommand(
-            "New line",
-            "Begin a new line in the prompt (Shift+Enter or Ctrl+J)",
-            self.prompt.action_newline,
-        )
         yield from commands(self)
 
     def _run(self, work: Awaitable[None]) -> None:

@@ -1,6 +1,7 @@
 """A small question with two answers."""
 
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
@@ -10,10 +11,10 @@ class Confirm(ModalScreen[bool]):
     """Asks before something is lost; answered with y or n, the arrow keys and Enter, or a click."""
 
     BINDINGS = [
-        ("y", "answer(True)", "Yes"),
-        ("n,escape", "answer(False)", "No"),
-        ("left", "app.focus_previous", "Previous"),
-        ("right", "app.focus_next", "Next"),
+        Binding("y", "answer(True)", "Yes", id="yes"),
+        Binding("n,escape", "answer(False)", "No", id="no"),
+        Binding("left", "app.focus_previous", "Previous", id="previous_button"),
+        Binding("right", "app.focus_next", "Next", id="next_button"),
     ]
 
     def __init__(self, question: str, yes: str, no: str) -> None:

@@ -1,5 +1,6 @@
 """The scrolling column of messages."""
 
+import asyncio
 from collections.abc import Iterable
 
 from textual.app import ComposeResult
@@ -127,10 +128,26 @@ class Conversation(VerticalScroll, can_focus=False):
 
     def show_message(self, message: int) -> None:
         """Scroll to where the message begins, if it is here."""
-        for widget in self._shown():
-            if widget.message and widget.message.id == message:
-                self.release_anchor()
-                self.call_after_refresh(self.scroll_to_widget, widget, top=True, animate=False)
+        if widget := self._widget_of(message):
+            self.release_anchor()
+            self.call_after_refresh(self.scroll_to_widget, widget, top=True, animate=False)
+
+    async def reveal(self, message: int) -> MessageWidget | None:
+        """Scroll to where a message begins; those before the first one are added until it is here.
+
+        None where the line has no such message.
+        """
+        while not (found := self._widget_of(message)):
+            if not self._first:
+                return None
+            await self.show_earlier()
+            await asyncio.sleep(0.01)  # until what was added has its place
+        self.show_message(message)
+        return found
+
+    def _widget_of(self, message: int) -> MessageWidget | None:
+        shown = (each for each in self._shown() if each.message and each.message.id == message)
+        return next(shown, None)
 
     def _rest(self) -> None:
         self._is_at_rest = True

@@ -53,6 +53,10 @@ class Library:
                 self._answering.say_if_cut()
         screen.leave_sidebar()
 
+    async def keep_settings(self) -> None:
+        """Store those of the conversation that is shown."""
+        await self._try(self._screen.record.keep_settings)
+
     async def rename(self, conversation: Conversation) -> None:
         """Ask for a title; an empty one brings the first words back."""
         if not self._screen.is_current:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from textual import work
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
@@ -27,7 +28,7 @@ BAR_WIDTH = 56
 class LoadingScreen(Screen[None]):
     """Opens the session in the model's thread and posts the outcome."""
 
-    BINDINGS = [("escape", "app.quit", "Cancel")]
+    BINDINGS = [Binding("escape", "app.quit", "Cancel", id="cancel_loading")]
 
     class Loaded(Message):
         """The model is ready."""

@@ -33,10 +33,10 @@ class UserMessage(Static):
     """What the user wrote, as it was written. It has the focus only while it is chosen."""
 
     BINDINGS = [
-        Binding("enter,e", "screen.edit_chosen", "Edit", key_display="Enter"),
-        Binding("up", "screen.step(-1)", "Before"),
-        Binding("down", "screen.step(1)", "After"),
-        Binding("escape", "screen.leave_chosen", "Back", key_display="Esc"),
+        Binding("enter,e", "screen.edit_chosen", "Edit", key_display="Enter", id="edit"),
+        Binding("up", "screen.step(-1)", "Before", id="up"),
+        Binding("down", "screen.step(1)", "After", id="down"),
+        Binding("escape", "screen.leave_chosen", "Back", key_display="Esc", id="back"),
     ]
 
     def __init__(self, message: StoredMessage, place: str = "") -> None:

@@ -26,11 +26,11 @@ class Sidebar(Vertical):
     """Shows what there is; what is to be done with it goes to the screen as ``Wanted``."""
 
     BINDINGS = [
-        Binding("r,f2", "want('rename')", "Rename", key_display="r"),
-        Binding("d,delete", "want('delete')", "Delete", key_display="d"),
-        Binding("c", "want('duplicate')", "Duplicate"),
-        Binding("slash", "search", "Search", key_display="/"),
-        Binding("escape", "leave", "Back", key_display="Esc"),
+        Binding("r,f2", "want('rename')", "Rename", key_display="r", id="rename"),
+        Binding("d,delete", "want('delete')", "Delete", key_display="d", id="delete"),
+        Binding("c", "want('duplicate')", "Duplicate", id="duplicate"),
+        Binding("slash", "search", "Search", key_display="/", id="search"),
+        Binding("escape", "leave", "Back", key_display="Esc", id="leave_list"),
     ]
 
     class Wanted(Message):

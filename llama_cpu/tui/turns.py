@@ -160,12 +160,12 @@ class Turns:
     def cancel_editing(self) -> None:
         """Leave the message as it was; the prompt has what it had before."""
         if self.is_editing:
-            self._screen.prompt.take()
+            self._screen.prompt.lay_aside()
             self._end_editing()
 
     def _begin_editing(self, place: int, text: str) -> None:
         prompt = self._screen.prompt
-        self._editing, self._draft = place, prompt.take()
+        self._editing, self._draft = place, prompt.lay_aside()
         prompt.put_back(text)
         prompt.border_title = EDITING
         prompt.focus()
@@ -174,7 +174,7 @@ class Turns:
     def _end_editing(self) -> None:
         prompt = self._screen.prompt
         if self.is_editing and self._draft:
-            prompt.put_back(self._draft)
+            prompt.put_back_draft(self._draft)
         self._editing, self._draft = None, ""
         prompt.border_title = ""
         self._screen.refresh_bindings()

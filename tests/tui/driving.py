@@ -9,7 +9,9 @@ from textual.widget import Widget
 
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.help_screen import WelcomeScreen
 from llama_cpu.tui.messages import Answer, FinishedAnswer, Notice, Passage, UserMessage
+from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.prompt import Prompt
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
 
@@ -19,13 +21,23 @@ NARROW = (80, 24)
 
 @asynccontextmanager
 async def chat(
-    session: FakeSession, size: tuple[int, int] = WIDE, is_demo: bool = False
+    session: FakeSession,
+    size: tuple[int, int] = WIDE,
+    is_demo: bool = False,
+    preferences: Preferences | None = None,
+    is_first: bool = False,
 ) -> AsyncIterator[Pilot[int]]:
-    """The app on its chat screen."""
-    app = ChatApp(FakePlan(is_demo=is_demo), opener(session))  # type: ignore[arg-type]
+    """The app on its chat screen; ``is_first``: with the lines for the first time over it."""
+    app = ChatApp(
+        FakePlan(is_demo=is_demo),  # type: ignore[arg-type]
+        opener(session),  # type: ignore[arg-type]
+        preferences=preferences,
+    )
     try:
         async with app.run_test(size=size) as pilot:
-            await until(pilot, lambda: any(p.has_focus for p in app.screen.query(Prompt)))
+            wanted = WelcomeScreen if is_first else ChatScreen
+            await until(pilot, lambda: isinstance(app.screen, wanted))
+            await until(pilot, lambda: any(p.has_focus for p in screen(pilot).query(Prompt)))
             yield pilot
     finally:
         app.close()

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from llama_cpu.chat.record import Record
+from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.machine import MemoryReport
 from llama_cpu.precision import Precision
+from llama_cpu.settings import Settings
 
 PATIENCE = 10  # seconds until a test that waits for something gives up
 
@@ -57,6 +59,7 @@ class FakeSession:
     is_closed: bool = False
     template_name: str = "chatml"
     template_guessed: bool = False
+    settings: Settings = field(default_factory=Settings)
 
     model_name = "Test model"
     precision = "float32"
@@ -82,6 +85,15 @@ class FakeSession:
     @property
     def messages(self) -> list[StoredMessage]:
         return self.record.line
+
+    def apply(self, settings: Settings) -> None:
+        if settings.template == "unheard-of":
+            raise UserError("--template unheard-of: there is no such file.")
+        self.settings = settings
+        self.template_name = settings.template or "chatml"
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
 
     def close(self) -> None:
         self.is_closed = True

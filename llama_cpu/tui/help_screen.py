@@ -1,0 +1,103 @@
+"""Every key as it is now, the commands that are typed, and the few lines for the first time."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from llama_cpu.tui.keys import bindings_of, keys_of, scopes, shown
+from llama_cpu.tui.slash import COMMANDS
+
+_COLUMN = 24
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys and commands; the arrow keys scroll."""
+
+    BINDINGS = [Binding("escape,enter,q", "close", "Close", id="close_help")]
+
+    def __init__(self, keymap: Mapping[str, str]) -> None:
+        super().__init__()
+        self._keymap = keymap
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help"):
+            yield Static(help_text(self._keymap))
+
+    def action_close(self) -> None:
+        """Back to where one was."""
+        self.dismiss()
+
+
+def help_text(keymap: Mapping[str, str]) -> Content:
+    """All that has a key, and what has it under another name in config.toml; then the commands."""
+    parts: list[Content | str | tuple[str, str]] = []
+    for scope, classes in scopes().items():
+        parts.append((f"{scope}\n", "bold"))
+        for binding in bindings_of(*classes):
+            keys = shown(keys_of(str(binding.id), keymap))
+            parts += [
+                _entry(keys, binding.tooltip or binding.description),
+                (str(binding.id), "dim"),
+                "\n",
+            ]
+        parts.append("\n")
+    parts.append(("Written into the prompt\n", "bold"))
+    for command in COMMANDS.values():
+        parts += [_entry(command.usage, command.about), "\n"]
+    parts += [_entry("//", "begins a message with a slash"), "\n\n"]
+    parts.append("The last names are for [keys] in config.toml; 'llama-cpu config' prints it.")
+    return Content.assemble(*parts)
+
+
+def _entry(left: str, right: str) -> str:
+    return f"  {left:<{_COLUMN}} {right}  "
+
+
+class WelcomeScreen(ModalScreen[None]):
+    """What one has to know the first time, and where all else is found."""
+
+    BINDINGS = [Binding("escape,enter", "close", "Close", id="close_welcome")]
+
+    def __init__(self, keymap: Mapping[str, str], marker: Path) -> None:
+        super().__init__()
+        self._keymap = keymap
+        self._marker = marker
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="welcome"):
+            yield Static(welcome_text(self._keymap), markup=False)
+            yield Button("Begin (Enter)", variant="primary")
+
+    def on_button_pressed(self) -> None:
+        """The click for the key."""
+        self.action_close()
+
+    def action_close(self) -> None:
+        """Remember that it was seen; where that is not possible it is shown again."""
+        with contextlib.suppress(OSError):
+            self._marker.parent.mkdir(parents=True, exist_ok=True)
+            self._marker.touch()
+        self.dismiss()
+
+
+def welcome_text(keymap: Mapping[str, str]) -> str:
+    """Five lines."""
+
+    def key(action: str) -> str:
+        return shown(keys_of(action, keymap).split(",")[0])
+
+    return (
+        f"Write below and press {key('send')}; {key('stop')} stops an answer and keeps it so far.\n"
+        "The model runs on this computer: what you write does not leave it.\n"
+        f"{key('help')} shows all keys, {key('command_palette')} all commands; a / in the prompt "
+        "lists those that are typed.\n"
+        f"{key('settings')} changes how answers are given, the system prompt among it.\n"
+        "Your own model: put it into model/, or start with --ckpt_dir and its place."
+    )

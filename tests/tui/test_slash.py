@@ -1,0 +1,295 @@
+"""Commands that are typed, and the menu that completes them."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from llama_cpu.errors import UserError
+from llama_cpu.settings import SETTINGS, Settings
+from llama_cpu.tui.chat_screen import SETTINGS_CHANGED
+from llama_cpu.tui.confirm import Confirm
+from llama_cpu.tui.help_screen import HelpScreen
+from llama_cpu.tui.prompt_area import PromptArea, SlashMenu
+from llama_cpu.tui.settings_screen import SettingsScreen
+from llama_cpu.tui.slash import LONGEST_FILE, all_commands, completions, read_text
+from tests.tui.driving import (
+    ask,
+    ask_and_wait,
+    chat,
+    conversation,
+    is_answering,
+    prompt,
+    screen,
+    text_of,
+    until,
+)
+from tests.tui.fakes import FakeSession, script, tokens
+
+
+async def command(pilot: Pilot[int], text: str) -> None:
+    """Write and press Enter, the menu being closed."""
+    prompt(pilot).insert(text)
+    await pilot.pause()
+    screen(pilot).query_one(PromptArea).close_menu()
+    await pilot.press("enter")
+    await pilot.app.workers.wait_for_complete()
+    await pilot.pause()
+
+
+def menu(pilot: Pilot[int]) -> list[str]:
+    """The lines of the open menu."""
+    options = screen(pilot).query_one(SlashMenu)
+    return [str(each.prompt) for each in options.options] if options.display else []
+
+
+async def test_system() -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await command(pilot, "/system Be kind [b]and[/] brief.")
+        assert session.settings.system == "Be kind [b]and[/] brief."
+        assert prompt(pilot).text == "" and prompt(pilot).border_subtitle == SETTINGS_CHANGED
+        await command(pilot, "/system")
+        assert "Be kind [b]and[/] brief." in conversation(pilot)[-1]
+        await command(pilot, "/set system default")
+        assert session.settings.system == ""
+
+
+async def test_set() -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await command(pilot, "/set temperature 0.3")
+        await command(pilot, "/set seed   7 ")
+        await command(pilot, "/set template vicuna")
+        assert session.settings == Settings(temperature=0.3, seed=7, template="vicuna")
+        assert "vicuna template" in text_of(pilot, "#about")
+        await command(pilot, "/set seed default")
+        assert session.settings.seed is None
+        await command(pilot, "/set temperature")
+        assert conversation(pilot)[-1].startswith("temperature 0.3: ")
+        await command(pilot, "/set")
+        assert len(conversation(pilot)[-1].splitlines()) == len(SETTINGS)
+        assert session.messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("/set temperature hot", "temperature must be a number from 0 to 100"),
+        ("/set temperature 1e9", "must be a number from 0 to 100"),
+        ("/set heat 1", "no setting; they are system, template"),
+        ("/set template unheard-of", "no such file"),
+        ("/sytem x", "perhaps /system is meant"),
+        ("/", "/ is no command; /help lists them"),
+        ("/\x1b[2J" + "x" * 300, "is no command"),
+        ("/etc/hosts: what is it?", "no command"),
+        ("/save", "/save FILE"), ("/load", "/load FILE"), ("/load ''", "/load FILE"),
+        ("/load /no/such", "/no/such is missing"), ("/load a\0b", "cannot be read"),
+        ("/load ~nobody-of-that-name/x", "home folder"),
+        ("/save x.md", "no conversation yet"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_is_said_and_the_text_stays(text: str, problem: str) -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await command(pilot, text)
+        assert problem in conversation(pilot)[-1] and "\x1b" not in conversation(pilot)[-1]
+        assert len(conversation(pilot)[-1]) < 300
+        assert prompt(pilot).text == text
+        assert session.messages == [] and session.settings == Settings()
+
+
+async def test_two_slashes_begin_a_message() -> None:
+    session = FakeSession([script("A command."), [UserError("Too long.")], script("Yes.")])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "//help is what?")
+        assert session.messages[0].text == "/help is what?"
+        await ask_and_wait(pilot, "//quit")
+        assert prompt(pilot).text == "//quit"  # which could not be answered
+        await pilot.press("enter")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Yes.")
+
+
+async def test_new_help_quit_and_the_names_of_other_actions() -> None:
+    async with chat(FakeSession([script("One."), script("Two.")])) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        prompt(pilot).insert("/regenerate")
+        await pilot.press("enter")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Two.")
+        await until(pilot, lambda: not is_answering(pilot))
+        prompt(pilot).insert("/help")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
+        await pilot.press("escape")
+        prompt(pilot).insert("/settings")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, SettingsScreen))
+        await pilot.press("escape")
+        prompt(pilot).insert("/new")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await until(pilot, lambda: conversation(pilot) == [])
+        assert prompt(pilot).text == ""
+        prompt(pilot).insert("/quit")
+        await pilot.press("enter")
+    assert pilot.app.return_value == 0
+
+
+async def test_save(tmp_path: Path) -> None:
+    async with chat(FakeSession([script("It is *Paris*.")])) as pilot:
+        await ask_and_wait(pilot, "The capital of France?")
+        file = tmp_path / "my chat.md"
+        await command(pilot, f'/save "{file}"')
+        text = file.read_text()
+        assert text.startswith("# The capital of France?\n") and "It is *Paris*." in text
+        assert conversation(pilot)[-1] == f"Saved as {file}." and prompt(pilot).text == ""
+        file.write_text("mine")
+        await command(pilot, f"/save {file}")
+        assert "there already" in conversation(pilot)[-1] and file.read_text() == "mine"
+        prompt(pilot).clear()
+        await command(pilot, f"/save {tmp_path / 'file' / 'x.md'}".replace("file", "my chat.md"))
+        assert "cannot be written" in conversation(pilot)[-1]
+
+
+async def test_load(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("/one two\x1b[31m\r\nthree\n")
+    session = FakeSession([script("Fine.")])
+    async with chat(session) as pilot:
+        await command(pilot, f"/load {file}")
+        assert conversation(pilot)[-1] == "notes.txt: 3 tokens."
+        assert prompt(pilot).text == "//one two␛[31m\nthree\n"
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(session.messages))
+        assert session.messages[0].text.startswith("/one two")
+        await until(pilot, lambda: not is_answering(pilot))
+
+
+@pytest.mark.parametrize(("key", "loaded"), [("y", True), ("n", False)])
+async def test_more_than_a_quarter_of_the_context_is_asked_for(
+    key: str, loaded: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "[b]long.txt"
+    file.write_text("word " * 2000)
+    async with chat(FakeSession([])) as pilot:
+        prompt(pilot).insert(f"/load {file}")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press(key)
+        await pilot.app.workers.wait_for_complete()
+        assert (prompt(pilot).text == "word " * 2000) == loaded
+        assert prompt(pilot).text.startswith("word" if loaded else "/load")
+
+
+async def test_what_was_written_while_a_file_was_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = threading.Event()
+
+    def slowly(path: Path) -> str:
+        wait.wait(10)
+        return "loaded"
+
+    monkeypatch.setattr("llama_cpu.tui.slash.read_text", slowly)
+    async with chat(FakeSession([])) as pilot:
+        prompt(pilot).insert("/load x")
+        await pilot.press("enter")
+        prompt(pilot).text = "written"
+        wait.set()
+        await until(pilot, lambda: prompt(pilot).text == "loaded\nwritten")
+        await pilot.app.workers.wait_for_complete()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"\x7fELF\0\0\0", "binary"), (b"caf\xe9", "UTF-8"), (b"", "empty"), (b" \n", "empty"),
+        (b"x" * (LONGEST_FILE + 1), "no model reads"),
+    ],
+    ids=["zeros", "latin-1", "empty", "blank", "large"],
+)  # fmt: skip
+def test_files_that_are_no_text(data: bytes, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(UserError, match=problem):
+        read_text(tmp_path / "x")
+
+
+def test_a_folder_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a file"):
+        read_text(tmp_path)
+
+
+async def test_commands_during_an_answer() -> None:
+    wait = threading.Event()
+    session = FakeSession([[*tokens("Once"), wait, *tokens(" more")]])
+    async with chat(session) as pilot:
+        await ask(pilot, "Hi")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once")
+        prompt(pilot).insert("/set temperature 0.3")
+        await pilot.press("enter")
+        await until(pilot, lambda: session.settings.temperature == 0.3)
+        assert is_answering(pilot)
+        wait.set()
+        await until(pilot, lambda: not is_answering(pilot))
+
+
+# The menu
+
+
+def test_completions() -> None:
+    assert [text for text, _ in completions("/se")] == ["/set ", "/settings"]
+    assert [text for text, _ in completions("/set te")] == ["/set template ", "/set temperature "]
+    assert len(completions("/")) == len(all_commands())
+    for text in ("", "x", "//", "//set", "/set temperature 0", "/load x", "/a\nb", " /set"):
+        assert completions(text) == []
+
+
+async def test_the_menu_opens_chooses_and_closes() -> None:
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await pilot.press("/")
+        await until(pilot, lambda: len(menu(pilot)) == len(all_commands()))
+        await pilot.press("s", "e")
+        await until(pilot, lambda: len(menu(pilot)) == 2)
+        await pilot.press("down", "up", "tab")
+        assert prompt(pilot).text == "/set "
+        await until(pilot, lambda: len(menu(pilot)) == len(SETTINGS))
+        await pilot.press("t", "e", "down", "enter")
+        assert prompt(pilot).text == "/set temperature "
+        await pilot.press(*"0.5", "enter")
+        await until(pilot, lambda: session.settings.temperature == 0.5)
+        await until(pilot, lambda: menu(pilot) == [])
+
+
+async def test_escape_closes_the_menu_and_not_the_answer() -> None:
+    session = FakeSession([[*tokens("Once"), threading.Event()]])
+    async with chat(session) as pilot:
+        await ask(pilot, "Hi")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once")
+        await pilot.press("/")
+        await until(pilot, lambda: bool(menu(pilot)))
+        await pilot.press("escape")
+        assert menu(pilot) == [] and is_answering(pilot)
+        await pilot.press("escape")
+        await until(pilot, lambda: not is_answering(pilot))
+
+
+async def test_a_whole_name_and_enter_run_the_command_itself() -> None:
+    """Also where the menu's first line is another one."""
+    async with chat(FakeSession([])) as pilot:
+        await pilot.press(*"/set")
+        await until(pilot, lambda: bool(menu(pilot)))
+        await pilot.press("enter")
+        await until(pilot, lambda: len(conversation(pilot)) == 1)
+        assert "temperature 0.8" in conversation(pilot)[0]
+
+
+async def test_a_click_completes() -> None:
+    async with chat(FakeSession([])) as pilot:
+        await pilot.press(*"/sys")
+        await until(pilot, lambda: len(menu(pilot)) == 1)
+        await pilot.click(SlashMenu, offset=(3, 0))
+        await until(pilot, lambda: prompt(pilot).text == "/system ")
+        assert prompt(pilot).has_focus
