@@ -356,13 +356,20 @@ def _chat_in_app(args: argparse.Namespace, config: UserConfig) -> int:
 
     preferences = preferences_from(config)  # first: loading may be a download
     preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
+    from llama_cpu.chat.choose_model import model_chooser
     from llama_cpu.chat.open_session import open_record, session_opener
     from llama_cpu.loading import plan_from_arguments
+    from llama_cpu.model_finder import find_models
     from llama_cpu.tui.app import run_app
+    from llama_cpu.tui.model_screen import ModelSource
 
     plan = plan_from_arguments(args)
+    folders = config.values.get("model_folders", [])
     with open_record(args) as record:
-        return run_app(plan, session_opener(plan, args, record), args.debug, preferences)
+        open_session = session_opener(plan, args, record)
+        choose = model_chooser(args, plan, record)
+        models = ModelSource(lambda: find_models(folders), choose)
+        return run_app(plan, open_session, args.debug, preferences, models)
 
 
 def _plain_chat(args: argparse.Namespace, config: UserConfig) -> int:

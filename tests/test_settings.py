@@ -129,3 +129,51 @@ def test_the_random_numbers_go_on_unless_the_drawing_changes(session: ChatSessio
     session.apply(replace(session.settings, system="be kind"))
     list(session.answer(Flag()))
     assert session.messages[-1].token_ids != first
+
+
+def test_settings_are_stored_with_the_conversation_and_come_back(session: ChatSession) -> None:
+    session.add_user("hi")
+    usual = session.settings
+    session.apply(replace(usual, temperature=0.25, system="be brief"))
+    record = session.record
+    record.keep_settings()
+    stored = record.conversation
+    assert stored is not None
+    assert record.history.get(stored.id).settings == {"temperature": 0.25, "system": "be brief"}
+    record.clear()
+    assert session.settings == usual
+    record.open(stored.id)
+    assert session.settings == replace(usual, temperature=0.25, system="be brief")
+    record.clear()
+    session.apply(replace(usual, template="chatml"))
+    session.add_user("another")
+    assert record.conversation and record.conversation.settings["template"] == "chatml"
+    assert session.template_name == "chatml"
+    record.open(stored.id)
+    assert session.template_name == "plain"
+
+
+def test_a_system_prompt_that_was_taken_away_stays_away(session: ChatSession) -> None:
+    session.add_user("hi")
+    session.apply(replace(session.settings, system=""))
+    session.record.keep_settings()
+    assert session.record.conversation
+    id = session.record.conversation.id
+    session.record.clear()
+    assert session.settings.system == "be kind"
+    session.record.open(id)
+    assert session.settings.system == "" and session.messages[0].role == "user"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": "hot"}, {"template": "/no/such.jinja"}, {"system": 3}]
+)
+def test_stored_settings_that_are_no_good_give_way_to_the_usual_ones(
+    session: ChatSession, settings: dict
+) -> None:
+    usual = session.settings
+    id = session.record.history.create("m", settings).id
+    session.record.history.add_message(id, None, "user", "hi")
+    session.record.open(id)
+    assert session.settings == usual
+    assert any(isinstance(event, Token) for event in session.answer(Flag()))

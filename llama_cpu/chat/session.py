@@ -57,6 +57,7 @@ class ChatSession:
         )
         self._sampler = Sampler(sampling)
         self._limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
+        self._usual_template = template
         self._renderer = self._renderer_of(template)
         self._retired: list[TemplateRenderer] = []  # an answer may still be at them
         self._followed: object = None  # the record's settings that are in use
@@ -114,8 +115,10 @@ class ChatSession:
 
     def _use(self, settings: Settings) -> None:
         if settings.template != self._renderer.template.asked:
-            name, tokenizer = settings.template, self.loaded.tokenizer
-            template = choose_template(name, tokenizer, self.model_name)
+            template = self._usual_template
+            if settings.template != template.asked:
+                tokenizer = self.loaded.tokenizer
+                template = choose_template(settings.template, tokenizer, self.model_name)
             self._retired.append(self._renderer)
             self._renderer = self._renderer_of(template)
         stop_strings = self._renderer.template.stop_strings
@@ -150,6 +153,12 @@ class ChatSession:
         """End the template's process. The record is its owner's to close."""
         self._close_retired()
         self._renderer.close()
+
+    def let_go(self) -> None:
+        """Free the model's memory. Only what is known of its plan may be asked from now on."""
+        self.close()
+        del self._generator
+        self.loaded = replace(self.loaded, model=None, cache=None, new_drafter=None)  # type: ignore[arg-type]
 
     def _close_retired(self) -> None:
         while self._retired:
@@ -287,6 +296,11 @@ class ChatSession:
     @property
     def weights_bytes(self) -> int:
         return self.loaded.weights_bytes
+
+    @property
+    def freeable_bytes(self) -> int:
+        """What the system has more when the model is let go; mapped weights it may take anyway."""
+        return self.weights_bytes - self.loaded.mapped_bytes + self.kv_cache_touched_bytes
 
     @property
     def kv_cache_bytes(self) -> int:

@@ -19,6 +19,8 @@ from llama_cpu.text import printable
 from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
+from llama_cpu.tui.model_screen import ChosenModel, ModelScreen, ModelSource
+from llama_cpu.tui.model_switch import ModelSwitch
 from llama_cpu.tui.preferences import Preferences
 
 if TYPE_CHECKING:
@@ -61,21 +63,24 @@ class ChatApp(App[int]):
         plan: "LoadPlan",
         open_session: "OpenSession",
         preferences: Preferences | None = None,
+        models: ModelSource | None = None,
     ) -> None:
         super().__init__()
+        self.models = models or ModelSource()
         self._preferences = preferences or Preferences()
         self.keymap = self._preferences.keymap
         self.set_keymap(self.keymap)
         # Textual's footer looks for the palette's key there.
         palette = self.keymap.get("command_palette", self.COMMAND_PALETTE_BINDING)
         self.COMMAND_PALETTE_BINDING = palette.split(",")[0]  # type: ignore[misc]
-        self._plan = plan
+        self.plan = plan
         self._open_session = open_session
         # One thread for all of the model's work: PyTorch keeps a team of helpers for each
         # thread that computes.
-        self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._session: ChatSession | None = None
+        self.model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.session: ChatSession | None = None
         self._saving = Lock()
+        self._switch = ModelSwitch(self)
         self.failure: Exception | None = None
         self.answer_errors: list[Exception] = []
 
@@ -83,8 +88,8 @@ class ChatApp(App[int]):
         """Load first."""
         self.theme = self._preferences.theme
         self.theme_changed_signal.subscribe(self, self._remember_theme)
-        title = f"Loading {self._plan.name} ({self._plan.precision.value})"
-        self.push_screen(LoadingScreen(title, self._open_session, self._model_thread))
+        title = f"Loading {self.plan.name} ({self.plan.precision.value})"
+        self.push_screen(LoadingScreen(title, self._open_session, self.model_thread))
 
     def action_help(self) -> None:
         """Keys and commands."""
@@ -108,17 +113,48 @@ class ChatApp(App[int]):
                 self.notify(printable(str(error)), severity="warning", markup=False)
 
     def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
-        """The chat can begin."""
-        self._session = message.session
-        self.switch_screen(ChatScreen(message.session, self._plan.is_demo, self._model_thread))
+        """The chat can begin, or go on with another model."""
+        if self._switch.is_active:
+            self.run_worker(self._switch.loaded(message.session), group="switch")
+            return
+        self.session = message.session
+        self.switch_screen(ChatScreen(message.session, self.plan.is_demo, self.model_thread))
         marker = self._preferences.welcome_marker
         if marker and not marker.exists():
             self.push_screen(WelcomeScreen(self.keymap, marker))
 
     def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
-        """Leave; ``run_app`` passes the reason on."""
-        self.failure = message.error
+        """Leave, where there is no way back; ``run_app`` passes the reason on."""
+        if self._switch.has_way_back:
+            self.run_worker(self._go_back(_sentence(message.error)), group="switch")
+            return
+        self._fail(message.error)
+
+    def on_loading_screen_cancelled(self) -> None:
+        """Back to the model of before, or leave."""
+        if self._switch.has_way_back:
+            self.run_worker(self._go_back("The other model was not loaded."), group="switch")
+        else:
+            self.exit(EXIT_CANCELLED)
+
+    async def _go_back(self, problem: str) -> None:
+        try:
+            await self._switch.failed(problem)
+        except UserError as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
         self.exit()
+
+    def on_chat_screen_models_wanted(self) -> None:
+        """Show what there is."""
+        find, precision = self.models.find, self.plan.precision.value
+        self.push_screen(ModelScreen(find, precision), self._change_model)
+
+    def _change_model(self, chosen: ChosenModel | None) -> None:
+        if chosen and isinstance(self.screen, ChatScreen):
+            self.run_worker(self._switch.begin(chosen, self.screen), group="switch")
 
     def on_chat_screen_answer_failed(self, message: ChatScreen.AnswerFailed) -> None:
         """The screen has said so; ``run_app`` can say where."""
@@ -133,13 +169,13 @@ class ChatApp(App[int]):
 
     def close(self) -> None:
         """Wait for the model's thread, which was told to stop, and let go of what it used."""
-        self._model_thread.shutdown()
-        if self._session:
-            self._session.close()
+        self.model_thread.shutdown()
+        if self.session:
+            self.session.close()
 
     async def action_quit(self) -> None:
         """Leave; a screen that is left stops the model's work."""
-        self.exit(EXIT_OK if self._session else EXIT_CANCELLED)
+        self.exit(EXIT_OK if self.session else EXIT_CANCELLED)
 
 
 def run_app(
@@ -147,12 +183,13 @@ def run_app(
     open_session: "OpenSession",
     debug: bool = False,
     preferences: Preferences | None = None,
+    models: ModelSource | None = None,
 ) -> int:
     """Run the app until the user leaves; returns the exit code.
 
     Raises what kept the model from being loaded. ``debug`` prints in the end where answers failed.
     """
-    app = ChatApp(plan, open_session, preferences)
+    app = ChatApp(plan, open_session, preferences, models)
     # The model's thread lets go of the interpreter at every operator. Each time the screen's has
     # something to draw it takes it, and by default keeps it for 5 ms: an operator takes 0.05 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -166,3 +203,9 @@ def run_app(
     if app.failure:
         raise app.failure
     return exit_code if exit_code is not None else app.return_code or EXIT_OK
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"The model could not be loaded: {type(error).__name__}: {error}"[:500]

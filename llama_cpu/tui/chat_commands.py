@@ -28,6 +28,7 @@ COMMANDS = (
     ("Copy code", "copy_code"),
     ("Find", "find"),
     ("Settings", "settings"),
+    ("Models", "models"),
 )
 
 

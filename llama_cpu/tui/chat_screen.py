@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual import events, on
@@ -23,6 +24,7 @@ from llama_cpu.tui.memory_panel import MemoryPanel, model_memory
 from llama_cpu.tui.messages import UserMessage
 from llama_cpu.tui.prompt import Prompt
 from llama_cpu.tui.prompt_area import PromptArea
+from llama_cpu.tui.prompt_memory import PromptMemory
 from llama_cpu.tui.settings_screen import SettingsScreen
 from llama_cpu.tui.sidebar import Sidebar
 from llama_cpu.tui.slash import SlashCommands
@@ -38,6 +40,15 @@ SETTINGS_CHANGED = "The settings count from the next answer on"
 ROOM_FOR_SIDEBAR = 120  # columns; with fewer it lies over the conversation, and only when asked for
 
 
+@dataclass
+class Carried:
+    """What goes from one chat screen to the next: another model's, with the same conversation."""
+
+    draft: str
+    memory: PromptMemory
+    notice: str = ""
+
+
 class ChatScreen(Screen[None]):
     """One conversation with one model."""
 
@@ -49,9 +60,10 @@ class ChatScreen(Screen[None]):
         key("ctrl+n", "new_conversation", "New", about="a new conversation"),
         key("ctrl+r", "regenerate", "Again", about="answer the last message once more"),
         key("ctrl+b", "sidebar", "List", about="the list of conversations"),
-        key("ctrl+g", "continue_answer", about="write on at an answer that was stopped or cut"),
+        key("ctrl+g", "continue_answer", about="continue a stopped answer"),
         key("ctrl+f", "find", about="search within the conversation"),
-        key("f2", "settings", about="how answers are given: system prompt, temperature..."),
+        key("f2", "settings", about="system prompt, temperature and so on"),
+        key("f3", "models", about="the models on this computer"),
         key("alt+left", "alternative(-1)", about="the answer given before", id="earlier_answer"),
         key("alt+right", "alternative(1)", about="the answer given after", id="later_answer"),
         key("alt+up", "step(-1)", about="choose a message to edit", id="message_before"),
@@ -63,6 +75,9 @@ class ChatScreen(Screen[None]):
         key("pagedown", "scroll(1)", about="scroll down", id="scroll_down"),
     ]
 
+    class ModelsWanted(Message):
+        """The user wants to choose another model."""
+
     class AnswerFailed(Message):
         """An answer raised what it should not have."""
 
@@ -70,8 +85,15 @@ class ChatScreen(Screen[None]):
             super().__init__()
             self.error = error
 
-    def __init__(self, session: "ChatSession", is_demo: bool, model_thread: Executor) -> None:
+    def __init__(
+        self,
+        session: "ChatSession",
+        is_demo: bool,
+        model_thread: Executor,
+        carried: "Carried | None" = None,
+    ) -> None:
         super().__init__()
+        self._carried = carried
         self.session = session
         self._is_demo = is_demo
         self._report = memory_report()
@@ -103,12 +125,20 @@ class ChatScreen(Screen[None]):
             self.conversation.add_notice(about.demo_notice(), kind="demo")
         await self.answering.show()
         self.answering.say_if_cut()
+        if self._carried:
+            self.carry(self._carried)
         self.prompt.focus()
         self.show_timings()
         self._show_memory()
         # Apart from the answer's own updates: together they would have the whole screen drawn.
         self.set_interval(0.5, self._refresh_timings)
         self.set_interval(1, self._show_memory)
+
+    def carry(self, carried: "Carried") -> None:
+        """Go on with what was in the prompt."""
+        self.prompt.memory = carried.memory
+        self.prompt.put_back_draft(carried.draft)
+        self.conversation.add_notice(carried.notice)
 
     @property
     def record(self) -> "Record":
@@ -154,6 +184,11 @@ class ChatScreen(Screen[None]):
     @on(FindBar.Closed)
     def _leave_find(self) -> None:
         self.prompt.focus()
+
+    def action_models(self) -> None:
+        """Choose another model."""
+        if self.is_current:
+            self.post_message(self.ModelsWanted())
 
     def action_settings(self) -> None:
         """Change how the next answers are given."""
@@ -285,8 +320,13 @@ class ChatScreen(Screen[None]):
 
     # What is measured
 
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether another model is on its way into this one's place, which may be gone."""
+        return self.app.session is not self.session  # type: ignore[attr-defined]
+
     def _refresh_timings(self) -> None:
-        if self.answering.is_answering:
+        if self.answering.is_answering and not self._is_replaced:
             self.show_timings()
 
     def show_timings(self) -> None:
@@ -297,6 +337,8 @@ class ChatScreen(Screen[None]):
         self._show_summary()
 
     def _show_memory(self) -> None:
+        if self._is_replaced:
+            return
         self._report = memory_report()
         self.query_one(MemoryPanel).show(self._report, model_memory(self.session, self._report))
         self._show_summary()

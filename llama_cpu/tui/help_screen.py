@@ -14,7 +14,7 @@ from textual.widgets import Button, Static
 from llama_cpu.tui.keys import bindings_of, keys_of, scopes, shown
 from llama_cpu.tui.slash import COMMANDS
 
-_COLUMN = 24
+_COLUMN = 21
 
 
 class HelpScreen(ModalScreen[None]):

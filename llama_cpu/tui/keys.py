@@ -46,6 +46,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
     from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
     from llama_cpu.tui.loading_screen import LoadingScreen
     from llama_cpu.tui.messages import UserMessage
+    from llama_cpu.tui.model_screen import ModelScreen
     from llama_cpu.tui.prompt import Prompt
     from llama_cpu.tui.settings_screen import SettingsScreen
     from llama_cpu.tui.sidebar import Sidebar
@@ -57,6 +58,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
         "In the list": (Sidebar,),
         "In the search": (FindBar,),
         "In the settings": (SettingsScreen,),
+        "In the table of models": (ModelScreen,),
         "In this help": (HelpScreen,),
         "At the first start": (WelcomeScreen,),
         "While a model is loaded": (LoadingScreen,),

@@ -28,7 +28,7 @@ BAR_WIDTH = 56
 class LoadingScreen(Screen[None]):
     """Opens the session in the model's thread and posts the outcome."""
 
-    BINDINGS = [Binding("escape", "app.quit", "Cancel", id="cancel_loading")]
+    BINDINGS = [Binding("escape", "cancel", "Cancel", id="cancel_loading")]
 
     class Loaded(Message):
         """The model is ready."""
@@ -43,6 +43,9 @@ class LoadingScreen(Screen[None]):
         def __init__(self, error: Exception) -> None:
             super().__init__()
             self.error = error
+
+    class Cancelled(Message):
+        """The user does not want to wait."""
 
     def __init__(self, title: str, open_session: "OpenSession", model_thread: Executor) -> None:
         super().__init__()
@@ -63,6 +66,11 @@ class LoadingScreen(Screen[None]):
         """Start loading."""
         self.set_interval(0.1, self._show_progress)
         self._load()
+
+    def action_cancel(self) -> None:
+        """Stop soon; what comes then is the app's to say."""
+        self._stop.set()
+        self.post_message(self.Cancelled())
 
     def on_unmount(self) -> None:
         """Whoever leaves this screen has the model or no longer wants it."""

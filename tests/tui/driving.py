@@ -11,6 +11,7 @@ from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.help_screen import WelcomeScreen
 from llama_cpu.tui.messages import Answer, FinishedAnswer, Notice, Passage, UserMessage
+from llama_cpu.tui.model_screen import ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.prompt import Prompt
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
@@ -26,12 +27,14 @@ async def chat(
     is_demo: bool = False,
     preferences: Preferences | None = None,
     is_first: bool = False,
+    models: ModelSource | None = None,
 ) -> AsyncIterator[Pilot[int]]:
     """The app on its chat screen; ``is_first``: with the lines for the first time over it."""
     app = ChatApp(
         FakePlan(is_demo=is_demo),  # type: ignore[arg-type]
         opener(session),  # type: ignore[arg-type]
         preferences=preferences,
+        models=models,
     )
     try:
         async with app.run_test(size=size) as pilot:

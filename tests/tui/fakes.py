@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from llama_cpu.chat.record import Record
 from llama_cpu.errors import UserError
@@ -19,6 +20,7 @@ PATIENCE = 10  # seconds until a test that waits for something gives up
 @dataclass
 class FakePlan:
     name: str = "Test model"
+    source: Path = Path("/models/test")
     precision: Precision = Precision.FLOAT32
     is_demo: bool = False
 
@@ -57,6 +59,7 @@ class FakeSession:
     history: History = field(default_factory=lambda: History(None))
     context_used: int = 0
     is_closed: bool = False
+    is_let_go: bool = False
     template_name: str = "chatml"
     template_guessed: bool = False
     settings: Settings = field(default_factory=Settings)
@@ -67,6 +70,7 @@ class FakeSession:
     kv_cache_bytes = 50 << 20
     kv_cache_used_bytes = 5 << 20
     kv_cache_touched_bytes = 20 << 20
+    freeable_bytes = 120 << 20
     context_size = 4096
     threads = 2
 
@@ -94,6 +98,10 @@ class FakeSession:
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
+
+    def let_go(self) -> None:
+        self.is_let_go = True
+        self.close()
 
     def close(self) -> None:
         self.is_closed = True

@@ -1,0 +1,66 @@
+"""Another model for the conversation: checked as far as it can be before anything is let go."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llama_cpu.chat.open_session import OpenSession, session_opener
+from llama_cpu.chat.record import Record
+from llama_cpu.loading import LoadPlan, plan_loading
+from llama_cpu.memory_forecast import check_fits, forecast
+from llama_cpu.precision import Precision
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model that is ready to be loaded."""
+
+    plan: LoadPlan
+    open_session: OpenSession
+
+    @property
+    def needed(self) -> int:
+        """Bytes that it will take up."""
+        plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
+        return sum(
+            forecast(plan.checkpoint.config, plan.precision, plan.max_seq_len).total
+            for plan in plans
+        )
+
+
+# Its file or folder, what to call it, how its weights are kept, and the bytes that will be free
+# for it at the most; None: not to be asked.
+ChooseModel = Callable[[Path, str, Precision, "int | None"], Choice]
+
+
+def model_chooser(args: argparse.Namespace, first: LoadPlan, record: Record) -> ChooseModel:
+    """A function that opens a model's files, with the options of the command line.
+
+    ``first``: the model of the start, to which its tokenizer and draft options belong. The function
+    raises UserError for anything that is wrong with the files, or that does not fit.
+    """
+
+    def choose(path: Path, name: str, precision: Precision, free: int | None) -> Choice:
+        is_first = path == first.source
+        plan = plan_loading(
+            path,
+            args.tokenizer_path if is_first else None,
+            precision=precision,
+            max_seq_len=first.max_seq_len if is_first else None,
+            threads=args.threads,
+            force=True,  # what is free will be more than now
+            lookup=args.lookup,
+            draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,
+        )
+        config = plan.checkpoint.config
+        if args.max_seq_len and not is_first:
+            wanted = min(args.max_seq_len, config.context_length)
+            plan = replace(plan, max_seq_len=max(16, wanted))
+        if free is not None and not args.force:
+            check_fits(config, precision, plan.max_seq_len, free)
+        is_demo = is_first and first.is_demo
+        plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
+        return Choice(plan, session_opener(plan, args, record))
+
+    return choose

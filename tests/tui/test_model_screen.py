@@ -1,0 +1,288 @@
+"""The models on this computer, and going on with another one."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable
+
+from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.model_finder import FoundModel
+from llama_cpu.precision import Precision
+from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.confirm import Confirm
+from llama_cpu.tui.loading_screen import LoadingScreen
+from llama_cpu.tui.model_screen import ModelScreen, ModelSource, count, needed
+from tests.support.checkpoints import random_weights, tiny_config, write_gguf
+from tests.tui.driving import (
+    NARROW,
+    ask,
+    ask_and_wait,
+    chat,
+    conversation,
+    is_answering,
+    prompt,
+    screen,
+    screen_text,
+    until,
+)
+from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, script, tokens
+
+MIB = 1 << 20
+Opening = Callable[..., FakeSession]
+
+
+@dataclass
+class FakeChoice:
+    plan: FakePlan
+    needed: int
+    open_session: Opening
+
+
+@dataclass
+class Models:
+    """Stands for the files: which models there are, and what loading one does."""
+
+    opening: Opening
+    needed: int = 10 * MIB
+    problem: str = ""
+    asked: list[tuple] = field(default_factory=list)
+    first: Opening | None = None  # loads the model of the start again
+
+    def find(self) -> list[FoundModel]:
+        return [FoundModel(Path("/models/test"), "Test"), FoundModel(Path("/m/o"), "Other [b]")]
+
+    def choose(self, path: Path, name: str, precision: Precision, free: int | None) -> FakeChoice:
+        self.asked.append((str(path), name, precision, free is None))
+        if self.problem:
+            raise UserError(self.problem)
+        opening = self.opening if path != FakePlan().source else self.first
+        assert opening
+        return FakeChoice(FakePlan(name, path, precision), self.needed, opening)
+
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource(self.find, self.choose)  # type: ignore[arg-type]
+
+
+def opens(session: FakeSession, of: FakeSession) -> Opening:
+    def open_session(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        session.record = of.record
+        return session
+
+    return open_session
+
+
+class Slow:
+    """Loads until it is stopped."""
+
+    def __call__(self, on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        on_progress(1, 2, "w")
+        stop.wait(PATIENCE)
+        raise Cancelled
+
+
+def fails(error: Exception) -> Opening:
+    def open_session(on_progress: object, stop: object) -> FakeSession:
+        raise error
+
+    return open_session
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 MiB are free."""
+    monkeypatch.setattr("llama_cpu.tui.model_switch.available_memory", lambda: 100 * MIB)
+
+
+async def choose_other(pilot: Pilot[int]) -> None:
+    await pilot.press("f3")
+    await until(pilot, lambda: isinstance(pilot.app.screen, ModelScreen))
+    await until(pilot, lambda: pilot.app.screen.query_one(DataTable).row_count == 2)
+    await pilot.press("down", "right", "enter")
+
+
+async def test_models_are_listed_with_what_they_take(tmp_path: Path) -> None:
+    config = tiny_config()
+    good = write_gguf(tmp_path / "good.gguf", config, random_weights(config))
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF\x1b[2J")
+    found = [
+        FoundModel(good, "[red]good[/] with a name that is far too long"),
+        FoundModel(tmp_path / "bad.gguf", "bad\x1b[2J\nname"),
+    ]
+    async with chat(FakeSession([]), NARROW, models=ModelSource(lambda: found)) as pilot:
+        await pilot.press("f3")
+        await until(pilot, lambda: "float32" in screen_text(pilot))
+        await until(pilot, lambda: "30" in screen_text(pilot) and "MiB" in screen_text(pilot))
+        shown = screen_text(pilot)
+        assert "[red]good[/] with" in shown and "bad␛[2J name" in shown
+        assert "of memory are free" in shown
+        await until(pilot, lambda: "LLaMA, " in screen_text(pilot))
+        await pilot.press("down")
+        await until(pilot, lambda: "bad.gguf is" in screen_text(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: prompt(pilot).has_focus)
+
+
+async def test_no_models() -> None:
+    async with chat(FakeSession([])) as pilot:
+        await pilot.press("f3")
+        await until(pilot, lambda: "No models were found" in screen_text(pilot))
+        await pilot.press("enter", "escape")
+        await until(pilot, lambda: prompt(pilot).has_focus)
+
+
+async def test_where_both_fit_the_old_one_stays_until_the_other_is_ready() -> None:
+    old = FakeSession([script("Hello.")])
+    new = FakeSession([script("And goodbye.")])
+    new.model_name = "Other [b]"  # type: ignore[misc]
+    models = Models(opens(new, old))
+    async with chat(old, models=models.source) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await pilot.press(*"draft")
+        await choose_other(pilot)
+        await until(pilot, lambda: "answers from here on" in conversation(pilot)[-1])
+        assert models.asked == [("/m/o", "Other [b]", Precision.BF16, False)]
+        assert old.is_let_go and len(pilot.app.screen_stack) == 2
+        assert conversation(pilot)[:2] == ["You\nHi", "Hello."]
+        assert prompt(pilot).text == "draft" and prompt(pilot).has_focus
+        await pilot.press("enter")
+        await until(pilot, lambda: "And goodbye." in conversation(pilot))
+        await until(pilot, lambda: not is_answering(pilot))
+        prompt(pilot).clear()
+        await pilot.press("up", "up")
+        assert prompt(pilot).text == "Hi"  # what was sent before is still known
+    assert new.is_closed
+
+
+@pytest.mark.parametrize("error", [UserError("o is damaged."), RuntimeError("bug")])
+async def test_a_loading_that_fails_leaves_the_old_model(error: Exception) -> None:
+    old = FakeSession([script("Hello."), script("Still here.")])
+    async with chat(old, models=Models(fails(error)).source) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await pilot.press(*"draft")
+        await choose_other(pilot)
+        await until(pilot, lambda: str(error) in conversation(pilot)[-1])
+        assert not old.is_let_go and prompt(pilot).text == "draft"
+        await pilot.press("enter")
+        await until(pilot, lambda: "Still here." in conversation(pilot))
+
+
+async def test_a_loading_that_is_cancelled_leaves_the_old_model() -> None:
+    old = FakeSession([script("Hello."), script("Still here.")])
+    async with chat(old, models=Models(Slow()).source) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await choose_other(pilot)
+        await until(pilot, lambda: isinstance(pilot.app.screen, LoadingScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen(pilot))
+        assert "not loaded" in conversation(pilot)[-1] and not old.is_let_go
+        await ask_and_wait(pilot, "You?")
+        assert "Still here." in conversation(pilot)
+
+
+async def test_files_that_cannot_be_used_are_said_and_nothing_else_happens() -> None:
+    old = FakeSession([])
+    async with chat(old, models=Models(Slow(), problem="/m/o lacks a tokenizer.").source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: conversation(pilot) == ["/m/o lacks a tokenizer."])
+        assert isinstance(pilot.app.screen, ChatScreen) and not old.is_let_go
+
+
+async def test_where_both_do_not_fit_it_asks() -> None:
+    old = FakeSession([script("Hello.")])
+    async with chat(old, models=Models(Slow(), needed=150 * MIB).source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        assert "loaded again" in screen_text(pilot)
+        await pilot.press("n")
+        await until(pilot, lambda: prompt(pilot).has_focus)
+        await ask_and_wait(pilot, "Hi")
+        assert conversation(pilot) == ["You\nHi", "Hello."] and not old.is_let_go
+
+
+async def go_on(pilot: Pilot[int]) -> None:
+    await choose_other(pilot)
+    await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+    await pilot.press("y")
+
+
+async def test_the_old_one_goes_first_then() -> None:
+    old, new = FakeSession([script("Hello.")]), FakeSession([script("Anew.")])
+    models = Models(opens(new, old), needed=150 * MIB)
+    async with chat(old, models=models.source) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await pilot.press(*"draft")
+        await go_on(pilot)
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await until(pilot, lambda: "answers from here on" in conversation(pilot)[-1])
+        assert old.is_let_go and prompt(pilot).text == "draft"
+        await pilot.press("enter")
+        await until(pilot, lambda: "Anew." in conversation(pilot))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_the_old_one_is_loaded_again(how: str) -> None:
+    old, again = FakeSession([script("Hello.")]), FakeSession([script("Back.")])
+    opening = Slow() if how == "cancelled" else fails(UserError("o is damaged."))
+    models = Models(opening, needed=150 * MIB, first=opens(again, old))
+    async with chat(old, models=models.source) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await pilot.press(*"draft")
+        await go_on(pilot)
+        if how == "cancelled":
+            await until(pilot, lambda: "50%" in screen_text(pilot))
+            await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await until(pilot, lambda: len(conversation(pilot)) == 3)
+        assert models.asked[-1] == ("/models/test", "Test model", Precision.FLOAT32, True)
+        notice = "not loaded" if how == "cancelled" else "o is damaged."
+        assert notice in conversation(pilot)[-1] and prompt(pilot).text == "draft"
+        await pilot.press("enter")
+        await until(pilot, lambda: "Back." in conversation(pilot))
+    assert again.is_closed
+
+
+async def test_where_the_old_one_cannot_be_loaded_again_the_app_says_why() -> None:
+    old = FakeSession([script("Hello.")])
+    models = Models(fails(UserError("o is damaged.")), needed=150 * MIB)
+    models.first = fails(UserError("the disk is gone."))
+    async with chat(old, models=models.source) as pilot:
+        await go_on(pilot)
+        await until(pilot, lambda: pilot.app.failure is not None)  # type: ignore[attr-defined]
+    assert str(pilot.app.failure) == "the disk is gone."  # type: ignore[attr-defined]
+
+
+async def test_quit_while_another_model_is_loaded() -> None:
+    old = FakeSession([])
+    async with chat(old, models=Models(Slow()).source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: isinstance(pilot.app.screen, LoadingScreen))
+        await pilot.press("ctrl+q")
+    assert pilot.app.return_value == 0 and old.is_closed
+
+
+async def test_an_answer_is_stopped_and_kept() -> None:
+    old, new = FakeSession([[*tokens("Once upon"), threading.Event()]]), FakeSession([])
+    async with chat(old, models=Models(opens(new, old)).source) as pilot:
+        await ask(pilot, "A story")
+        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
+        await choose_other(pilot)
+        await until(pilot, lambda: "answers from here on" in conversation(pilot)[-1])
+        assert conversation(pilot)[:2] == ["You\nA story", "Once upon"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [(6_738_415_616, "6.7 B"), (134_515_008, "135 M"), (65e9, "65 B"), (900, "900")],
+)
+def test_counts(parameters: int, shown: str) -> None:
+    assert count(parameters) == shown
+
+
+def test_what_does_not_fit_has_a_sign() -> None:
+    assert needed(2 * MIB, MIB) == "2.0 MiB!"
+    assert needed(MIB, MIB) == "1.0 MiB"
