@@ -117,7 +117,7 @@ def test_interrupted_while_answering(script: str, escaping_model: Path) -> None:
     """What was written is kept; the exit code is the one that a shell has for Ctrl+C."""
     config = json.loads((escaping_model / "params.json").read_text()) | {"max_seq_len": 1 << 20}
     (escaping_model / "params.json").write_text(json.dumps(config))
-    words = ["--ckpt_dir", str(escaping_model), "--temperature", "0", "--max_gen_len", "9999999"]
+    words = ["--ckpt_dir", str(escaping_model), "--temperature", "0", "--max_gen_len", str(1 << 20)]
     words += ["--max_seq_len", str(1 << 20), "--threads", "1"]
     words = ["the", *words] if script == "example_cpu.py" else words
     process = start(script, *words, stdin=subprocess.PIPE)
