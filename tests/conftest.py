@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_cpu.locations import state_folder
 from llama_cpu.machine import prepare_for_torch
 
 prepare_for_torch()
@@ -35,6 +36,9 @@ def nobodys_settings(
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    marker = state_folder() / "welcomed"  # the first lines were seen
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 @pytest.fixture(scope="session", autouse=True)
