@@ -156,7 +156,7 @@ def test_a_history_on_the_command_line_is_kept(file: Path, monkeypatch) -> None:
 
 
 def test_the_file_in_the_users_folder_is_found(namespace) -> None:
-    config_path().parent.mkdir(parents=True)
+    config_path().parent.mkdir(parents=True, exist_ok=True)
     config_path().write_text("temperature = 0.125")
     assert namespace().temperature == 0.125
     assert namespace("--no_config").temperature is None
