@@ -3,6 +3,8 @@
 Starts the real program in a pseudo-terminal with the demo model, lets it write a long answer and
 types letters meanwhile: the time from a key press to the letter's arrival on the screen. Then the
 speed of generation in the app beside that of ``example_cpu.py``, same prompt, greedy, alternating.
+Conversations are kept in a folder that is gone afterwards. With ``--messages N`` the letters are
+typed in a conversation that has N messages already, and it is timed how soon the list opens it.
 
     python -m benchmarks.app_latency
 """
@@ -20,11 +22,15 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from pathlib import Path
 
 import psutil
+
+from llama_cpu.history.rows import State
+from llama_cpu.history.store import History
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "Write a very long story about a fox who travels around the world."
@@ -33,6 +39,9 @@ LETTERS = 33
 ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 SPEED = re.compile(r"Speed +([0-9.]+) tok/s")
 START_SECONDS = 120
+ANSWER = "\n\n".join(
+    ["The fox **looked** at the snow and thought of the geese, " * 6, "- one\n- two\n- three"] * 4
+)
 ANSWER_SECONDS = 600
 
 
@@ -88,16 +97,52 @@ class Terminal:
         os.close(self._fd)
 
 
-def run_app(tokens: int, letters: int) -> tuple[float, list[float]]:
+def run_app(tokens: int, letters: int, messages: int = 0) -> tuple[float, list[float]]:
     """Tokens a second of one answer in the app, and the delays of the letters typed meanwhile."""
-    terminal = Terminal(["example_chat.py", "--temperature", "0", "--max_gen_len", str(tokens)])
+    words = ["example_chat.py", "--temperature", "0", "--max_gen_len", str(tokens)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.db"
+        if messages:
+            make_conversation(path, messages)
+        return run_in_terminal([*words, "--history", str(path)], letters, messages)
+
+
+def make_conversation(path: Path, messages: int) -> None:
+    """Half of them questions, half answers of 1,300 characters."""
+    with History(path) as history, history.together():
+        conversation, parent = history.create(), None
+        for number in range(0, messages, 2):
+            question = history.add_message(
+                conversation.id, parent, "user", f"Question {number}: {ANSWER[:100]}"
+            )
+            answer = history.begin_answer(conversation.id, question.id, "a model")
+            text = f"{ANSWER}\n\nEnd of answer {number}."
+            history.save_answer(answer.id, text, [], state=State.COMPLETE)
+            parent = answer.id
+
+
+def open_conversation(terminal: Terminal, messages: int) -> float:
+    """Seconds from Enter in the list until the end of its only conversation is on the screen."""
+    terminal.type("\x02")  # Ctrl+B
+    terminal.wait_for("Duplicate", 10)  # in the footer
+    time.sleep(1)
+    terminal.type("\r")
+    return terminal.wait_for(f"of answer {messages - 2}.", 60)
+
+
+def run_in_terminal(words: list[str], letters: int, messages: int) -> tuple[float, list[float]]:
+    """As run_app."""
+    terminal = Terminal(words)
     try:
         terminal.wait_for("palette", START_SECONDS)  # in the footer
         time.sleep(1)
+        if messages:
+            seconds = open_conversation(terminal, messages)
+            print(f"a conversation of {messages} messages opens in {seconds * 1000:.0f} ms")
         terminal.type(QUESTION + "\r")
-        terminal.wait_for("reading the prompt", START_SECONDS)
+        terminal.wait_for("is reading", START_SECONDS)
         delays = [type_letter(terminal, number) for number in range(letters)]
-        terminal.wait_for("longest allowed length", ANSWER_SECONDS)
+        terminal.wait_for("its longest", ANSWER_SECONDS)
         terminal.read(1)
         terminal.read(1)
         return float(SPEED.findall(terminal.text())[-1]), delays
@@ -131,17 +176,20 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=600, help="length of each answer")
+    parser.add_argument("--messages", type=int, default=0, help="in the conversation already")
     parser.add_argument("--rounds", type=int, default=3, help="app and command line, each")
     arguments = parser.parse_args()
     os.chdir(ROOT)
 
     print(f"processor use before the start: {psutil.cpu_percent(1):.0f}% (quiet is best)")
-    speed, delays = run_app(arguments.tokens, LETTERS)
+    speed, delays = run_app(arguments.tokens, LETTERS, arguments.messages)
     delays.sort()
     p95 = delays[-(-95 * len(delays) // 100) - 1]
     print(f"key to screen, {len(delays)} letters during generation at {speed:.1f} tok/s:")
     print(f"  p50 {statistics.median(delays) * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms")
 
+    if not arguments.rounds:
+        return
     app, cli = [], []
     for _ in range(arguments.rounds):
         app.append(run_app(arguments.tokens, letters=0)[0])

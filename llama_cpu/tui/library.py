@@ -44,6 +44,7 @@ class Library:
     async def open(self, conversation: Conversation) -> None:
         """Show another conversation."""
         screen = self._screen
+        screen.leave_sidebar()  # at once: what is typed next is for the prompt
         if conversation.id != screen.record.kept_id:
             async with self._answering.changing:
                 await self._answering.stop_and_wait()
@@ -51,7 +52,6 @@ class Library:
                 self._answering.timings = Timings()
                 await self._answering.change(screen.record.open, conversation.id)
                 self._answering.say_if_cut()
-        screen.leave_sidebar()
 
     async def keep_settings(self) -> None:
         """Store those of the conversation that is shown."""
