@@ -5,6 +5,7 @@ rest of the program never asks which system it runs on.
 """
 
 import contextlib
+import gc
 import mmap
 import os
 import signal
@@ -182,6 +183,16 @@ def prepare_for_torch() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def give_back_memory() -> None:
+    """Let the system have what was freed. glibc keeps blocks of less than 32 MiB, which are all of
+    a small model: of the demo model's 513 MiB some 400 stayed after it was gone."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def limit_memory(size: int) -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,19 @@ def test_timings() -> None:
     assert timings.median == 0.0505
     assert timings.percentile_95 == 0.095
     assert timings.decode_rate == pytest.approx(100 / 5.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
+def test_freed_memory_is_given_back() -> None:
+    """In a process of its own, as the heap is everyone's."""
+    code = "import torch\nfrom llama_cpu.machine import give_back_memory, memory_report\n"
+    code += "tensors = [torch.ones(1 << 18) for _ in range(200)]\n"  # a MiB each
+    code += "last = torch.ones(1 << 18)\ndel tensors\ngive_back_memory()\n"
+    code += "before = memory_report().anonymous\n"
+    code += "tensors = [torch.ones(1 << 18) for _ in range(200)]\n"
+    code += "grown = memory_report().anonymous - before\n"
+    code += "last = torch.ones(1 << 18)\ndel tensors\ngive_back_memory()\n"
+    code += "print(grown >> 20, (memory_report().anonymous - before) >> 20)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown, left = map(int, done.stdout.split())
+    assert grown > 150 and left < 20

@@ -7,13 +7,12 @@ loading has been checked before.
 """
 
 import asyncio
-import gc
 from dataclasses import dataclass
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
 from llama_cpu.errors import UserError
-from llama_cpu.machine import available_memory
+from llama_cpu.machine import available_memory, give_back_memory
 from llama_cpu.text import human_bytes, printable
 from llama_cpu.tui.chat_screen import Carried, ChatScreen
 from llama_cpu.tui.confirm import Confirm
@@ -93,7 +92,7 @@ class ModelSwitch:
         def open_session(on_progress: "Progress", stop: Flag) -> "ChatSession":
             if instead_of:
                 instead_of.let_go()
-                gc.collect()
+                give_back_memory()
             return choice.open_session(on_progress, stop)
 
         plan = choice.plan
@@ -114,7 +113,7 @@ class ModelSwitch:
         await app.switch_screen(ChatScreen(session, plan.is_demo, app.model_thread, carried))
         if old:
             old.let_go()
-            gc.collect()
+            await asyncio.to_thread(give_back_memory)
 
     async def failed(self, problem: str) -> None:
         """Back to the model of before. Raises UserError where its files are no longer there."""
