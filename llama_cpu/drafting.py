@@ -49,7 +49,11 @@ class LookupDrafter:
 
 
 class ModelDrafter:
-    """What a smaller model with the same vocabulary would write, greedily."""
+    """What a smaller model with the same vocabulary would write, greedily.
+
+    It reads a long prompt a chunk at a time, and until then proposes nothing: the answer goes on
+    meanwhile and can be stopped.
+    """
 
     def __init__(self, model: Llama, cache: KVCache) -> None:
         self.model = model
@@ -59,9 +63,9 @@ class ModelDrafter:
         if len(context) + count > self.cache.max_seq_len:
             return []
         unread = context[self.cache.reuse(context) :]
-        for first in range(0, len(unread), self.model.prefill_chunk):
-            chunk = unread[first : first + self.model.prefill_chunk]
-            logits = self.model.forward(chunk, self.cache)
+        logits = self.model.forward(unread[: self.model.prefill_chunk], self.cache)
+        if len(unread) > self.model.prefill_chunk:
+            return []
         proposal = [int(logits.argmax())]
         while len(proposal) < count:
             proposal.append(int(self.model.forward(proposal[-1:], self.cache).argmax()))
@@ -104,7 +108,7 @@ class DraftLength:
         return best
 
     def observe(self, proposed: int, accepted: int, seconds: float) -> None:
-        """A pass over ``proposed`` + 1 rows, the proposing included."""
+        """A pass over ``proposed`` + 1 rows, what was proposed included in its ``seconds``."""
         rows = proposed + 1
         before = self._costs.get(rows, seconds)
         self._costs[rows] = before + self.WEIGHT * (seconds - before)

@@ -85,12 +85,14 @@ class TextGenerator:
         total = len(prompt_ids) - reused
         began = time.perf_counter()
         yield Prefill(reused, 0, total, 0.0)
+        n_layers = self.model.config.n_layers
         for first in range(reused, len(prompt_ids), self.model.prefill_chunk):
             chunk = prompt_ids[first : first + self.model.prefill_chunk]
-            logits = self.model.forward(chunk, self.cache, stop)
-            done = first + len(chunk) - reused
-            yield Prefill(reused, done, total, time.perf_counter() - began)
-        return logits
+            for layer, x in enumerate(self.model.layers(chunk, self.cache, stop), start=1):
+                last = x[-1:]  # token, and layer in the end
+                done = first - reused + len(chunk) * layer // n_layers
+                yield Prefill(reused, done, total, time.perf_counter() - began)
+        return self.model.logits(last)[0]
 
     def _decode(
         self, logits: Tensor, prompt_ids: list[int], sampler: Sampler, limits: Limits, stop: Flag
@@ -101,7 +103,7 @@ class TextGenerator:
         drafter = self.new_drafter() if self.new_drafter else None
         rows = logits.unsqueeze(0)
         draft: list[int] = []
-        last = time.perf_counter()
+        last = pass_began = time.perf_counter()
         while True:
             if stop.is_set():
                 yield Finished(StopReason.STOPPED, answer.stream.flush())
@@ -117,13 +119,15 @@ class TextGenerator:
             seconds = now - last
             last = now
             if len(answer.context) > len(prompt_ids) + 1:  # the first comes without a pass
-                self.draft_length.observe(len(draft), len(tokens) - 1, seconds)
+                self.draft_length.observe(len(draft), len(tokens) - 1, now - pass_began)
             for position, (token_id, text) in enumerate(tokens):
                 yield Token(token_id, text, seconds / len(tokens), drafted=position > 0)
             if answer.reason:
                 yield Finished(answer.reason, answer.stream.flush())
                 return
             draft = self._draft(drafter, answer) if drafter else []
+            # A draft model that was still reading the prompt makes no pass slower.
+            pass_began = last if draft else time.perf_counter()
             try:
                 rows = self.model.forward(
                     [answer.context[-1], *draft], self.cache, stop, all_logits=True

@@ -17,7 +17,7 @@ from llama_cpu.drafting import Drafter, LookupDrafter, ModelDrafter, vocabularie
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.files import read_json
 from llama_cpu.locations import model_folder, tokenizer_folder
-from llama_cpu.machine import available_memory, physical_cores
+from llama_cpu.machine import available_memory, keep_freed_memory, physical_cores
 from llama_cpu.memory_forecast import check_fits, forecast
 from llama_cpu.precision import Precision
 from llama_cpu.quantization import Int8Weight, quantize_rows
@@ -28,7 +28,6 @@ from llama_cpu.transformer.linear import (
     SeparateLinears,
     Weight,
     make_linear,
-    prefill_chunk,
     rows_at_once,
 )
 from llama_cpu.transformer.llama import Block, BlockParts, Llama
@@ -185,9 +184,9 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     blocks = [reader.block(layer) for layer in range(config.n_layers)]
     norm = reader.norm("norm")
     output = tok_embeddings if config.tied_output else reader.weight("output")
-    chunk = prefill_chunk(plan.precision)
-    model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len, chunk)
+    model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len)
     reader.finish()
+    keep_freed_memory()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)
     loaded = LoadedModel(plan, model, cache, reader.done, reader.mapped, end_ids)
     if plan.draft is not None:

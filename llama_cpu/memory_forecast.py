@@ -7,7 +7,7 @@ from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
 from llama_cpu.precision import Precision
 from llama_cpu.text import human_bytes
-from llama_cpu.transformer.linear import multiplies_in_hardware, prefill_chunk
+from llama_cpu.transformer.linear import PREFILL_CHUNK, multiplies_in_hardware
 
 _PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
@@ -28,11 +28,10 @@ class Forecast:
 def forecast(config: ModelConfig, precision: Precision, max_seq_len: int) -> Forecast:
     weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
     kv_cache = config.kv_cache_bytes(max_seq_len, precision.cache_dtype.itemsize)
-    chunk = prefill_chunk(precision)
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
-    working = _PROGRAM_BYTES + 4 * chunk * (widest + scores) + rope + 16 * config.vocab_size
+    working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
     if not multiplies_in_hardware(precision):
         heads = config.n_heads + 2 * config.n_kv_heads
         working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)

@@ -13,9 +13,8 @@ from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsD
 from llama_cpu.generation import Limits
 from llama_cpu.history.rows import State
 from llama_cpu.loading import LoadedModel
-from llama_cpu.precision import Precision
 from llama_cpu.sampling import Sampler, Sampling
-from llama_cpu.transformer.linear import prefill_chunk
+from llama_cpu.transformer.linear import PREFILL_CHUNK
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import GREEDY, generator_of, greedy, greedy_events, load_tiny
 
@@ -247,7 +246,7 @@ def test_stop_before_anything_is_read(session: ChatSession) -> None:
 
 def test_stop_in_the_middle_of_prefill(tmp_path: Path) -> None:
     """The chunks that were read stay in the cache, and only they."""
-    chunk = prefill_chunk(Precision.FLOAT32)
+    chunk = PREFILL_CHUNK
     config = tiny_config(context_length=4 * chunk)
     folder = write_meta(tmp_path, config, random_weights(config))
     loaded = load_tiny(folder, max_seq_len=4 * chunk)
@@ -257,10 +256,11 @@ def test_stop_in_the_middle_of_prefill(tmp_path: Path) -> None:
     events = []
     for event in generator_of(loaded).generate(prompt, Sampler(GREEDY), limits, stop):
         events.append(event)
-        if isinstance(event, Prefill) and event.done:
+        if isinstance(event, Prefill) and event.done > chunk:
             stop.set()
     *prefills, last = events
-    assert [event.done for event in prefills] == [0, chunk]
+    half = chunk // config.n_layers
+    assert [event.done for event in prefills] == [0, half, chunk, chunk + half]
     assert last == Finished(StopReason.STOPPED)
     assert loaded.cache.token_ids == prompt[:chunk]
 

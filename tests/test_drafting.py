@@ -192,6 +192,19 @@ def test_another_model_drafts(loaded: LoadedModel, tmp_path: Path) -> None:
     assert drafter.propose(list(range(79)), 2) == []  # beyond its context
 
 
+def test_a_draft_model_reads_a_long_prompt_chunk_by_chunk(tmp_path: Path) -> None:
+    draft = load_tiny(tiny_folder(tmp_path))
+    draft.model.prefill_chunk = 16
+    drafter = ModelDrafter(draft.model, draft.cache)
+    context = list(range(40))
+    assert drafter.propose(context, 3) == []
+    assert drafter.cache.token_ids == context[:16]
+    assert drafter.propose([*context, 40], 3) == []
+    proposal = drafter.propose([*context, 40, 41], 3)
+    assert len(proposal) == 3
+    assert drafter.cache.token_ids == [*context, 40, 41, *proposal[:2]]
+
+
 def test_lookup_proposes_what_followed() -> None:
     assert LookupDrafter().propose([1, 2, 3, 4, 5, 1, 2, 3], 2) == [4, 5]
     assert LookupDrafter().propose([1, 2, 3, 4, 5, 6], 2) == []

@@ -102,3 +102,7 @@ def test_freed_memory_is_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     grown, left = map(int, done.stdout.split())
     assert grown > 150 and left < 20
+
+
+def test_what_only_glibc_has_does_nothing_elsewhere() -> None:
+    machine._c_library("no_such_function_of_any_c_library", 1)

@@ -7,8 +7,7 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama_cpu.config import ModelConfig, RopeScaling
-from llama_cpu.precision import Precision
-from llama_cpu.transformer.linear import prefill_chunk
+from llama_cpu.transformer.linear import PREFILL_CHUNK
 from llama_cpu.transformer.llama import Llama
 from tests.support.checkpoints import (
     random_weights,
@@ -32,7 +31,8 @@ CONFIGS = {
     "scaled rope": tiny_config(rope_scaling=RopeScaling(8.0)),
 }
 PROMPT = [256, *b"The quick brown fox jumps over the lazy dog"]
-LONG_LENGTH = 2 * prefill_chunk(Precision.FLOAT32) + 45
+LONG_LENGTH = PREFILL_CHUNK + 45
+CONTEXT = LONG_LENGTH + 64
 LONG_PROMPT = [(7 * index + index // 11) % 320 for index in range(LONG_LENGTH)]
 
 
@@ -45,7 +45,7 @@ def test_same_ids_as_transformers(
     config = CONFIGS[name]
     weights = random_weights(config)
     write = write_meta if layout == "meta" else write_hugging_face
-    loaded = load_tiny(write(tmp_path, config, weights))
+    loaded = load_tiny(write(tmp_path, config, weights), max_seq_len=CONTEXT)
     expected = greedy_reference(reference_model(config, weights), prompt, 48)
     assert greedy(loaded, prompt, 48) == expected
 
@@ -65,7 +65,8 @@ def test_rope_scaling_that_only_config_json_can_say(
     config: ModelConfig, prompt: list[int], tmp_path: Path
 ) -> None:
     weights = random_weights(config)
-    loaded = load_tiny(write_hugging_face(tmp_path, config, weights))
+    folder = write_hugging_face(tmp_path, config, weights)
+    loaded = load_tiny(folder, max_seq_len=CONTEXT)
     expected = greedy_reference(reference_model(config, weights), prompt, 48)
     assert greedy(loaded, prompt, 48) == expected
 
