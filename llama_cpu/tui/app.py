@@ -96,19 +96,29 @@ class ChatApp(App[int]):
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.keymap))
 
-    def _remember_theme(self, theme: Theme) -> None:
-        if theme.name == self._preferences.theme:
-            return
-        self._preferences = replace(self._preferences, theme=theme.name)
-        self._save_theme(self._preferences)
+    @property
+    def shows_panels(self) -> bool:
+        """Whether the user wants them, where there is room."""
+        return self._preferences.panels
 
-    @work(thread=True, group="theme")
-    def _save_theme(self, preferences: Preferences) -> None:
+    def remember_panels(self, shown: bool) -> None:
+        """For the next start, too."""
+        self._preferences = replace(self._preferences, panels=shown)
+        self._save("panels", shown)
+
+    def _remember_theme(self, theme: Theme) -> None:
+        if theme.name != self._preferences.theme:
+            self._preferences = replace(self._preferences, theme=theme.name)
+            self._save("theme", theme.name)
+
+    @work(thread=True, group="preferences")
+    def _save(self, name: str, value: object) -> None:
         with self._saving:  # one after the other, the last one last
-            if preferences is not self._preferences:
+            preferences = self._preferences
+            if getattr(preferences, name) != value:  # another one was chosen since
                 return
             try:
-                preferences.save_theme(preferences.theme)
+                preferences.save(name)
             except UserError as error:
                 self.notify(printable(str(error)), severity="warning", markup=False)
 
