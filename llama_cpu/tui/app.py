@@ -17,6 +17,7 @@ from textual.theme import Theme
 from llama_cpu.errors import UserError
 from llama_cpu.text import printable
 from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.figures_screen import FiguresScreen
 from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
 from llama_cpu.tui.model_screen import ChosenModel, ModelScreen, ModelSource
@@ -174,7 +175,7 @@ class ChatApp(App[int]):
         """What the command palette offers."""
         yield from super().get_system_commands(screen)
         yield SystemCommand("Help", "Keys and commands (F1)", self.action_help)
-        if isinstance(screen, ChatScreen):
+        if isinstance(screen, ChatScreen | FiguresScreen):
             yield from screen.commands()
 
     def close(self) -> None:

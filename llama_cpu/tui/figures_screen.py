@@ -1,13 +1,15 @@
 """Times and memory on the whole screen: every token of the conversation, and all figures."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual import work
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
@@ -24,6 +26,7 @@ from llama_cpu.tui import about
 from llama_cpu.tui.ask import Ask
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.figures import MISSING, duration, lines, rate, row
+from llama_cpu.tui.keys import bindings_of, keys_of, shown
 from llama_cpu.tui.memory_panel import memory_rows, model_memory
 from llama_cpu.tui.plot import TimesPlot
 
@@ -122,6 +125,22 @@ class FiguresScreen(Screen[None]):
         plot.show(list(chain.from_iterable(times)), marks, self._is_logarithmic)
 
     # Keys
+
+    def commands(self) -> Iterator[SystemCommand]:
+        """Their actions, for the command palette."""
+        titles = {
+            "figures_before": "Answer before",
+            "figures_after": "Answer after",
+            "figures_all": "All answers",
+            "figures_scale": "Logarithmic scale",
+            "export_figures": "Export the figures",
+            "close_figures": "Close the figures",
+        }
+        for binding in bindings_of(type(self)):
+            name = str(binding.id)
+            keys = shown(keys_of(name, self.app.keymap))  # type: ignore[attr-defined]
+            run = partial(self.run_action, binding.action)
+            yield SystemCommand(titles[name], f"{binding.tooltip} ({keys})", run)
 
     def action_close(self) -> None:
         """Back to the chat."""

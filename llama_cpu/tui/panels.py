@@ -41,7 +41,7 @@ class Panels:
     def toggle(self) -> None:
         """Hide them or show them, and remember it; where there is no room, show them enlarged."""
         app = self._screen.app
-        if not self._screen.is_current:
+        if not self._screen.is_active:
             return
         if not self.have_room:
             self.enlarge()
@@ -51,7 +51,7 @@ class Panels:
 
     def enlarge(self) -> None:
         """Everything on a screen of its own."""
-        if self._screen.is_current:
+        if self._screen.is_active:
             self._screen.app.push_screen(FiguresScreen(self._screen))
 
     def watch(self, report: MemoryReport) -> None:
@@ -65,7 +65,7 @@ class Panels:
         keys = shown(keys_of("models", screen.app.keymap))  # type: ignore[attr-defined]
         sentence = warning(self._paging, screen.session.precision, keys)
         screen.conversation.add_notice(sentence, kind="problem")
-        if not screen.is_current:
+        if not screen.is_active:
             screen.app.notify(sentence, severity="warning", timeout=30, markup=False)
 
     @property
