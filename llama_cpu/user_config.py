@@ -61,6 +61,7 @@ ENTRIES: dict[str, Range | Choice] = {
     "history": Choice(_PATH, "the database of conversations; default: in your data folder"),
     "no_history": Choice(_FLAG, "keep no conversations", default=False),
     "theme": Choice("the name of a theme", "the colours of the app", default=DEFAULT_THEME),
+    "panels": Choice(_FLAG, "times and memory beside the conversation", default=True),
     "plain": Choice(_FLAG, "no app: a line in, an answer out, as in a pipe", default=False),
 }
 
@@ -161,7 +162,7 @@ def _path(text: str, file: Path) -> Path:
 # Writing
 
 
-def with_entry(text: str, name: str, value: str) -> str:
+def with_entry(text: str, name: str, value: str | bool) -> str:
     """The same file with this entry, on its own line; all other lines stay as they are.
 
     Raises ValueError where that cannot be done, as the entry is written in an unusual way.
@@ -169,8 +170,9 @@ def with_entry(text: str, name: str, value: str) -> str:
     lines = text.splitlines(keepends=True)
     line = f"{name} = {_quoted(value)}"
     head = next((n for n, each in enumerate(lines) if each.lstrip().startswith("[")), len(lines))
+    simple = r"""("[^"\\]*"|'[^']*'|true|false)([ \t]*(#.*)?)(\r?\n)?$"""
     for number, old in enumerate(lines[:head]):
-        if match := re.match(rf"{name}\s*=\s*(\"[^\"\\]*\"|'[^']*')([ \t]*(#.*)?)(\r?\n)?$", old):
+        if match := re.match(rf"{name}\s*=\s*{simple}", old):
             lines[number] = line + match[2] + (match[4] or "")
             break
     else:
@@ -186,7 +188,7 @@ def with_entry(text: str, name: str, value: str) -> str:
     return changed
 
 
-def save_entry(path: Path, name: str, value: str) -> None:
+def save_entry(path: Path, name: str, value: str | bool) -> None:
     """Change one entry of the file, which is made where it is not there; it is whole at every time.
 
     Raises UserError where that is not possible; the file is as it was then.

@@ -1,5 +1,8 @@
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,107 @@ def test_freed_memory_is_given_back() -> None:
 
 def test_what_only_glibc_has_does_nothing_elsewhere() -> None:
     machine._c_library("no_such_function_of_any_c_library", 1)
+
+
+# The processor's name
+
+
+def only(monkeypatch: pytest.MonkeyPatch, platform_name: str, cpuinfo: str | None) -> None:
+    """A system of which only that much is known."""
+
+    def read_text(self: Path, **_: object) -> str:
+        if cpuinfo is None or str(self) != "/proc/cpuinfo":
+            raise FileNotFoundError
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(machine.sys, "platform", platform_name)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "riscv64")
+    machine.processor_name.cache_clear()
+
+
+@pytest.fixture
+def _forget_the_name() -> Iterator[None]:
+    yield
+    machine.processor_name.cache_clear()
+
+
+@pytest.mark.usefixtures("_forget_the_name")
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some(R)  CPU @ 2 GHz\nmodel name: other\n",
+         "Some(R) CPU @ 2 GHz"),
+        ("processor : 0\nBogoMIPS : 108\n\nModel : A Board Rev 1.4\n", "A Board Rev 1.4"),
+        ("processor : 0\nCPU part : 0xd0b\n", "riscv64"), ("", "riscv64"), (None, "riscv64"),
+    ],
+)  # fmt: skip
+def test_processor_on_linux(
+    cpuinfo: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, "linux", cpuinfo)
+    assert machine.processor_name() == name
+
+
+@pytest.mark.usefixtures("_forget_the_name")
+def test_processor_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "darwin", None)
+    told = subprocess.CompletedProcess([], 0, "Apple M9\n")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: told)
+    assert machine.processor_name() == "Apple M9"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("sysctl", 5)
+
+    machine.processor_name.cache_clear()
+    monkeypatch.setattr(machine.subprocess, "run", refuse)
+    assert machine.processor_name() == "riscv64"
+
+
+@pytest.mark.usefixtures("_forget_the_name")
+def test_processor_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "win32", None)
+    registry = types.SimpleNamespace(
+        HKEY_LOCAL_MACHINE=0,
+        OpenKey=lambda _, place: nullcontext(place),
+        QueryValueEx=lambda key, name: (f"Ryzen {key[-1]} {name}", 1),
+    )
+    monkeypatch.setitem(sys.modules, "winreg", registry)
+    assert machine.processor_name() == "Ryzen 0 ProcessorNameString"
+
+
+# Swap
+
+
+def test_what_was_swapped_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/vmstat": "nr_free_pages 7\npswpin 3\npswpout 5\n",
+        "/proc/self/io": "rchar: 99\nread_bytes: 4096\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda self: files[str(self)])
+    page = machine.mmap.PAGESIZE
+    assert machine.paging_report() == machine.PagingReport(3 * page, 5 * page, 4096)
+
+
+def test_paging_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, and on Windows, which only says how much is in the paging file."""
+
+    def missing(self: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    swap = types.SimpleNamespace(sin=30, sout=50, used=70)
+    monkeypatch.setattr(machine.psutil, "swap_memory", lambda: swap)
+    report = machine.paging_report()
+    assert (report.swapped_in, report.swapped_out) == (30, 50) and report.read >= 0
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    swap.sin = swap.sout = 0
+    assert machine.paging_report().swapped_out == 70
+
+
+def test_the_real_machine_has_figures() -> None:
+    before, after = machine.paging_report(), machine.paging_report()
+    assert 0 <= before.read <= after.read and 0 <= before.swapped_in <= after.swapped_in
+    assert machine.processor_name() == machine.processor_name() != ""

@@ -8,8 +8,8 @@ import pytest
 from llama_cpu.chat import writing
 from llama_cpu.chat.record import GONE, GONE_WHILE_ANSWERING, IN_MEMORY, Record
 from llama_cpu.errors import UserError
-from llama_cpu.events import Event, Finished, StopReason, Token
-from llama_cpu.history.rows import Gone, State
+from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.history.rows import Gone, Run, State
 from llama_cpu.history.store import History
 
 END = 99
@@ -196,6 +196,20 @@ def test_a_cut_answer_is_continued(record: Record, other: History, path: Path) -
     answer = other.path(record.kept_id)[-1]
     assert (answer.id, answer.text, answer.state) == (first.id, "two three", State.COMPLETE)
     assert list(answer.token_ids) == [0, 0] and len(answer.token_seconds) == 3
+
+
+def test_how_each_run_went_is_stored(record: Record, other: History) -> None:
+    record.add_user("one")
+    first = [Prefill(3, 0, 9, 0.0), Prefill(3, 9, 9, 0.5), Token(1, "two", 0.1)]
+    list(written(record, iter([*first, Token(2, " three", 0.1), Finished(StopReason.STOPPED)])))
+    assert other.path(record.kept_id)[-1].runs == (Run(0, 3, 9, 0.5),)
+    second = [Prefill(13, 1, 1, 0.25), Token(3, " four", 0.1), Token(4, "", 0.1, drafted=True)]
+    go_on(record, iter([*second, Finished(StopReason.STOPPED)]))
+    assert record.line[-1].runs == (Run(0, 3, 9, 0.5), Run(2, 13, 1, 0.25, 1))
+    before = record.line[-1]
+    go_on(record, iter([Prefill(14, 1, 1, 0.25), Finished(StopReason.STOPPED)]))
+    record.reload()
+    assert record.line[-1] == before
 
 
 def test_a_cut_answer_is_as_it_was_where_nothing_is_added(record: Record) -> None:

@@ -112,7 +112,7 @@ def test_every_option_has_an_entry() -> None:
     """But for those that are about one run."""
     options = {action.dest for action in chat_parser("x")._actions}
     of_one_run = {"help", "version", "debug", "config", "no_config", "continue_latest"}
-    assert options - of_one_run == ENTRIES.keys() - {"model_folders", "theme"}
+    assert options - of_one_run == ENTRIES.keys() - {"model_folders", "theme", "panels"}
 
 
 def test_only_one_of_the_two_options(capsys: pytest.CaptureFixture) -> None:

@@ -200,7 +200,8 @@ class Record:
                 raise
             self._move_to_memory(self.line, f"{error} {IN_MEMORY}")
             message = begin()
-        writing = Writing(self._store, begin, end_ids, text, token_ids, before.token_seconds)
+        seconds, runs = before.token_seconds, before.runs
+        writing = Writing(self._store, begin, end_ids, text, token_ids, seconds, runs)
         writing.message = message
         try:
             yield from self._written(writing, events, begin, tidy)
@@ -208,7 +209,7 @@ class Record:
             if writing.is_empty:  # it is what it was
                 figures = (before.token_ids, before.token_seconds, before.token_logprobs)
                 with contextlib.suppress(UserError):  # then it is cut in the end
-                    self._store.save_answer(message, before.text, *figures, state=before.state)
+                    self._store.save_answer(message, before.text, *figures, before.state, runs)
 
     def _written(
         self,

@@ -298,6 +298,11 @@ class ChatSession:
         return self.loaded.weights_bytes
 
     @property
+    def mapped_bytes(self) -> int:
+        """Weights that are read in place from the files, which the system may drop."""
+        return self.loaded.mapped_bytes
+
+    @property
     def freeable_bytes(self) -> int:
         """What the system has more when the model is let go; mapped weights it may take anyway."""
         return self.weights_bytes - self.loaded.mapped_bytes + self.kv_cache_touched_bytes

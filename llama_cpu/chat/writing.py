@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from llama_cpu.errors import UserError
-from llama_cpu.events import Event, Finished, StopReason, Token
-from llama_cpu.history.rows import State
+from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.history.rows import Run, State
 from llama_cpu.history.store import History
 
 SAVE_SECONDS = 0.5  # a kill or a power cut loses this much, and what the disk takes to write
@@ -18,7 +18,7 @@ class Writing:
     waits: the disk is the saving thread's concern, until ``finish``.
 
     ``begin``: makes the answer's row and returns its id; called before the first save.
-    ``text``, ``token_ids``, ``token_seconds``: of an answer that is written on, what there is.
+    ``text`` and what follows: of an answer that is written on, what there is.
     ``problem``: why the last save failed, if it did.
     """
 
@@ -30,6 +30,7 @@ class Writing:
         text: str = "",
         token_ids: Sequence[int] = (),
         token_seconds: Sequence[float] = (),
+        runs: Sequence[Run] = (),
     ) -> None:
         self._store = store
         self._begin = begin
@@ -42,6 +43,8 @@ class Writing:
         # A figure for every token or none at all; an end token's is not for what comes now.
         self._has_seconds = len(token_seconds) >= len(token_ids)
         self._token_seconds = list(token_seconds[: len(token_ids)] if self._has_seconds else ())
+        self._earlier_runs = list(runs)
+        self._run = Run(len(self._token_seconds), 0, 0, 0.0)
         self.is_empty = True
         self.state = State.STOPPED
         self._changing = threading.Lock()
@@ -52,6 +55,9 @@ class Writing:
         """Take in an event; what it returns has the text as it is to be shown."""
         if isinstance(event, Finished) and event.reason in _COMPLETE:
             self.state = State.COMPLETE
+        if isinstance(event, Prefill):
+            first = len(self._token_seconds)
+            self._run = Run(first, event.reused, event.done, event.seconds)
         if not isinstance(event, Token | Finished):
             return event
         with self._changing:
@@ -61,6 +67,8 @@ class Writing:
                     self.token_ids.append(event.id)
                 if self._has_seconds:
                     self._token_seconds.append(event.seconds)
+                if event.drafted:
+                    self._run = replace(self._run, drafted=self._run.drafted + 1)
             self.whole_text += event.text
             # Most models begin with a space or a new line, which is not for showing.
             before, self.text = self.text, self.whole_text.lstrip()
@@ -88,10 +96,11 @@ class Writing:
     def _save(self, state: State) -> None:
         with self._changing:
             text, ids, seconds = self.text, list(self.token_ids), list(self._token_seconds)
+            runs = [*self._earlier_runs, self._run]
         try:
             if self.message is None:
                 self.message = self._begin()
-            self._store.save_answer(self.message, text, ids, seconds, state=state)
+            self._store.save_answer(self.message, text, ids, seconds, state=state, runs=runs)
             self.problem = None
         except UserError as error:
             self.problem = error

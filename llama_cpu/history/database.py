@@ -53,6 +53,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX messages_parent ON messages (conversation, parent)",
         "CREATE INDEX messages_writer ON messages (writer) WHERE writer IS NOT NULL",
     ),
+    ("ALTER TABLE messages ADD COLUMN runs TEXT NOT NULL DEFAULT '[]'",),
 )
 
 _OTHER_FILE = "name another file with --history"

@@ -1,10 +1,11 @@
 """A conversation and its messages as they are stored."""
 
 import datetime
+import json
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from itertools import groupby
 from typing import Any
@@ -48,13 +49,26 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One run of the model for an answer: the prompt read, then tokens. An answer that was
+    continued has several."""
+
+    first: int  # its first token's place in ``token_seconds``
+    reused: int  # prompt tokens that were in the KV cache
+    computed: int  # the others
+    seconds: float  # that these took
+    drafted: int = 0  # generated tokens that needed no pass of their own
+
+
+@dataclass(frozen=True)
 class StoredMessage:
     """One message. Those with the same parent are alternatives: edits, or further answers.
 
     ``token_ids`` (of an answer: int32, without the end token) mean something only to ``model``'s
     vocabulary. ``token_seconds`` and ``token_logprobs`` (float32, natural logarithms) have an
     entry for every generated token or none at all; that may be more than there are ids, as an end
-    token or a stop string is not part of the answer.
+    token or a stop string is not part of the answer. ``runs`` are missing where an older
+    version of this program wrote the answer.
     """
 
     id: int
@@ -68,6 +82,7 @@ class StoredMessage:
     token_ids: Sequence[int]
     token_seconds: Sequence[float]
     token_logprobs: Sequence[float]
+    runs: Sequence[Run] = ()
 
 
 def by_day(
@@ -112,6 +127,17 @@ def unpacked_ids(data: bytes) -> Sequence[int]:
 
 def unpacked_figures(data: bytes) -> Sequence[float]:
     return _little_endian(array("f", data))
+
+
+def packed_runs(runs: Iterable[Run]) -> str:
+    """JSON: a list of objects with the fields' names."""
+    return json.dumps([asdict(run) for run in runs])
+
+
+def unpacked_runs(text: str) -> Sequence[Run]:
+    """Fields that a later version of this program may have added are left out."""
+    names = [field.name for field in fields(Run)]
+    return tuple(Run(*(values[name] for name in names)) for values in json.loads(text))
 
 
 def _little_endian(numbers: array) -> array:

@@ -15,11 +15,13 @@ from llama_cpu.history.database import connect, explained, transaction, true_pat
 from llama_cpu.history.rows import (
     Conversation,
     Gone,
+    Run,
     State,
     StoredMessage,
     one_line,
     packed_figures,
     packed_ids,
+    packed_runs,
 )
 from llama_cpu.history.search import Found, find, prepare_index
 from llama_cpu.history.writers import Writers
@@ -254,6 +256,7 @@ class History:
         token_seconds: Sequence[float] = (),
         token_logprobs: Sequence[float] = (),
         state: State = State.WRITING,
+        runs: Sequence[Run] = (),
     ) -> None:
         """Save all that there is of an answer that this process writes.
 
@@ -266,6 +269,7 @@ class History:
                 "token_ids": packed_ids(token_ids),
                 "token_seconds": packed_figures(token_seconds),
                 "token_logprobs": packed_figures(token_logprobs),
+                "runs": packed_runs(runs),
                 "state": state.value,
                 "writer": own if state is State.WRITING else None,
             }

@@ -13,8 +13,10 @@ from llama_cpu.history.rows import (
     first_words,
     packed_figures,
     packed_ids,
+    packed_runs,
     unpacked_figures,
     unpacked_ids,
+    unpacked_runs,
 )
 
 _CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
@@ -124,6 +126,7 @@ def insert_message(
         token_ids=packed_ids(message.token_ids),
         token_seconds=packed_figures(message.token_seconds),
         token_logprobs=packed_figures(message.token_logprobs),
+        runs=packed_runs(message.runs),
     )
 
 
@@ -178,4 +181,5 @@ def _as_message(row: sqlite3.Row) -> StoredMessage:
         token_ids=unpacked_ids(row["token_ids"]),
         token_seconds=unpacked_figures(row["token_seconds"]),
         token_logprobs=unpacked_figures(row["token_logprobs"]),
+        runs=unpacked_runs(row["runs"]),
     )

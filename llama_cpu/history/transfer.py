@@ -9,10 +9,13 @@ The JSON is one object, version 1:
      "messages": [{"id": number, "parent": id of a message before this one in the list, or null,
                    "role": "system" | "user" | "assistant", "text": text,
                    "state": "complete" | "stopped" | "cut", "model": name, "created": seconds,
-                   "token_ids": [...], "token_seconds": [...], "token_logprobs": [...]}, ...]}
+                   "token_ids": [...], "token_seconds": [...], "token_logprobs": [...],
+                   "runs": [{"first": place in token_seconds, "reused": prompt tokens,
+                             "computed": prompt tokens, "seconds": that these took,
+                             "drafted": tokens without a pass of their own}, ...]}, ...]}
 
-Messages with the same parent are alternatives. Ids are the file's own. The last three lists may be
-empty, and hold null where a figure is not a number.
+Messages with the same parent are alternatives. Ids are the file's own. The lists of figures may be
+empty, and hold null where one is not a number; "runs" may be missing.
 """
 
 import json
@@ -20,13 +23,14 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llama_cpu.config import Fields
 from llama_cpu.errors import UserError
 from llama_cpu.files import read_json
-from llama_cpu.history.rows import ROLES, Conversation, State, StoredMessage, one_line
+from llama_cpu.history.rows import ROLES, Conversation, Run, State, StoredMessage, one_line
 from llama_cpu.history.store import History
 from llama_cpu.text import printable
 
@@ -100,6 +104,7 @@ def _as_values(message: StoredMessage) -> dict[str, Any]:
         "token_ids": list(message.token_ids),
         "token_seconds": _shortened(message.token_seconds),
         "token_logprobs": _shortened(message.token_logprobs),
+        "runs": [asdict(run) for run in message.runs],
     }
 
 
@@ -162,6 +167,7 @@ def _read_message(fields: "_Checked", ids: set[int]) -> StoredMessage:
         token_ids=fields.token_ids("token_ids"),
         token_seconds=fields.figures("token_seconds"),
         token_logprobs=fields.figures("token_logprobs"),
+        runs=fields.runs("runs") if fields.has("runs") else (),
     )
 
 
@@ -203,6 +209,15 @@ class _Checked(Fields):
 
         values = self._list(key, is_figure, "a list of numbers")
         return [math.nan if value is None else value for value in values]
+
+    def runs(self, key: str) -> list[Run]:
+        runs = []
+        for number, values in enumerate(self.objects(key), start=1):
+            run = _Checked(values, self.file, f"{self._where}run {number}: ")
+            names = ("first", "reused", "computed", "drafted")
+            first, reused, computed, drafted = (run.integer(each, 0, 1 << 31) for each in names)
+            runs.append(Run(first, reused, computed, run.number("seconds", 0, 1e9), drafted))
+        return runs
 
     def settings(self, key: str) -> dict[str, Any]:
         value = self._get(key, None)

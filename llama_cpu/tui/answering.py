@@ -9,7 +9,7 @@ from textual.worker import Worker
 
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, StopReason, Token, TurnsDropped
-from llama_cpu.history.rows import State
+from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.timings import Timings
 from llama_cpu.tui.answer_stream import AnswerStream
 from llama_cpu.tui.messages import Answer
@@ -41,6 +41,7 @@ class Answering:
         self._stream: AnswerStream | None = None  # set while an answer is being written
         self._worker: Worker[None] | None = None
         self.timings = Timings()
+        self._began_after: StoredMessage | None = None
         # Held while the record and what is shown of it change together.
         self.changing = asyncio.Lock()
 
@@ -52,6 +53,13 @@ class Answering:
     def is_busy(self) -> bool:
         """Whether nothing else may change the conversation now."""
         return self.is_answering or self.changing.locked()
+
+    @property
+    def timings_now(self) -> Timings | None:
+        """Of the answer that is being written, until the record has it."""
+        line = self._screen.record.line
+        is_there = not line or line[-1] is not self._began_after
+        return None if is_there or not self.is_answering else self.timings
 
     def stop(self) -> None:
         """Stop the answer and keep what was written."""
@@ -104,6 +112,8 @@ class Answering:
 
     def _begin(self, stream: AnswerStream, text: str, take_back: TakenBack | None) -> None:
         self.timings = Timings()
+        line = self._screen.record.line
+        self._began_after = line[-1] if line else None
         self._stream = stream
         self._screen.refresh_bindings()
         work = self._answer(stream, text, take_back)

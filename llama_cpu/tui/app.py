@@ -17,6 +17,7 @@ from textual.theme import Theme
 from llama_cpu.errors import UserError
 from llama_cpu.text import printable
 from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.figures_screen import FiguresScreen
 from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
 from llama_cpu.tui.model_screen import ChosenModel, ModelScreen, ModelSource
@@ -96,19 +97,29 @@ class ChatApp(App[int]):
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.keymap))
 
-    def _remember_theme(self, theme: Theme) -> None:
-        if theme.name == self._preferences.theme:
-            return
-        self._preferences = replace(self._preferences, theme=theme.name)
-        self._save_theme(self._preferences)
+    @property
+    def shows_panels(self) -> bool:
+        """Whether the user wants them, where there is room."""
+        return self._preferences.panels
 
-    @work(thread=True, group="theme")
-    def _save_theme(self, preferences: Preferences) -> None:
+    def remember_panels(self, shown: bool) -> None:
+        """For the next start, too."""
+        self._preferences = replace(self._preferences, panels=shown)
+        self._save("panels", shown)
+
+    def _remember_theme(self, theme: Theme) -> None:
+        if theme.name != self._preferences.theme:
+            self._preferences = replace(self._preferences, theme=theme.name)
+            self._save("theme", theme.name)
+
+    @work(thread=True, group="preferences")
+    def _save(self, name: str, value: object) -> None:
         with self._saving:  # one after the other, the last one last
-            if preferences is not self._preferences:
+            preferences = self._preferences
+            if getattr(preferences, name) != value:  # another one was chosen since
                 return
             try:
-                preferences.save_theme(preferences.theme)
+                preferences.save(name)
             except UserError as error:
                 self.notify(printable(str(error)), severity="warning", markup=False)
 
@@ -164,7 +175,7 @@ class ChatApp(App[int]):
         """What the command palette offers."""
         yield from super().get_system_commands(screen)
         yield SystemCommand("Help", "Keys and commands (F1)", self.action_help)
-        if isinstance(screen, ChatScreen):
+        if isinstance(screen, ChatScreen | FiguresScreen):
             yield from screen.commands()
 
     def close(self) -> None:

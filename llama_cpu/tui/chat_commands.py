@@ -28,6 +28,8 @@ COMMANDS = (
     ("Copy code", "copy_code"),
     ("Find", "find"),
     ("Settings", "settings"),
+    ("Panels", "panels"),
+    ("Figures", "figures"),
     ("Models", "models"),
 )
 

@@ -22,6 +22,7 @@ from llama_cpu.tui.keys import key
 from llama_cpu.tui.library import Library
 from llama_cpu.tui.memory_panel import MemoryPanel, model_memory
 from llama_cpu.tui.messages import UserMessage
+from llama_cpu.tui.panels import Panels
 from llama_cpu.tui.prompt import Prompt
 from llama_cpu.tui.prompt_area import PromptArea
 from llama_cpu.tui.prompt_memory import PromptMemory
@@ -64,6 +65,8 @@ class ChatScreen(Screen[None]):
         key("ctrl+f", "find", about="search within the conversation"),
         key("f2", "settings", about="system prompt, temperature and so on"),
         key("f3", "models", about="the models on this computer"),
+        key("f6", "panels", about="hide the panels, or show them"),
+        key("f7", "figures", about="times and memory on the whole screen"),
         key("alt+left", "alternative(-1)", about="the answer given before", id="earlier_answer"),
         key("alt+right", "alternative(1)", about="the answer given after", id="later_answer"),
         key("alt+up", "step(-1)", about="choose a message to edit", id="message_before"),
@@ -102,6 +105,7 @@ class ChatScreen(Screen[None]):
         self.turns = Turns(self)
         self.library = Library(self)
         self.slash = SlashCommands(self)
+        self.panels = Panels(self)
 
     def compose(self) -> ComposeResult:
         yield Static(about.title(self.session), markup=False, id="about")
@@ -128,6 +132,7 @@ class ChatScreen(Screen[None]):
         if self._carried:
             self.carry(self._carried)
         self.prompt.focus()
+        self.panels.place()
         self.show_timings()
         self._show_memory()
         # Apart from the answer's own updates: together they would have the whole screen drawn.
@@ -205,6 +210,12 @@ class ChatScreen(Screen[None]):
         """Show it, and store it with the conversation."""
         self.prompt.say(SETTINGS_CHANGED)
         self._run(self.library.keep_settings())
+
+    def action_panels(self) -> None:
+        self.panels.toggle()
+
+    def action_figures(self) -> None:
+        self.panels.enlarge()
 
     def action_stop(self) -> None:
         """Stop the answer and keep what was written, or leave a message as it was."""
@@ -321,12 +332,12 @@ class ChatScreen(Screen[None]):
     # What is measured
 
     @property
-    def _is_replaced(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether another model is on its way into this one's place, which may be gone."""
         return self.app.session is not self.session  # type: ignore[attr-defined]
 
     def _refresh_timings(self) -> None:
-        if self.answering.is_answering and not self._is_replaced:
+        if self.answering.is_answering and not self.is_replaced:
             self.show_timings()
 
     def show_timings(self) -> None:
@@ -337,13 +348,15 @@ class ChatScreen(Screen[None]):
         self._show_summary()
 
     def _show_memory(self) -> None:
-        if self._is_replaced:
+        if self.is_replaced:
             return
         self._report = memory_report()
         self.query_one(MemoryPanel).show(self._report, model_memory(self.session, self._report))
+        self.panels.watch(self._report)
         self._show_summary()
 
     def _show_summary(self) -> None:
         session = self.session
         memory = memory_parts(self._report, session.context_used, session.context_size)
-        self.query_one(Summary).show(answer_parts(self.answering.timings) + memory)
+        parts = answer_parts(self.answering.timings) + memory
+        self.query_one(Summary).show(self.panels.trouble_parts() + parts)

@@ -42,6 +42,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
     from llama_cpu.tui.ask import Ask
     from llama_cpu.tui.chat_screen import ChatScreen
     from llama_cpu.tui.confirm import Confirm
+    from llama_cpu.tui.figures_screen import FiguresScreen
     from llama_cpu.tui.find_bar import FindBar
     from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
     from llama_cpu.tui.loading_screen import LoadingScreen
@@ -59,6 +60,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
         "In the search": (FindBar,),
         "In the settings": (SettingsScreen,),
         "In the table of models": (ModelScreen,),
+        "In the figures": (FiguresScreen,),
         "In this help": (HelpScreen,),
         "At the first start": (WelcomeScreen,),
         "While a model is loaded": (LoadingScreen,),
@@ -150,7 +152,7 @@ def _usable(key: str, action: Binding) -> str:
         raise ValueError(f"a terminal sends the same for it as for {_SAME_IN_TERMINALS[key]}")
     is_sign = _sign(key.removeprefix("shift+")) and not any(map(_sign, usual))
     if key not in usual and (is_sign or key in _FOR_WRITING):
-        raise ValueError("that key is needed for writing; add ctrl+ or take one such as f6")
+        raise ValueError("that key is needed for writing; add ctrl+ or take one such as f9")
     return key
 
 

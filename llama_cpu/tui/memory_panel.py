@@ -50,16 +50,21 @@ class MemoryPanel(Static):
     def show(self, report: MemoryReport, model: ModelMemory) -> None:
         """Show the figures as they are now; call it about once a second."""
         self._history.append(report.resident)
-        panel = lines(
-            row("Process now", human_bytes(report.resident)),
-            *division(report, model),
-            row("Peak", human_bytes(report.peak)),
-            row("In mapped files", human_bytes(report.file_backed)),
-            row("In own memory", human_bytes(report.anonymous)),
-            drawn(sparkline(list(self._history), PANEL_WIDTH)),
-            row("Machine free", part_of(report.available, report.total)),
-        )
-        self.update(panel, layout=False)
+        *process, machine = memory_rows(report, model)
+        graph = drawn(sparkline(list(self._history), PANEL_WIDTH))
+        self.update(lines(*process, graph, machine), layout=False)
+
+
+def memory_rows(report: MemoryReport, model: ModelMemory) -> list[Content]:
+    """All parts; the machine's last."""
+    return [
+        row("Process now", human_bytes(report.resident)),
+        *division(report, model),
+        row("Peak", human_bytes(report.peak)),
+        row("In mapped files", human_bytes(report.file_backed)),
+        row("In own memory", human_bytes(report.anonymous)),
+        row("Machine free", part_of(report.available, report.total)),
+    ]
 
 
 def division(report: MemoryReport, model: ModelMemory) -> list[Content]:

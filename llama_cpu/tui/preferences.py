@@ -12,17 +12,19 @@ from llama_cpu.user_config import DEFAULT_THEME, UserConfig, save_entry
 
 @dataclass(frozen=True)
 class Preferences:
-    """The keys that are not the usual ones, and the theme."""
+    """The keys that are not the usual ones, and how the app looks."""
 
     config: UserConfig = field(default_factory=UserConfig)
     keymap: Mapping[str, str] = field(default_factory=dict)
     theme: str = DEFAULT_THEME
+    panels: bool = True  # shown beside the conversation where there is room
     welcome_marker: Path | None = None  # a file: that the first lines were seen; None: not shown
 
-    def save_theme(self, theme: str) -> None:
-        """Remember the theme that was chosen. Raises UserError where that is not possible."""
+    def save(self, name: str) -> None:
+        """Remember ``theme`` or ``panels`` as it was chosen. Raises UserError where that is not
+        possible."""
         if self.config.path:
-            save_entry(self.config.path, "theme", theme)
+            save_entry(self.config.path, name, getattr(self, name))
 
 
 def preferences_from(config: UserConfig) -> Preferences:
@@ -31,4 +33,4 @@ def preferences_from(config: UserConfig) -> Preferences:
     if theme not in BUILTIN_THEMES:
         names = ", ".join(sorted(BUILTIN_THEMES))
         raise config.wrong("theme", f"is {theme[:40]!r}, but must be one of {names}.")
-    return Preferences(config, keymap_from(config), theme)
+    return Preferences(config, keymap_from(config), theme, config.values.get("panels", True))

@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llama_cpu.errors import UserError
-from llama_cpu.history.rows import State, StoredMessage
+from llama_cpu.history.rows import Run, State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, import_json
 
 HOSTILE = "A [ 1,  2 ] \x1b[31m \x7f\x9b 你好 🙂\n\0"
+RUNS = [Run(0, 3, 8, 0.25, 1), Run(2, 11, 1, 0.1)]
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -26,7 +27,9 @@ def conversation(history: History) -> int:
     question = history.add_message(new, system.id, "user", HOSTILE)
     first = history.begin_answer(new, question.id, "SmolLM")
     figures = [0.1, 0.5, math.pi]
-    history.save_answer(first.id, "First", [1, 2], figures, [-0.1, -math.nan, -3.5], State.COMPLETE)
+    history.save_answer(
+        first.id, "First", [1, 2], figures, [-0.1, -math.nan, -3.5], State.COMPLETE, RUNS
+    )
     second = history.begin_answer(new, question.id, "Llama")
     history.save_answer(second.id, "Second", [3], state=State.CUT)
     follow_up = history.add_message(new, first.id, "user", "And?")
@@ -50,6 +53,7 @@ def comparable(messages: list[StoredMessage]) -> list[object]:
             parent=None if message.parent is None else order[message.parent],
             token_seconds=str(message.token_seconds),
             token_logprobs=str(message.token_logprobs).replace("-nan", "nan"),
+            runs=list(message.runs),
         )
         for message in messages
     ]
@@ -85,6 +89,9 @@ def test_the_json_is_what_its_description_says(history: History, conversation: i
     assert values["messages"][1]["text"] == HOSTILE
     assert values["messages"][2]["token_seconds"] == [0.100000001, 0.5, 3.14159274]
     assert values["messages"][2]["token_logprobs"] == [-0.100000001, None, -3.5]
+    assert values["messages"][2]["runs"][1] == {
+        "first": 2, "reused": 11, "computed": 1, "seconds": 0.1, "drafted": 0
+    }  # fmt: skip
     assert values["leaf"] == values["messages"][-1]["id"]
     assert values["settings"] == {"temperature": 0.1, "stop": ["[ \n1 ]"]}
     assert len(text.splitlines()) < 30
@@ -175,6 +182,10 @@ BAD: dict[str, Change] = {
     "seconds": message(token_seconds=[[]]),
     "seconds infinite": message(token_seconds=[math.inf]),
     "logprobs": message(token_logprobs=["-1"]),
+    "runs": message(runs={}),
+    "runs without figures": message(runs=[{}]),
+    "runs negative": message(runs=[{**asdict(RUNS[0]), "first": -1}]),
+    "runs infinite": message(runs=[{**asdict(RUNS[0]), "seconds": math.inf}]),
     "logprobs huge": message(token_logprobs=[-(10**400)]),
 }
 
@@ -206,6 +217,18 @@ def test_a_missing_field(history: History, conversation: int, tmp_path: Path, ke
     file.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"export\.json"):
         import_json(history, file)
+
+
+def test_a_file_of_before_there_were_runs(
+    history: History, conversation: int, tmp_path: Path
+) -> None:
+    values = exported(history, conversation)
+    for each in values["messages"]:
+        del each["runs"]
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(values))
+    copy = import_json(history, file)
+    assert all(not each.runs for each in history.path(copy.id))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ class FakeSession:
     model_name = "Test model"
     precision = "float32"
     weights_bytes = 100 << 20
+    mapped_bytes = 0
     kv_cache_bytes = 50 << 20
     kv_cache_used_bytes = 5 << 20
     kv_cache_touched_bytes = 20 << 20

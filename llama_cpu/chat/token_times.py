@@ -1,0 +1,129 @@
+"""The time of every token of a conversation, prefill and decode, and the figures made of that."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+
+from llama_cpu.history.rows import Run, StoredMessage
+from llama_cpu.timings import Timings
+
+
+@dataclass(frozen=True)
+class AnswerTimes:
+    """One answer: ``token_seconds`` as in the history, and the runs of the model that it took.
+
+    An answer that an older version wrote has no runs: when its prompt was read is not known.
+    """
+
+    model: str
+    runs: Sequence[Run]
+    token_ids: Sequence[int]
+    token_seconds: Sequence[float]
+
+    @property
+    def parts(self) -> list[tuple[Run | None, Sequence[float]]]:
+        """Each run and the times of its tokens, of which the first belongs to the prompt."""
+        seconds = self.token_seconds
+        if not self.runs:
+            return [(None, seconds)] if seconds else []
+        firsts = [min(run.first, len(seconds)) for run in self.runs]
+        edges = pairwise([*firsts, len(seconds)])
+        # A file that was imported may have any numbers.
+        return [(run, seconds[a:b]) for run, (a, b) in zip(self.runs, edges, strict=True)]
+
+    @property
+    def decode_seconds(self) -> list[float]:
+        """Of every token that took a pass, or its share of one."""
+        return [each for _, seconds in self.parts for each in seconds[1:] if _is_time(each)]
+
+    @property
+    def prefill_seconds(self) -> list[float]:
+        """Of a prompt token, for each prompt: its share of the prefill."""
+        return [run.seconds / run.computed for run in self.runs if run.computed]
+
+
+def _is_time(seconds: float) -> bool:
+    return math.isfinite(seconds) and seconds >= 0
+
+
+def answer_times(
+    line: Sequence[StoredMessage], now: Timings | None = None, model: str = ""
+) -> list[AnswerTimes]:
+    """The answers of a line of the conversation.
+
+    ``now``: of the one that ``model`` is writing, which is not in the line yet, or goes on at its
+    end.
+    """
+    answers = [_stored(each) for each in line if each.role == "assistant"]
+    if now is None:
+        return answers
+    if not line or line[-1].role != "assistant":
+        answers.append(AnswerTimes(model, (), (), ()))
+    answers[-1] = _going_on(answers[-1], now)
+    return answers
+
+
+def _stored(message: StoredMessage) -> AnswerTimes:
+    return AnswerTimes(message.model, message.runs, message.token_ids, message.token_seconds)
+
+
+def _going_on(answer: AnswerTimes, now: Timings) -> AnswerTimes:
+    # An end token's time is not for what comes now; see chat/writing.py.
+    earlier = list(answer.token_seconds[: len(answer.token_ids)])
+    prompt = (now.reused_tokens, now.prompt_done, now.prefill_seconds)
+    run = Run(len(earlier), *prompt, now.drafted_tokens)
+    seconds = [*earlier, *now.token_seconds.copy()]
+    return replace(answer, runs=[*answer.runs, run], token_seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of one answer or of a conversation. Times in seconds; a rate is 0.0, and any other figure
+    None, where nothing was measured."""
+
+    reused_tokens: int
+    prompt_tokens: int  # computed
+    prefill_seconds: float
+    decode_tokens: int
+    decode_seconds: float
+    tokens_per_pass: float | None
+    median: float | None
+    percentile_95: float | None
+    slowest: float | None
+    without_runs: int  # answers of which only the tokens' times are known
+
+    @property
+    def cache_hits(self) -> float | None:
+        """The part of the prompts' tokens that was found in the KV cache."""
+        whole = self.reused_tokens + self.prompt_tokens
+        return self.reused_tokens / whole if whole else None
+
+    @property
+    def prefill_rate(self) -> float:
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+def totals(answers: Sequence[AnswerTimes]) -> Totals:
+    """The figures of these answers."""
+    runs = [run for answer in answers for run in answer.runs]
+    seconds = sorted(chain.from_iterable(answer.decode_seconds for answer in answers))
+    counted = [len(times) for each in answers for run, times in each.parts if run]
+    passes = sum(counted) - sum(run.drafted for run in runs)
+    return Totals(
+        reused_tokens=sum(run.reused for run in runs),
+        prompt_tokens=sum(run.computed for run in runs),
+        prefill_seconds=sum(run.seconds for run in runs),
+        decode_tokens=len(seconds),
+        decode_seconds=math.fsum(seconds),
+        tokens_per_pass=sum(counted) / passes if passes > 0 else None,
+        median=statistics.median(seconds) if seconds else None,
+        percentile_95=seconds[-(-95 * len(seconds) // 100) - 1] if seconds else None,
+        slowest=seconds[-1] if seconds else None,
+        without_runs=sum(not each.runs for each in answers),
+    )
