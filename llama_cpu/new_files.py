@@ -67,8 +67,8 @@ class NewFiles:
     def _is_new_folder(self) -> bool:
         return self.place != self.folder
 
-    def open(self, name: str) -> FileIO:
-        """An empty file, unbuffered, for reading and writing.
+    def open(self, name: str, private: bool = False) -> FileIO:
+        """An empty file, unbuffered, for reading and writing; ``private``: for nobody else's eyes.
 
         Raises OSError, and UserError where it could not take the place of one that is there:
         better now than when all is written.
@@ -80,7 +80,7 @@ class NewFiles:
         path = self.place / name if self._is_new_folder else _part(self.place / name)
         self._paths[name] = path
         try:
-            file = self._files[name] = cast(FileIO, path.open("x+b", buffering=0))
+            file = self._files[name] = FileIO(path, "x+", opener=_private if private else None)
         except FileExistsError:  # of a process with the same number, in another container
             del self._paths[name]
             raise
@@ -97,13 +97,16 @@ class NewFiles:
         for file in self._files.values():
             os.fsync(file.fileno())
 
-    def publish(self) -> None:
+    def publish(self, sync: bool = True) -> None:
         """Give the files their names.
 
+        ``sync``: once all of them are on the disk. Without it a power cut may leave a file of that
+        name that is not whole, which its reader must be able to tell.
         The file opened last must be one that nobody reads the others without. Raises OSError
         where nothing was changed, UserError where some files were replaced and others were not.
         """
-        self.sync()
+        if sync:
+            self.sync()
         # Ctrl+C interrupts the main thread only, at any line of these. What the other one has
         # begun it finishes, as __exit__ waits for it; what it has not, it leaves alone.
         result: Future[None] = Future()
@@ -182,6 +185,10 @@ def write_text(path: Path, text: str, replace: bool = False) -> None:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         message = f"{path} cannot be written ({reason(error)}); name another file."
         raise UserError(message) from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _part(path: Path) -> Path:
