@@ -11,6 +11,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.rows import Conversation, State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
+from llama_cpu.kept_files import forget
 from llama_cpu.locations import history_path
 from llama_cpu.new_files import write_text
 from llama_cpu.text import printable
@@ -132,6 +133,7 @@ def _delete(args: argparse.Namespace, history: History) -> int:
         print("Nothing was deleted.")
         return 1
     history.delete(args.id)
+    forget(history.file, args.id)
     return 0
 
 

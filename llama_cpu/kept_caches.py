@@ -4,18 +4,16 @@ All that can go wrong with them means that there is no file; what it held is com
 """
 
 import contextlib
-import hashlib
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event as Flag
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.history.rows import Gone
 from llama_cpu.history.store import History
+from llama_cpu.kept_files import PATTERN, KeptFile, kept_files, kept_path, mark_of, remove
 from llama_cpu.locations import kv_folder
 from llama_cpu.new_files import NewFiles, remove_leftovers
 from llama_cpu.transformer.kv_cache import KVCache
@@ -23,19 +21,7 @@ from llama_cpu.transformer.kv_file import Damaged, KVFile, Progress, file_bytes,
 
 SHORTEST = 64  # tokens; fewer are read again as quickly
 FREE_BYTES = 1 << 30  # that stay free on the disk
-LONGEST_SECONDS = 8.0  # to write a file: whoever leaves does not want to wait
-_NAME = re.compile(r"([0-9a-f]{16})-(\d{1,18})\.safetensors")
-_PATTERN = "*.safetensors"
-
-
-@dataclass(frozen=True)
-class KeptFile:
-    """One file, for those who list them."""
-
-    path: Path
-    conversation: int
-    nbytes: int
-    changed: float  # seconds since 1970; when it was last written or used
+LONGEST_SECONDS = 5.0  # to write a file: whoever leaves does not want to wait
 
 
 class KeptCaches:
@@ -55,8 +41,8 @@ class KeptCaches:
         self._folder = folder or kv_folder()
 
     def path(self, conversation: int) -> Path:
-        """Ids of conversations are never used again in a database."""
-        return self._folder / f"{_mark_of(self._database)}-{conversation}.safetensors"
+        """Where its file is, if there is one."""
+        return kept_path(self._folder, self._database, conversation)
 
     def load(
         self,
@@ -85,7 +71,7 @@ class KeptCaches:
                 file.read_into(cache, vocab_size, on_progress, stop)
             os.utime(path)  # the oldest is the one that was not used for the longest time
         except (Damaged, UserError):
-            _remove(path)
+            remove(path)
             return None
         except OSError:
             return None
@@ -134,34 +120,30 @@ class KeptCaches:
         """Whether the message, or all of the conversation, was deleted; so is the file then."""
         is_gone = not self._is_there(conversation, message)
         if is_gone:
-            _remove(self.path(conversation))
+            remove(self.path(conversation))
         return is_gone
 
     def tidy(self) -> None:
         """Remove what killed processes left half written, what belongs to messages that are no
         more, and what is too much."""
-        remove_leftovers(self._folder, [_PATTERN])
+        with contextlib.suppress(OSError):  # a folder that may not be looked into
+            remove_leftovers(self._folder, [PATTERN])
         for kept in kept_files(self._folder):
-            if not self._is_wanted(kept.path):
-                _remove(kept.path)
+            if not self._is_wanted(kept):
+                remove(kept.path)
         self._make_room(self._total)
 
-    def _is_wanted(self, path: Path) -> bool:
+    def _is_wanted(self, kept: KeptFile) -> bool:
         try:
-            with KVFile(path) as file:
+            with KVFile(kept.path) as file:
                 label = file.label
+            if kept.mark != mark_of(self._database):
+                return _may_exist(label.get("history", ""))
+            return self._is_there(kept.conversation, _message_of(label))
         except (Damaged, UserError):
             return False
         except OSError:
             return True  # another process is at it
-        if label.get("history") != str(self._database):
-            return _may_exist(label.get("history", ""))
-        own, conversation = _NAME.fullmatch(path.name), label.get("conversation")
-        is_own = own is not None and own[2] == conversation
-        try:
-            return is_own and self._is_there(int(own[2]), _message_of(label))  # type: ignore[index]
-        except Damaged:
-            return False
 
     def _is_there(self, conversation: int, message: int) -> bool:
         try:
@@ -175,32 +157,11 @@ class KeptCaches:
         """Remove the oldest files until the others take ``total`` bytes at the most."""
         files = [kept for kept in kept_files(self._folder) if kept.path != but]
         taken = sum(kept.nbytes for kept in files)
-        for kept in sorted(files, key=lambda kept: kept.changed):
+        for kept in files:
             if taken <= total:
                 return
-            _remove(kept.path)
+            remove(kept.path)
             taken -= kept.nbytes
-
-
-def kept_files(folder: Path, database: Path | None = None) -> list[KeptFile]:
-    """The files there are, of one database or of all."""
-    return [kept for kept in _kept_files(folder) if not database or _is_of(kept.path, database)]
-
-
-def forget(history: History, conversation: int) -> None:
-    """Remove the file of a conversation that was deleted, whatever the options are."""
-    if history.file:
-        _remove(kv_folder() / f"{_mark_of(history.file)}-{conversation}.safetensors")
-
-
-def _kept_files(folder: Path) -> Iterator[KeptFile]:
-    with contextlib.suppress(OSError):  # there is none yet
-        for path in list(folder.glob(_PATTERN)):
-            match = _NAME.fullmatch(path.name)
-            with contextlib.suppress(OSError):  # another process removed it
-                if match and not path.is_dir():
-                    status = path.stat()
-                    yield KeptFile(path, int(match[2]), status.st_size, status.st_mtime)
 
 
 def _in_time(on_progress: Progress) -> Progress:
@@ -215,14 +176,6 @@ def _in_time(on_progress: Progress) -> Progress:
     return go_on
 
 
-def _mark_of(database: Path) -> str:
-    return hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
-
-
-def _is_of(path: Path, database: Path) -> bool:
-    return path.name.startswith(_mark_of(database))
-
-
 def _message_of(label: Mapping[str, str]) -> int:
     text = label.get("message", "")
     if not (text.isascii() and text.isdigit() and len(text) <= 18):  # SQLite has 64 bits
@@ -235,8 +188,3 @@ def _may_exist(database: str) -> bool:
         return bool(database) and Path(database).exists()
     except (OSError, ValueError):
         return "\0" not in database
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not there, or open in another process, on Windows
-        path.unlink()
