@@ -285,7 +285,7 @@ def merge_main(argv: Sequence[str] | None = None, prog: str = "merge_weights.py"
 
 
 def history_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu history") -> int:
-    """``llama-cpu history list|show|export|import|delete|search ...``"""
+    """``llama-cpu history list|show|export|import|delete|caches|search ...``"""
     from llama_cpu.history_command import add_history_commands, run_history
 
     parser = _Parser(prog=prog, description="The conversations that the chat has kept.")
