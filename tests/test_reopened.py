@@ -47,10 +47,11 @@ def test_in_the_app(demo_model: Path, tmp_path: Path, cache: Path) -> None:
 
 def test_in_a_pipe(demo_model: Path, tmp_path: Path, cache: Path) -> None:
     def chat(line: str, *options: str) -> str:
-        words = ["--history", str(tmp_path / "history.db"), "--ckpt_dir", str(demo_model)]
-        words += ["--max_gen_len", "8", "--temperature", "0", *options]
+        words = ["--ckpt_dir", str(demo_model), "--max_gen_len", "8", "--temperature", "0"]
+        if "--no_history" not in options:
+            words += ["--history", str(tmp_path / "history.db")]
         done = subprocess.run(
-            [sys.executable, "example_chat.py", *words],
+            [sys.executable, "example_chat.py", *words, *options],
             input=line,
             cwd=ROOT,
             capture_output=True,

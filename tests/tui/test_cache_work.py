@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_cpu.history.store import History
 from llama_cpu.kept_files import kept_path
 from llama_cpu.locations import kv_folder
 from llama_cpu.tui import cache_work
@@ -52,10 +53,11 @@ async def test_reading_at_the_start_is_shown_and_esc_skips_it() -> None:
     session = SlowSession([script("Answer.")])
     async with chat(session, NARROW) as pilot:
         await until(pilot, lambda: is_reading(pilot))
-        assert "Esc skips" in screen_text(pilot)
+        await until(pilot, lambda: "Esc skips" in screen_text(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: not screen(pilot).cache_work.is_active)
-        assert session.was_stopped and not prompt(pilot).border_subtitle
+        await until(pilot, lambda: not prompt(pilot).border_subtitle)
+        assert session.was_stopped
         await ask_and_wait(pilot, "one")
         assert len(session.messages) == 2
 
@@ -67,14 +69,15 @@ async def test_an_answer_waits_for_what_is_being_read() -> None:
         prompt(pilot).insert("one")
         await pilot.press("enter")
         await until(pilot, lambda: len(session.messages) == 1)
-        assert "is reading the prompt" in screen_text(pilot)
+        await until(pilot, lambda: "is reading the prompt" in screen_text(pilot))
         session.go_on.set()
         await until(pilot, lambda: len(session.messages) == 2)
         assert not session.was_stopped
 
 
-async def test_every_other_conversation_is_prepared() -> None:
-    session = SlowSession(earlier=[FakeMessage("user", "one"), FakeMessage("assistant", "two")])
+async def test_every_other_conversation_is_prepared(tmp_path: Path) -> None:
+    earlier = [FakeMessage("user", "one"), FakeMessage("assistant", "two")]
+    session = SlowSession(earlier=earlier, history=History(tmp_path / "history.db"))
     session.go_on.set()
     first = session.record.kept_id
     async with chat(session, WIDE) as pilot:
@@ -84,6 +87,7 @@ async def test_every_other_conversation_is_prepared() -> None:
         conversation = session.history.get(first)
         await screen(pilot).library.open(conversation)
         await until(pilot, lambda: session.prepared == [first, None, first])
+    session.history.close()
 
 
 async def test_leaving_is_quick_where_there_is_nothing_to_keep() -> None:
@@ -101,7 +105,7 @@ async def test_leaving_shows_what_it_waits_for(size: tuple[int, int]) -> None:
     async with chat(session, size) as pilot:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: "50.0 MiB of 100 MiB" in screen_text(pilot))
-        assert "Esc leaves without it." in screen_text(pilot)
+        await until(pilot, lambda: "Esc leaves without it." in screen_text(pilot))
         assert pilot.app.return_value is None
         session.go_on.set()
         await until(pilot, lambda: pilot.app.return_value == 0)
@@ -150,8 +154,6 @@ async def test_a_fault_does_not_keep_one_from_leaving() -> None:
 async def test_a_deleted_conversation_takes_its_file_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llama_cpu.history.store import History
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with History(tmp_path / "history.db") as history:
         session = SlowSession(
