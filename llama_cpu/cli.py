@@ -16,7 +16,13 @@ from llama_cpu.files import reason
 from llama_cpu.locations import state_folder
 from llama_cpu.machine import prepare_for_torch
 from llama_cpu.text import printable
-from llama_cpu.user_config import UserConfig, read_config
+from llama_cpu.user_config import (
+    KV_FILE_MIB,
+    KV_FILES_MIB,
+    LARGEST_MIB,
+    UserConfig,
+    read_config,
+)
 
 EXIT_USER_ERROR = 2
 EXIT_PROGRAM_ERROR = 1
@@ -165,6 +171,12 @@ def _positive(text: str) -> int:
     return number
 
 
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:12]) <= LARGEST_MIB):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number up to {LARGEST_MIB}")
+    return int(text)
+
+
 def _thread_count(text: str) -> int:
     number = _positive(text)
     if number > 1024:  # some thousands more, and the threads' library crashes
@@ -199,6 +211,21 @@ def chat_parser(prog: str) -> argparse.ArgumentParser:
         dest="continue_latest",
         action="store_true",
         help="go on with the latest conversation",
+    )
+    history.add_argument(
+        "--kv_file_mib",
+        type=_size,
+        default=KV_FILE_MIB,
+        metavar="N",
+        help="MiB of a conversation's KV cache that are kept on the disk when you leave it, so "
+        f"that it need not be computed again (default {KV_FILE_MIB}; 0: none)",
+    )
+    history.add_argument(
+        "--kv_files_mib",
+        type=_size,
+        default=KV_FILES_MIB,
+        metavar="N",
+        help=f"MiB of all of these files together, the oldest go first (default {KV_FILES_MIB})",
     )
     add_model_arguments(parser)
     return parser
@@ -258,7 +285,7 @@ def merge_main(argv: Sequence[str] | None = None, prog: str = "merge_weights.py"
 
 
 def history_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu history") -> int:
-    """``llama-cpu history list|show|export|import|delete|search ...``"""
+    """``llama-cpu history list|show|export|import|delete|caches|search ...``"""
     from llama_cpu.history_command import add_history_commands, run_history
 
     parser = _Parser(prog=prog, description="The conversations that the chat has kept.")

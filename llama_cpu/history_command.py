@@ -11,9 +11,10 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.rows import Conversation, State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
-from llama_cpu.locations import history_path
+from llama_cpu.kept_files import forget, kept_files, mark_of, remove
+from llama_cpu.locations import history_path, kv_folder
 from llama_cpu.new_files import write_text
-from llama_cpu.text import printable
+from llama_cpu.text import human_bytes, printable
 
 
 def add_history_argument(parser: argparse._ActionsContainer) -> None:
@@ -52,6 +53,8 @@ def add_history_commands(parser: argparse.ArgumentParser) -> None:
     delete = verb("delete", _delete, "Delete a conversation, after asking.")
     delete.add_argument("id", type=_id, metavar="ID")
     delete.add_argument("--yes", action="store_true", help="do not ask")
+    caches = verb("caches", _caches, "KV caches kept on the disk: ID, size, time.")
+    caches.add_argument("--clear", action="store_true", help="remove them, of all databases")
     search = verb("search", _search, "Conversations with all of the words: ID, time, title, place.")
     search.add_argument("words", nargs="+", metavar="WORD", help="the last may be a beginning")
 
@@ -132,6 +135,18 @@ def _delete(args: argparse.Namespace, history: History) -> int:
         print("Nothing was deleted.")
         return 1
     history.delete(args.id)
+    forget(history.file, args.id)
+    return 0
+
+
+def _caches(args: argparse.Namespace, history: History) -> int:
+    assert history.file
+    own = mark_of(history.file)
+    for kept in kept_files(kv_folder()):
+        if args.clear:
+            remove(kept.path)
+        elif kept.mark == own:
+            _print_row(kept.conversation, human_bytes(kept.nbytes), day_and_time(kept.changed))
     return 0
 
 

@@ -24,6 +24,11 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("llama_cpu", appauthor=False)
 
 
+def kv_folder() -> Path:
+    """KV caches of conversations, which can be computed again."""
+    return cache_folder() / "kv"
+
+
 def history_path() -> Path:
     """The database of conversations, unless --history names another."""
     return platformdirs.user_data_path("llama_cpu", appauthor=False) / "history.db"

@@ -37,6 +37,7 @@ class NewFiles:
         self._files: dict[str, FileIO] = {}
         self._in_use = Lock()  # by the thread that publishes, or the one that leaves the block
         self._left = False
+        self._sync_folder = sync_folder
 
     def __enter__(self) -> "NewFiles":
         return self
@@ -67,8 +68,8 @@ class NewFiles:
     def _is_new_folder(self) -> bool:
         return self.place != self.folder
 
-    def open(self, name: str) -> FileIO:
-        """An empty file, unbuffered, for reading and writing.
+    def open(self, name: str, private: bool = False) -> FileIO:
+        """An empty file, unbuffered, for reading and writing; ``private``: for nobody else's eyes.
 
         Raises OSError, and UserError where it could not take the place of one that is there:
         better now than when all is written.
@@ -80,7 +81,10 @@ class NewFiles:
         path = self.place / name if self._is_new_folder else _part(self.place / name)
         self._paths[name] = path
         try:
-            file = self._files[name] = cast(FileIO, path.open("x+b", buffering=0))
+            if private:
+                path.touch(0o600, exist_ok=False)
+            mode = "r+b" if private else "x+b"
+            file = self._files[name] = cast(FileIO, path.open(mode, buffering=0))
         except FileExistsError:  # of a process with the same number, in another container
             del self._paths[name]
             raise
@@ -97,13 +101,17 @@ class NewFiles:
         for file in self._files.values():
             os.fsync(file.fileno())
 
-    def publish(self) -> None:
+    def publish(self, sync: bool = True) -> None:
         """Give the files their names.
 
+        ``sync``: once all of them are on the disk. Without it a power cut may leave a file of that
+        name that is not whole, which its reader must be able to tell.
         The file opened last must be one that nobody reads the others without. Raises OSError
         where nothing was changed, UserError where some files were replaced and others were not.
         """
-        self.sync()
+        self._sync_folder = sync_folder if sync else _leave_to_the_system
+        if sync:
+            self.sync()
         # Ctrl+C interrupts the main thread only, at any line of these. What the other one has
         # begun it finishes, as __exit__ waits for it; what it has not, it leaves alone.
         result: Future[None] = Future()
@@ -122,12 +130,12 @@ class NewFiles:
                 result.set_result(None)
 
     def _publish_folder(self) -> None:
-        sync_folder(self.place)
+        self._sync_folder(self.place)
         for file in self._files.values():
             file.close()  # Windows renames no folder with an open file in it
         self.place.rename(self.folder)
         self._paths.clear()
-        sync_folder(self.folder.parent)
+        self._sync_folder(self.folder.parent)
 
     def _publish_files(self) -> None:
         """A single file is replaced at once. Before several are, the old file of the last one's
@@ -139,15 +147,15 @@ class NewFiles:
         aside = _part(self.folder / f"{last}.old")
         if others and (self.folder / last).exists():
             (self.folder / last).replace(aside)
-            sync_folder(self.folder)
+            self._sync_folder(self.folder)
         replaced = False
         try:
             for name in others:
                 self._replace(name)
                 replaced = True
-            sync_folder(self.folder)
+            self._sync_folder(self.folder)
             self._replace(last)
-            sync_folder(self.folder)
+            self._sync_folder(self.folder)
         except OSError as error:
             if replaced:
                 raise UserError(
@@ -182,6 +190,10 @@ def write_text(path: Path, text: str, replace: bool = False) -> None:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         message = f"{path} cannot be written ({reason(error)}); name another file."
         raise UserError(message) from error
+
+
+def _leave_to_the_system(folder: Path) -> None:
+    """Names get to the disk some seconds later."""
 
 
 def _part(path: Path) -> Path:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from threading import Event as Flag
 
+from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
@@ -35,6 +36,7 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, record: Record) -> 
         while (line := _read_line()) is not None:
             if line.strip():
                 all_answered &= _answer(session, line)
+        session.keep_cache(unwatched, Flag())
     finally:
         session.close()
     return 0 if all_answered else 2

@@ -41,6 +41,7 @@ class Choice:
 
 _PATH, _FLAG = "a path", "true or false"
 DEFAULT_THEME = "textual-dark"
+KV_FILE_MIB, KV_FILES_MIB, LARGEST_MIB = 512, 2048, 1 << 24
 PRECISIONS = ("float32", "bf16", "int8")
 # Every entry of the file but [keys], in the order of the sample.
 ENTRIES: dict[str, Range | Choice] = {
@@ -60,6 +61,18 @@ ENTRIES: dict[str, Range | Choice] = {
     **SETTINGS,
     "history": Choice(_PATH, "the database of conversations; default: in your data folder"),
     "no_history": Choice(_FLAG, "keep no conversations", default=False),
+    "kv_file_mib": Range(
+        int,
+        f"MiB of a conversation's KV cache that are kept on the disk; default: {KV_FILE_MIB}",
+        0,
+        LARGEST_MIB,
+    ),
+    "kv_files_mib": Range(
+        int,
+        f"MiB of all of these files, the oldest go first; default: {KV_FILES_MIB}",
+        0,
+        LARGEST_MIB,
+    ),
     "theme": Choice("the name of a theme", "the colours of the app", default=DEFAULT_THEME),
     "panels": Choice(_FLAG, "times and memory beside the conversation", default=True),
     "plain": Choice(_FLAG, "no app: a line in, an answer out, as in a pipe", default=False),

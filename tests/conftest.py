@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_cpu.demo_model import demo_model_path, fetch_demo_model
 from llama_cpu.locations import state_folder
 from llama_cpu.machine import prepare_for_torch
 
@@ -13,13 +14,18 @@ prepare_for_torch()
 # that they start; Ctrl+C is to be tested there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What the programs that tests start keep is not for the user's own database.
+# What the programs that tests start keep is not for the user's own database and cache; the demo
+# model there may be used.
 _data = tempfile.TemporaryDirectory()
 os.environ["XDG_DATA_HOME"] = _data.name
+_demo_model = demo_model_path()
+if _demo_model.exists():
+    os.environ["XDG_CACHE_HOME"] = str(Path(_data.name) / "cache")
+    if demo_model_path() != _demo_model:  # a system that does as XDG says
+        demo_model_path().parent.mkdir(parents=True)
+        demo_model_path().symlink_to(_demo_model)
 
 import torch  # noqa: E402
-
-from llama_cpu.demo_model import fetch_demo_model  # noqa: E402
 
 
 @pytest.fixture(scope="session")

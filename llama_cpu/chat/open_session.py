@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from threading import Event as Flag
 from typing import Any
 
+from llama_cpu.chat.cache_keeper import CacheKeeper
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.config import Fields
 from llama_cpu.errors import UserError
+from llama_cpu.fingerprint import fingerprint
 from llama_cpu.history.store import History
+from llama_cpu.kept_caches import KeptCaches
 from llama_cpu.loading import LoadPlan, Progress, load
 from llama_cpu.locations import history_path
 from llama_cpu.sampling import Sampling
@@ -57,10 +60,21 @@ def session_opener(
     template = choose_template(args.template, plan.tokenizer, plan.name)
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
+        kept = _kept_caches(args, record)
+        weights = fingerprint(plan.checkpoint) if kept else ""  # before they are used up
         loaded = load(plan, on_progress, stop)
-        return ChatSession(loaded, template, sampling, args.max_gen_len, args.system, record)
+        keeper = CacheKeeper(kept, plan, weights, loaded.cache) if kept else None
+        return ChatSession(
+            loaded, template, sampling, args.max_gen_len, args.system, record, keeper
+        )
 
     return open_session
+
+
+def _kept_caches(args: argparse.Namespace, record: Record | None) -> KeptCaches | None:
+    if record is None or record.history.file is None:
+        return None
+    return KeptCaches(record.history, args.kv_file_mib << 20, args.kv_files_mib << 20)
 
 
 def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields, replace
 from itertools import chain
 from threading import Event as Flag
 
+from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.prompt import Message, build_prompt
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.templates import (
@@ -25,6 +26,7 @@ from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.settings import Settings
 from llama_cpu.text_stream import ids_of_text
 from llama_cpu.tokenization import Tokenizer
+from llama_cpu.transformer.kv_file import Progress
 
 Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
 
@@ -44,10 +46,12 @@ class ChatSession:
         max_gen_len: int,
         system: str | None = None,
         record: Record | None = None,
+        keeper: CacheKeeper | None = None,
     ) -> None:
         """``record``: the conversation, with its system prompt; None: a new one in memory, with
-        ``system``."""
+        ``system``. ``keeper``: keeps the KV caches of conversations on the disk."""
         self.loaded = loaded
+        self._keeper = keeper
         self.record = record or Record(History(None), system=system or "")
         self.record.model = loaded.plan.name
         self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
@@ -158,6 +162,7 @@ class ChatSession:
         """Free the model's memory. Only what is known of its plan may be asked from now on."""
         self.close()
         del self._generator
+        self._keeper = None
         self.loaded = replace(self.loaded, model=None, cache=None, new_drafter=None)  # type: ignore[arg-type]
 
     def _close_retired(self) -> None:
@@ -171,9 +176,10 @@ class ChatSession:
         nothing was generated. Raises UserError where the prompt cannot be made or does not fit.
         """
         sampler, limits = self._begin()
+        self.prepare_cache(unwatched, stop)
         prompt_ids = yield from self._prompt_that_fits(self.record.line, [])
         events = self._generator.generate(prompt_ids, sampler, limits, stop)
-        yield from self.record.written(events, limits.end_ids, self._tidy)
+        yield from self._noted(self.record.written(events, limits.end_ids, self._tidy))
 
     def continue_answer(self, stop: Flag) -> Iterator[Event]:
         """Write on at the last message, an answer that was cut or stopped; as ``answer``.
@@ -181,6 +187,7 @@ class ChatSession:
         The text in the events is what is new.
         """
         sampler, limits = self._begin()
+        self.prepare_cache(unwatched, stop)
         answer = self.record.line[-1]
         tokenizer = self.loaded.tokenizer
         ids = self._ids_of(answer)
@@ -190,7 +197,20 @@ class ChatSession:
         # A generator, which begins only after the record has found that nobody else writes.
         events = self._generator.generate(prompt_ids, sampler, limits, stop)
         so_far = tokenizer.decode(ids)
-        yield from self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
+        yield from self._noted(
+            self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
+        )
+
+    def _noted(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The same events; the keeper knows whose tokens the cache holds."""
+        template = self._renderer.template
+        try:
+            if self._keeper:
+                self._keeper.belongs_to(self.record, template)
+            yield from events
+        finally:
+            if self._keeper:
+                self._keeper.belongs_to(self.record, template)
 
     def _begin(self) -> tuple[Sampler, Limits]:
         """What an answer uses to its end, whatever is applied meanwhile."""
@@ -200,6 +220,29 @@ class ChatSession:
 
     def _tidy(self, ids: list[int], text: str) -> list[int]:
         return ids_of_text(self.loaded.tokenizer, ids, text)
+
+    # The KV cache on the disk. In the model's thread, as answers are.
+
+    def prepare_cache(self, on_progress: Progress, stop: Flag) -> None:
+        """Another conversation is shown: have what is kept of its KV cache, after keeping that of
+        the one before. An answer does it, too, where it was not done.
+
+        ``on_progress(done, total)`` gets bytes. Setting ``stop`` ends it soon; then that much is
+        computed again.
+        """
+        if self._keeper:
+            self._follow_record()
+            self._keeper.turn_to(self.record, self._renderer.template, on_progress, stop)
+
+    def keep_cache(self, on_progress: Progress, stop: Flag) -> None:
+        """Keep the KV cache on the disk, where that is wanted, before the program ends."""
+        if self._keeper:
+            self._keeper.keep(on_progress, stop)
+
+    @property
+    def has_unkept_cache(self) -> bool:
+        """Whether ``keep_cache`` has something to do."""
+        return self._keeper is not None and self._keeper.has_unkept
 
     def complete(self, text: str, stop: Flag) -> Iterator[Event]:
         """Continue a text without the template, as a stream of events; no message comes of it.

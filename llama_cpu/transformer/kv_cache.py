@@ -1,5 +1,6 @@
 """The KV cache: keys and values of every token that the model has read."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,8 +31,11 @@ class KVCache:
         self.most_used = 0  # tokens when it was fullest
         self.bytes_per_token = config.kv_cache_bytes(1, dtype.itemsize)
         self.nbytes = self.bytes_per_token * max_seq_len
-        shape = (config.n_layers, 2, config.n_kv_heads, max_seq_len, config.head_dim)
-        self._memory = torch.frombuffer(lazy_memory(self.nbytes), dtype=dtype).view(shape)
+        self.dtype = dtype
+        self._layers, self._heads = config.n_layers, config.n_kv_heads
+        self._head_dim = config.head_dim
+        memory = torch.frombuffer(lazy_memory(self.nbytes), dtype=dtype)
+        self._memory = memory.view(self.shape(max_seq_len))
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -44,6 +48,18 @@ class KVCache:
         return [
             LayerCache(*parts) for parts in zip(new, keys.unbind(0), values.unbind(0), strict=True)
         ]
+
+    def shape(self, length: int) -> tuple[int, ...]:
+        """Of the keys and values of so many tokens."""
+        return (self._layers, 2, self._heads, length, self._head_dim)
+
+    def pieces(self, length: int) -> Iterator[Tensor]:
+        """The first ``length`` tokens' keys and values, as far as they lie side by side in memory:
+        parts [length, head_dim] of the cache, in the order of ``shape``."""
+        for layer in self._memory:
+            for heads in layer:
+                for head in heads:
+                    yield head[:length]
 
     def extend(self, token_ids: list[int]) -> None:
         """Count tokens as read, once every layer has stored their keys and values."""

@@ -16,6 +16,7 @@ from textual.theme import Theme
 
 from llama_cpu.errors import UserError
 from llama_cpu.text import printable
+from llama_cpu.tui.cache_work import LeavingScreen
 from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.figures_screen import FiguresScreen
 from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
@@ -185,8 +186,15 @@ class ChatApp(App[int]):
             self.session.close()
 
     async def action_quit(self) -> None:
-        """Leave; a screen that is left stops the model's work."""
-        self.exit(EXIT_OK if self.session else EXIT_CANCELLED)
+        """Leave, once the KV cache is kept, or at once if asked again; a screen that is left stops
+        the model's work."""
+        chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
+        if isinstance(self.screen, LeavingScreen):
+            self.screen.action_leave()
+        elif chat and not self._switch.is_active and chat.session.has_unkept_cache:
+            self.push_screen(LeavingScreen(chat, self.model_thread), lambda _: self.exit(EXIT_OK))
+        else:
+            self.exit(EXIT_OK if self.session else EXIT_CANCELLED)
 
 
 def run_app(

@@ -15,6 +15,7 @@ from textual.widgets import Footer, Static
 from llama_cpu.machine import memory_report
 from llama_cpu.tui import about
 from llama_cpu.tui.answering import Answering
+from llama_cpu.tui.cache_work import CacheWork
 from llama_cpu.tui.chat_commands import commands
 from llama_cpu.tui.conversation import Conversation
 from llama_cpu.tui.find_bar import FindBar
@@ -102,6 +103,7 @@ class ChatScreen(Screen[None]):
         self._report = memory_report()
         self._has_toggled = False  # the user has shown or hidden the list
         self.answering = Answering(self, model_thread)
+        self.cache_work = CacheWork(self, model_thread)
         self.turns = Turns(self)
         self.library = Library(self)
         self.slash = SlashCommands(self)
@@ -127,6 +129,7 @@ class ChatScreen(Screen[None]):
             return
         if self._is_demo:
             self.conversation.add_notice(about.demo_notice(), kind="demo")
+        self.cache_work.begin()
         await self.answering.show()
         self.answering.say_if_cut()
         if self._carried:
@@ -219,6 +222,7 @@ class ChatScreen(Screen[None]):
 
     def action_stop(self) -> None:
         """Stop the answer and keep what was written, or leave a message as it was."""
+        self.cache_work.stop()
         if self.answering.is_answering:
             self.answering.stop()
         else:
@@ -267,7 +271,8 @@ class ChatScreen(Screen[None]):
             return False
         if action == "settings" and self.sidebar.has_focus_within:  # F2 gives a title there
             return False
-        if action == "stop" and not self.answering.is_answering and not self.turns.is_editing:
+        is_at_work = self.answering.is_answering or self.cache_work.is_active
+        if action == "stop" and not is_at_work and not self.turns.is_editing:
             return None
         return True
 

@@ -40,6 +40,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
     """What the keys act on, and the classes that have them; the app's own act everywhere."""
     from llama_cpu.tui.app import ChatApp
     from llama_cpu.tui.ask import Ask
+    from llama_cpu.tui.cache_work import LeavingScreen
     from llama_cpu.tui.chat_screen import ChatScreen
     from llama_cpu.tui.confirm import Confirm
     from llama_cpu.tui.figures_screen import FiguresScreen
@@ -64,6 +65,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
         "In this help": (HelpScreen,),
         "At the first start": (WelcomeScreen,),
         "While a model is loaded": (LoadingScreen,),
+        "While the KV cache is kept": (LeavingScreen,),
         "Where a question is asked": (Confirm,),
         "Where a line is asked for": (Ask,),
     }

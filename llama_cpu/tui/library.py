@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from llama_cpu.errors import UserError
 from llama_cpu.history.rows import Conversation
+from llama_cpu.kept_files import forget
 from llama_cpu.text import printable
 from llama_cpu.timings import Timings
 from llama_cpu.tui.ask import Ask
@@ -39,6 +40,7 @@ class Library:
             screen.turns.cancel_editing()
             self._answering.timings = Timings()
             await self._answering.change(record.clear)
+            screen.cache_work.begin()
             screen.prompt.focus()
 
     async def open(self, conversation: Conversation) -> None:
@@ -51,6 +53,7 @@ class Library:
                 screen.turns.cancel_editing()
                 self._answering.timings = Timings()
                 await self._answering.change(screen.record.open, conversation.id)
+                screen.cache_work.begin()
                 self._answering.say_if_cut()
 
     async def keep_settings(self) -> None:
@@ -81,13 +84,19 @@ class Library:
         if not await self._is_sure(question, "Delete"):
             return
         if conversation.id != record.kept_id:
-            await self._try(record.history.delete, conversation.id)
+            await self._try(self._delete, conversation.id)
             return
         async with self._answering.changing:
             await self._answering.stop_and_wait()
             self._screen.turns.cancel_editing()
-            if await self._try(record.history.delete, conversation.id):
+            if await self._try(self._delete, conversation.id):
                 await self._answering.change(record.clear)
+                self._screen.cache_work.begin()
+
+    def _delete(self, conversation: int) -> None:
+        history = self._screen.record.history
+        history.delete(conversation)
+        forget(history.file, conversation)
 
     async def _is_sure(self, question: str, yes: str) -> bool:
         answer = await self._screen.app.push_screen_wait(Confirm(question, yes=yes, no="Keep"))

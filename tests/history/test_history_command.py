@@ -13,7 +13,8 @@ from llama_cpu import history_command
 from llama_cpu.cli import main
 from llama_cpu.history.rows import State
 from llama_cpu.history.store import History
-from llama_cpu.locations import history_path
+from llama_cpu.kept_files import kept_path
+from llama_cpu.locations import history_path, kv_folder
 from tests.history.conftest import ROOT
 
 Run = Callable[..., str]
@@ -165,3 +166,26 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture) -> None:
         main(["history"])
     assert caught.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_kept_caches(
+    run: Run,
+    history: History,
+    conversation: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run("caches") == ""
+    assert history.file
+    other = kept_path(kv_folder(), tmp_path / "other.db", 1)
+    paths = [kept_path(kv_folder(), history.file, each) for each in (conversation, 77)]
+    kv_folder().mkdir(parents=True)
+    for path in (other, *paths):
+        path.write_bytes(bytes(2048))
+    rows = [line.split("\t") for line in run("caches").splitlines()]
+    assert {(row[0], row[1]) for row in rows} == {(str(conversation), "2.0 KiB"), ("77", "2.0 KiB")}
+    run("delete", conversation, "--yes")
+    assert [path.exists() for path in (other, *paths)] == [True, False, True]
+    run("caches", "--clear")
+    assert list(kv_folder().iterdir()) == []

@@ -100,6 +100,14 @@ class FakeSession:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
+    has_unkept_cache = False
+
+    def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+        pass
+
+    def keep_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+        pass
+
     def let_go(self) -> None:
         self.is_let_go = True
         self.close()

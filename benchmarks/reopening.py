@@ -1,0 +1,143 @@
+"""How long one waits for the first token in a conversation that was opened again.
+
+    python -m benchmarks.reopening                     # the model of the chat
+    python -m benchmarks.reopening --ckpt_dir PATH --precision bf16 --tokens 1500 --rounds 5
+
+One long message, of a text of benchmarks/text, is answered and the conversation left. Then, by
+turns, the same short question is asked with the file of its KV cache and without; the time is that
+from the opening of the conversation to the first token, the loading of the model not counted. The
+file is read from the disk, not from the system's memory, where Linux lets a program ask for that.
+"""
+# ruff: noqa: E402
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from threading import Event as Flag
+
+from llama_cpu.machine import forget_cached, prepare_for_torch
+
+prepare_for_torch()  # before torch is imported
+
+from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
+from llama_cpu.chat.record import Record
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.chat.templates import choose_template
+from llama_cpu.errors import UserError
+from llama_cpu.events import Prefill, Token
+from llama_cpu.fingerprint import fingerprint
+from llama_cpu.history.store import History
+from llama_cpu.kept_caches import KeptCaches
+from llama_cpu.loading import LoadedModel, load, plan_loading
+from llama_cpu.precision import Precision
+from llama_cpu.sampling import Sampling
+from llama_cpu.text import human_bytes
+
+TEXT = Path(__file__).parent / "text" / "opticks.txt"
+LIMIT = 1 << 40
+
+
+class Reopening:
+    """One conversation, opened again and again."""
+
+    def __init__(self, loaded: LoadedModel, weights: str, folder: Path) -> None:
+        self._loaded, self._weights = loaded, weights
+        self._history = History(folder / "history.db")
+        self._kept = KeptCaches(self._history, LIMIT, LIMIT, folder / "kv")
+
+    def begin(self, tokens: int) -> float:
+        """A conversation with a message of so many tokens; returns the seconds of leaving it."""
+        session = self._session(Record(self._history))
+        tokenizer = self._loaded.tokenizer
+        ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"), specials=False)
+        session.add_user(tokenizer.decode(ids[:tokens]))
+        for _ in session.answer(Flag()):
+            pass
+        start = time.perf_counter()
+        session.keep_cache(unwatched, Flag())
+        seconds = time.perf_counter() - start
+        assert session.record.kept_id
+        self._conversation = session.record.kept_id
+        session.close()
+        return seconds
+
+    @property
+    def file(self) -> Path:
+        return self._kept.path(self._conversation)
+
+    def ask(self, with_file: bool) -> tuple[float, Prefill]:
+        """Seconds to the first token, and what was reused."""
+        self._loaded.cache.truncate(0)
+        with self.file.open("r+b", buffering=0) as file:
+            forget_cached(file)  # type: ignore[arg-type]
+        session = self._session(Record(self._history), with_file)
+        session.count_tokens("warm")
+        start = time.perf_counter()
+        session.record.open(self._conversation)
+        session.prepare_cache(unwatched, Flag())
+        session.add_user("What is this text about?")
+        for event in session.answer(stop := Flag()):
+            if isinstance(event, Prefill):
+                prefill = event
+            elif isinstance(event, Token) and not stop.is_set():
+                seconds = time.perf_counter() - start
+                stop.set()
+        session.record.delete_last_turn()
+        session.close()
+        return seconds, prefill
+
+    def _session(self, record: Record, with_file: bool = True) -> ChatSession:
+        loaded = self._loaded
+        keeper = CacheKeeper(self._kept, loaded.plan, self._weights, loaded.cache)
+        template = choose_template(None, loaded.tokenizer, loaded.plan.name)
+        greedy = Sampling(temperature=0.0)
+        return ChatSession(
+            loaded, template, greedy, 32, record=record, keeper=keeper if with_file else None
+        )
+
+    def close(self) -> None:
+        self._history.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt_dir", type=Path, metavar="PATH")
+    parser.add_argument(
+        "--precision", choices=[each.value for each in Precision], default="float32"
+    )
+    parser.add_argument("--tokens", type=int, default=1500, metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    args = parser.parse_args()
+    try:
+        plan = plan_loading(args.ckpt_dir, precision=Precision(args.precision))
+        start = time.perf_counter()
+        weights = fingerprint(plan.checkpoint)
+        print(f"fingerprint: {time.perf_counter() - start:.3f} s")
+        loaded = load(plan, lambda done, total, name: None, Flag())
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        run(Reopening(loaded, weights, Path(folder)), args.tokens, args.rounds)
+
+
+def run(reopening: Reopening, tokens: int, rounds: int) -> None:
+    seconds = reopening.begin(tokens)
+    size = reopening.file.stat().st_size
+    print(f"leaving: {seconds:.3f} s for {human_bytes(size)}")
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(rounds):
+        for with_file, figures in times.items():
+            waited, prefill = reopening.ask(with_file)
+            figures.append(waited)
+            name = "with" if with_file else "without"
+            print(f"{name:8} {waited:7.3f} s  reused {prefill.reused}+{prefill.total}")
+    reopening.close()
+    kept, anew = (statistics.median(each) for each in times.values())
+    print(f"medians: with {kept:.3f} s, without {anew:.3f} s, {anew / kept:.1f} times as long")
+
+
+if __name__ == "__main__":
+    main()

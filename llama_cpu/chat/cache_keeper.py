@@ -1,0 +1,106 @@
+"""Whose tokens the KV cache holds, and when they go to the disk and come back."""
+
+import hashlib
+from threading import Event as Flag
+
+from llama_cpu import __version__
+from llama_cpu.chat.record import Record
+from llama_cpu.chat.templates import ChatTemplate
+from llama_cpu.errors import Cancelled
+from llama_cpu.kept_caches import KeptCaches
+from llama_cpu.loading import LoadPlan
+from llama_cpu.transformer.kv_cache import KVCache
+from llama_cpu.transformer.kv_file import Progress
+
+FORMAT = "llama_cpu KV cache 1"
+
+
+class CacheKeeper:
+    """One for a loaded model. All methods are for the model's thread but ``has_unkept``.
+
+    What comes back from the disk is only a beginning: of it, an answer uses what agrees with its
+    prompt, as of anything that is in the cache (``KVCache.reuse``).
+    """
+
+    def __init__(self, kept: KeptCaches, plan: LoadPlan, weights: str, cache: KVCache) -> None:
+        """``weights``: the fingerprint of the model's."""
+        self._kept = kept
+        self._cache = cache
+        self._vocab_size = plan.checkpoint.config.vocab_size
+        self._model_label = {
+            "format": FORMAT,
+            "program": __version__,  # another one may compute otherwise
+            "model": plan.name,
+            "weights": weights,
+            "precision": plan.precision.value,
+        }
+        self._label = self._model_label  # with the template that the tokens were made with
+        self._conversation: int | None = None  # whose tokens the cache holds; None: nobody's
+        self._message = 0  # the one that the last of them are of
+        self._on_disk: list[int] = []  # what that conversation's file holds
+        self._is_tidy = False
+
+    @property
+    def has_unkept(self) -> bool:
+        """Whether ``keep`` would write something."""
+        if self._conversation is None or not self._message:
+            return False
+        length = self._kept.length_kept(self._cache)
+        return self._cache.token_ids[:length] != self._on_disk[:length]
+
+    def turn_to(
+        self, record: Record, template: ChatTemplate, on_progress: Progress, stop: Flag
+    ) -> None:
+        """The record's conversation is at work from now on: keep the cache of the one before, and
+        have what is kept of this one. Nothing happens where it is at work already."""
+        if not self._is_tidy:
+            self._is_tidy = True
+            self._kept.tidy()
+        conversation = record.kept_id
+        if conversation == self._conversation:
+            return
+        self.keep(on_progress, stop)
+        self._conversation, self._message, self._on_disk = conversation, 0, []
+        if conversation is None or stop.is_set():
+            return
+        wanted, cache = self._labelled(template), self._cache
+        try:
+            message = self._kept.load(
+                conversation, wanted, cache, self._vocab_size, on_progress, stop
+            )
+        except Cancelled:
+            return
+        if message is not None:
+            self._label, self._message = wanted, message
+            self._on_disk = cache.token_ids.copy()
+
+    def belongs_to(self, record: Record, template: ChatTemplate) -> None:
+        """The cache holds the prompt, or the answer, of the record's last message."""
+        if record.kept_id != self._conversation:  # it was moved to memory, or back
+            self._conversation, self._on_disk = record.kept_id, []
+        self._message = record.line[-1].id if record.line else 0
+        self._label = self._labelled(template)
+
+    def keep(self, on_progress: Progress, stop: Flag) -> None:
+        """Write the cache to the disk, unless it is there; stopped, or where that is not possible,
+        there is no file, or the one of before."""
+        if self._conversation is None or not self._message:
+            return
+        if not self.has_unkept:
+            self._kept.remove_if_gone(self._conversation, self._message)
+            return
+        try:
+            self._kept.save(
+                self._conversation, self._message, self._label, self._cache, on_progress, stop
+            )
+        except Cancelled:
+            return
+        self._on_disk = self._cache.token_ids.copy()
+
+    def _labelled(self, template: ChatTemplate) -> dict[str, str]:
+        source = hashlib.sha256(template.source.encode(errors="surrogatepass")).hexdigest()
+        return {**self._model_label, "template": f"{template.name} {source}"}
+
+
+def unwatched(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
