@@ -160,7 +160,7 @@ SCENES = {
     "chat_writing": Scene(stuck(*WRITING), steps=(*PROMPT, Sees("two")), is_answering=True),
     "chat_answered": Scene(one_answer, steps=(*PROMPT, Sees("France."))),
     "chat_failed": Scene(failing, steps=(*PROMPT, Sees("damaged"))),
-    "editing": Scene(a_talk, steps=("alt+up", "e", Sees("Editing"))),
+    "editing": Scene(a_talk, steps=("alt+up", "e", Sees("Editing"), Sees("2 tokens"))),
     "slash": Scene(steps=("slash", Sees("/copy_code"))),
     "find": Scene(a_talk, steps=("ctrl+f", *"snow", Sees("1 of 1"))),
     "sidebar": Scene(several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename"))),
@@ -202,10 +202,12 @@ def takes(weights: int) -> dict[Precision, Forecast]:
 
 
 MODELS = {
-    "Llama-2-7b-chat": ModelFacts("llama", 6_738_000_000, "F16", takes(25 * GIB)),
+    "Llama-2-7b-chat": ModelFacts(
+        "LLaMA, 32 layers, 4096 wide", 6_738_000_000, "float16", takes(25 * GIB)
+    ),
     "SmolLM2-135M-Instruct (demo)": ModelFacts("llama", 135_000_000, "Q4_1", takes(513 * MIB)),
     "damaged.gguf": ModelFacts(problem="~/models/damaged.gguf ends too early; fetch it again."),
-    "codellama-34b": ModelFacts("llama", 32_500_000_000, "BF16", takes(121 * GIB)),
+    "codellama-34b": ModelFacts("llama", 32_500_000_000, "bfloat16", takes(121 * GIB)),
 }
 
 
