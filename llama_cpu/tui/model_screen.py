@@ -18,6 +18,7 @@ from textual.widgets.data_table import ColumnKey
 from llama_cpu.errors import UserError
 from llama_cpu.machine import available_memory
 from llama_cpu.text import human_bytes, printable
+from llama_cpu.tui.about import short_path
 
 if TYPE_CHECKING:
     from llama_cpu.chat.choose_model import Choice, ChooseModel
@@ -151,7 +152,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         facts, found = self._facts.get(row), self._models[row]
         about = "its header is being read"
         if facts:
-            about = facts.problem or f"{facts.architecture} · {found.path}"
+            about = facts.problem or f"{facts.architecture} · {short_path(found.path)}"
         self.query_one("#details", Static).update(f"{printable(about)}\n{HELP}")
 
     @on(DataTable.CellSelected)
