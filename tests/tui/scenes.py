@@ -147,7 +147,7 @@ PROMPT = (*"What?", "enter")
 READING = (Prefill(0, 512, 2048, 3.0),)
 WRITING = (Prefill(3, 8, 8, 0.1), *tokens("It begins with a list:\n\n- one\n- two"))
 
-# Every screen; a new one is a line here, and a line in docs/make_screenshots.py.
+# Every screen; a new one is a line here (and one in docs/make_screenshots.py).
 SCENES = {
     "loading": Scene(is_loading=True, steps=(Sees("layers.7"),)),
     "welcome": Scene(is_first=True, steps=(Sees("Begin"),)),
