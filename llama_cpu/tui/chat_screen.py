@@ -72,9 +72,9 @@ class ChatScreen(Screen[None]):
         key("alt+right", "alternative(1)", about="the answer given after", id="later_answer"),
         key("alt+up", "step(-1)", about="choose a message to edit", id="message_before"),
         key("alt+down", "step(1)", about="choose the message after", id="message_after"),
-        key("alt+d", "delete_turn", about="delete your last message and what follows"),
+        key("alt+d", "delete_turn", about="delete the last turn"),
         key("alt+c", "copy_answer", about="copy the last answer"),
-        key("alt+k", "copy_code", about="copy the last block of code; again: the one before"),
+        key("alt+k", "copy_code", about="copy code; again: the block before"),
         key("pageup", "scroll(-1)", about="scroll up", id="scroll_up"),
         key("pagedown", "scroll(1)", about="scroll down", id="scroll_down"),
     ]

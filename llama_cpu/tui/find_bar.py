@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
+
+from llama_cpu.tui.keys import key
 
 if TYPE_CHECKING:
     from llama_cpu.tui.chat_screen import ChatScreen
@@ -20,9 +21,11 @@ class FindBar(Horizontal):
     """A line to write in, and how many messages have it; the newest one is shown first."""
 
     BINDINGS = [
-        Binding("enter,up", "step(-1)", "Match before", id="find_before", priority=True),
-        Binding("shift+enter,down", "step(1)", "Match after", id="find_after", priority=True),
-        Binding("escape", "close", "Close the search", id="close_find", priority=True),
+        key("enter,up", "step(-1)", "Before", about="the match before", id="find_before"),
+        key("shift+enter,down", "step(1)", "After", about="the match after", id="find_after"),
+        key(
+            "escape", "close", "Close", key_display="Esc", about="close the search", id="close_find"
+        ),
     ]
 
     class Closed(Message):

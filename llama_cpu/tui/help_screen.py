@@ -14,7 +14,7 @@ from textual.widgets import Button, Static
 from llama_cpu.tui.keys import bindings_of, keys_of, scopes, shown
 from llama_cpu.tui.slash import COMMANDS
 
-_COLUMN = 21
+_KEYS, _ABOUT = 19, 36  # columns; the names, as wide as they are, just fit 80
 
 
 class HelpScreen(ModalScreen[None]):
@@ -42,11 +42,8 @@ def help_text(keymap: Mapping[str, str]) -> Content:
         parts.append((f"{scope}\n", "bold"))
         for binding in bindings_of(*classes):
             keys = shown(keys_of(str(binding.id), keymap))
-            parts += [
-                _entry(keys, binding.tooltip or binding.description),
-                (str(binding.id), "dim"),
-                "\n",
-            ]
+            about = binding.tooltip or binding.description
+            parts += [f"  {keys:<{_KEYS}} {about:<{_ABOUT}} ", (str(binding.id), "dim"), "\n"]
         parts.append("\n")
     parts.append(("Written into the prompt\n", "bold"))
     for command in COMMANDS.values():
@@ -57,7 +54,7 @@ def help_text(keymap: Mapping[str, str]) -> Content:
 
 
 def _entry(left: str, right: str) -> str:
-    return f"  {left:<{_COLUMN}} {right}  "
+    return f"  {left:<{_KEYS}} {right}"
 
 
 class WelcomeScreen(ModalScreen[None]):
@@ -96,8 +93,8 @@ def welcome_text(keymap: Mapping[str, str]) -> str:
     return (
         f"Write below and press {key('send')}; {key('stop')} stops an answer and keeps it so far.\n"
         "The model runs on this computer: what you write does not leave it.\n"
-        f"{key('help')} shows all keys, {key('command_palette')} all commands; a / in the prompt "
-        "lists those that are typed.\n"
+        f"{key('help')} shows all keys, {key('command_palette')} all commands; a / lists those "
+        "that are typed.\n"
         f"{key('settings')} changes how answers are given, the system prompt among it.\n"
-        "Your own model: put it into model/, or start with --ckpt_dir and its place."
+        "Your own model: put it into model/, or start with --ckpt_dir PLACE."
     )

@@ -28,7 +28,7 @@ BAR_WIDTH = 56
 class LoadingScreen(Screen[None]):
     """Opens the session in the model's thread and posts the outcome."""
 
-    BINDINGS = [Binding("escape", "cancel", "Cancel", id="cancel_loading")]
+    BINDINGS = [Binding("escape", "cancel", "Cancel", key_display="Esc", id="cancel_loading")]
 
     class Loaded(Message):
         """The model is ready."""

@@ -18,6 +18,7 @@ from textual.widgets.data_table import ColumnKey
 from llama_cpu.errors import UserError
 from llama_cpu.machine import available_memory
 from llama_cpu.text import human_bytes, printable
+from llama_cpu.tui.about import short_path
 
 if TYPE_CHECKING:
     from llama_cpu.chat.choose_model import Choice, ChooseModel
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from llama_cpu.precision import Precision
 
 PRECISIONS = ("float32", "bf16", "int8")
-HELP = "Left and right choose how the weights are kept, Enter loads; ! is more than there is."
+HELP = "Left, right: how the weights are kept; Enter loads; ! is more than there is."
 NOTHING = "No models were found; put one into model/, or name folders in config.toml."
-_NAME_WIDTH = 26
+_WIDEST = 100  # columns of the screen, as in the style sheet
+_BESIDE_NAME = 58  # columns
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
     def on_mount(self) -> None:
         """Begin to look."""
         table = self.query_one(DataTable)
-        for label in ("Model", "Size", "In the file", *PRECISIONS):
+        for label in ("Model", "Size", "Type", *PRECISIONS):
             table.add_column(label, key=label)
         table.focus()
         self._look()
@@ -117,9 +119,10 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         free = human_bytes(available_memory())
         self.query_one("#free", Static).update(f"{free} of memory are free." if models else NOTHING)
         self._models = models
+        room = min(self.size.width, _WIDEST) - _BESIDE_NAME
         for row, found in enumerate(models):
             name = printable(found.name)
-            shown = name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+            shown = name if len(name) <= room else name[: room - 1] + "…"
             blank = [Text("…", "dim")] * 5
             table.add_row(Text(shown.replace("\n", " ")), *blank, key=str(row))
         if models:
@@ -149,7 +152,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         facts, found = self._facts.get(row), self._models[row]
         about = "its header is being read"
         if facts:
-            about = facts.problem or f"{facts.architecture} · {found.path}"
+            about = facts.problem or f"{facts.architecture} · {short_path(found.path)}"
         self.query_one("#details", Static).update(f"{printable(about)}\n{HELP}")
 
     @on(DataTable.CellSelected)

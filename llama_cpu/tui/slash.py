@@ -79,19 +79,21 @@ def completions(text: str) -> list[tuple[str, str]]:
         return []
     name, space, rest = text[1:].partition(" ")
     if not space:
+        commands = {each: its for each, its in all_commands().items() if each.startswith(name)}
+        width = max((len(command.usage) for command in commands.values()), default=0)
         return [
             (
                 f"/{each}" + (" " if " " in command.usage else ""),
-                f"{command.usage}  {command.about}",
+                f"{command.usage:<{width}}  {command.about}",
             )
-            for each, command in all_commands().items()
-            if each.startswith(name)
+            for each, command in commands.items()
         ]
     if name == "set" and " " not in rest:
+        settings = {each: its for each, its in SETTINGS.items() if each.startswith(rest)}
+        width = max(map(len, settings), default=0)
         return [
-            (f"/set {each} ", f"{each}  {allowed.about}")
-            for each, allowed in SETTINGS.items()
-            if each.startswith(rest)
+            (f"/set {each} ", f"{each:<{width}}  {allowed.about}")
+            for each, allowed in settings.items()
         ]
     return []
 

@@ -1,0 +1,274 @@
+"""Every screen of the app as it can be brought up again and again, to take pictures of it.
+
+A scene is a session and what is done in it. Whatever else a screen shows (the day, the memory, how
+long loading takes, the models on the disk) is made up here, so that it is the same everywhere.
+"""
+
+import datetime
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from llama_cpu.errors import Cancelled
+from llama_cpu.events import Finished, Prefill, StopReason
+from llama_cpu.history.rows import Conversation, State, StoredMessage, first_words
+from llama_cpu.history.store import History
+from llama_cpu.machine import MemoryReport
+from llama_cpu.memory_forecast import Forecast
+from llama_cpu.model_finder import FoundModel, ModelFacts
+from llama_cpu.precision import Precision
+from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.chat_screen import ChatScreen
+from llama_cpu.tui.figures import PANEL_WIDTH
+from llama_cpu.tui.loading_screen import LoadingScreen
+from llama_cpu.tui.model_screen import ModelSource
+from llama_cpu.tui.preferences import Preferences
+from tests.tui.driving import screen_text, until
+from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, script, tokens
+
+MIB, GIB = 1 << 20, 1 << 30
+TODAY = datetime.date(2026, 3, 6)
+MARKDOWN = """\
+# Foxes in the snow
+
+A fox hears a *mouse* under **60 cm** of snow, and then:
+
+1. turns its ears,
+2. jumps, best to the `north-east`.
+
+| season | coat |
+| --- | --- |
+| winter | thick, and often much paler at the sides |
+| summer | thin |
+
+```python
+def leap(distance: float) -> float:
+    \"\"\"How long it flies, in seconds.\"\"\"
+    return (2 * distance / 9.81) ** 0.5  # as high as it is far
+```
+
+> Nobody knows why north-east: 狐狸 may know, and so may الثعالب.
+"""
+
+
+class Sees(str):
+    """A step of a scene: wait until this text is on the screen."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``steps``: keys, and what must be there before the next one is pressed."""
+
+    session: Callable[[], FakeSession] = FakeSession
+    steps: tuple[str, ...] = ()
+    is_demo: bool = False
+    is_first: bool = False  # the very first start
+    is_loading: bool = False  # for as long as the scene lasts
+    is_answering: bool = False  # the same
+    in_colour: bool = True
+
+
+# The conversations
+
+
+def message(id: int, parent: int | None, role: str, text: str, **further: Any) -> StoredMessage:
+    model = "Test model" if role == "assistant" else ""
+    plain = StoredMessage(id, 0, parent, role, text, State.COMPLETE, model, 0.0, (), (), ())
+    return replace(plain, **further)
+
+
+def kept(history: History, days_ago: int, *messages: StoredMessage) -> int:
+    """A conversation of some days ago, at noon by any clock."""
+    day = TODAY - datetime.timedelta(days=days_ago)
+    at = datetime.datetime.combine(day, datetime.time(12)).timestamp()
+    last = messages[-1].id
+    title = first_words(messages[0].text)
+    blank = Conversation(0, title, False, "Test model", {}, at, at, last, len(messages))
+    return history.add_copy(blank, messages).id
+
+
+def a_talk() -> FakeSession:
+    """Markdown, code, a second answer to one message, and an answer that was cut off."""
+    session = FakeSession(context_used=1234)
+    talk = kept(
+        session.history,
+        0,
+        message(1, None, "user", "Tell me about foxes.\nWith [bold]figures[/], please."),
+        message(2, 1, "assistant", "They are red."),
+        message(3, 1, "assistant", MARKDOWN),
+        message(4, 3, "user", "And hares?"),
+        message(5, 4, "assistant", "Hares do not dig burrows; they", state=State.CUT),
+    )
+    session.record.open(talk)
+    return session
+
+
+def several_talks() -> FakeSession:
+    """What a list has to show."""
+    session = FakeSession()
+    for days_ago, text in (
+        (90, "How do I join two tables in SQL when the names of their columns differ?"),
+        (1, "Geese in the snow"),
+        (1, "雪の中の狐について教えてください"),
+        (0, "Foxes in the snow"),
+    ):
+        words = (
+            message(1, None, "user", text),
+            message(2, 1, "assistant", "All that I know of it is little."),
+        )
+        latest = kept(session.history, days_ago, *words)
+    session.record.open(latest)
+    return session
+
+
+def one_answer() -> FakeSession:
+    """A whole answer to come, with its figures."""
+    return FakeSession([script("Paris is the capital of France.")])
+
+
+def stuck(*before: Step) -> Callable[[], FakeSession]:
+    """An answer that comes no further."""
+    return lambda: FakeSession([[*before, threading.Event(), Finished(StopReason.STOPPED)]])
+
+
+def failing() -> FakeSession:
+    ending = Finished(StopReason.FAILED, message="The logits are not numbers: damaged weights?")
+    return FakeSession([[*script("It was a")[:-1], ending]])
+
+
+PROMPT = (*"What?", "enter")
+READING = (Prefill(0, 512, 2048, 3.0),)
+WRITING = (Prefill(3, 8, 8, 0.1), *tokens("It begins with a list:\n\n- one\n- two"))
+
+# Every screen; a new one is a line here (and one in docs/make_screenshots.py).
+SCENES = {
+    "loading": Scene(is_loading=True, steps=(Sees("layers.7"),)),
+    "welcome": Scene(is_first=True, steps=(Sees("Begin"),)),
+    "chat": Scene(is_demo=True, steps=(Sees("demo model"),)),
+    "chat_talk": Scene(a_talk, steps=(Sees("cut off"),)),
+    "chat_top": Scene(a_talk, steps=(Sees("cut off"), *["pageup"] * 3, Sees("2/2"))),
+    "chat_reading": Scene(
+        stuck(*READING), steps=(*PROMPT, Sees("is reading the prompt")), is_answering=True
+    ),
+    "chat_writing": Scene(stuck(*WRITING), steps=(*PROMPT, Sees("two")), is_answering=True),
+    "chat_answered": Scene(one_answer, steps=(*PROMPT, Sees("France."))),
+    "chat_failed": Scene(failing, steps=(*PROMPT, Sees("damaged"))),
+    "editing": Scene(a_talk, steps=("alt+up", "e", Sees("Editing"), Sees("2 tokens"))),
+    "slash": Scene(steps=("slash", Sees("/copy_code"))),
+    "find": Scene(a_talk, steps=("ctrl+f", *"snow", Sees("1 of 1"))),
+    "sidebar": Scene(several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename"))),
+    "sidebar_search": Scene(
+        several_talks, steps=("ctrl+b", Sees("Geese"), "slash", *"litt", Sees("is little"), "enter")
+    ),
+    "ask": Scene(several_talks, steps=("ctrl+b", Sees("Geese"), "r", Sees("Title"))),
+    "confirm": Scene(several_talks, steps=("ctrl+b", Sees("Geese"), "d", Sees("Delete “"))),
+    "settings": Scene(steps=("f2", Sees("temperature"))),
+    "settings_wrong": Scene(steps=("f2", "tab", "tab", *"999", Sees("999"), Sees("must"))),
+    "models": Scene(steps=("f3", Sees("damaged"), Sees("32 B"))),
+    "help": Scene(steps=("f1", Sees("Everywhere"))),
+    "palette": Scene(steps=("ctrl+p", Sees("Quit"))),
+    "no_colour": Scene(a_talk, steps=(Sees("cut off"),), in_colour=False),
+    "no_colour_sidebar": Scene(
+        several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename")), in_colour=False
+    ),
+    "no_colour_models": Scene(steps=("f3", Sees("damaged"), Sees("32 B")), in_colour=False),
+}
+
+
+# The made-up machine
+
+
+class Day(datetime.date):
+    @classmethod
+    def today(cls) -> datetime.date:
+        return TODAY
+
+
+MEMORY = MemoryReport(412 * MIB, 431 * MIB, 262 * MIB, 150 * MIB, 9 * GIB, 16 * GIB)
+
+
+def takes(weights: int) -> dict[Precision, Forecast]:
+    return {
+        precision: Forecast(weights // share, 1 * GIB, 300 * MIB)
+        for precision, share in zip(Precision, (1, 2, 4), strict=True)
+    }
+
+
+MODELS = {
+    "Llama-2-7b-chat": ModelFacts(
+        "LLaMA, 32 layers, 4096 wide", 6_738_000_000, "float16", takes(25 * GIB)
+    ),
+    "SmolLM2-135M-Instruct (demo)": ModelFacts("llama", 135_000_000, "Q4_1", takes(513 * MIB)),
+    "damaged.gguf": ModelFacts(problem="~/models/damaged.gguf ends too early; fetch it again."),
+    "codellama-34b": ModelFacts("llama", 32_500_000_000, "bfloat16", takes(121 * GIB)),
+}
+
+
+def find_models() -> list[FoundModel]:
+    return [FoundModel(Path("~/models") / name, name) for name in MODELS]
+
+
+@pytest.fixture
+def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same day, memory, folders and models everywhere, and nothing that time changes."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+    changes = {
+        "sidebar.datetime": SimpleNamespace(date=Day),
+        "chat_screen.memory_report": lambda: MEMORY,
+        "model_screen.available_memory": lambda: 9 * GIB,
+        "loading_screen.time": SimpleNamespace(monotonic=lambda: 100.0),
+        "about.model_folder": lambda: Path.home() / "llama_cpu" / "model",
+        "about.tokenizer_folder": lambda: Path.home() / "llama_cpu" / "tokenizer",
+    }
+    for name, change in changes.items():
+        monkeypatch.setattr(f"llama_cpu.tui.{name}", change)
+    monkeypatch.setattr("llama_cpu.model_finder.facts_of", lambda found: MODELS[found.name])
+
+
+# The picture
+
+
+def slowly(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+    """Loads until it is stopped."""
+    on_progress(300 * MIB, 1200 * MIB, "layers.7.feed_forward.w1.weight")
+    stop.wait(PATIENCE)
+    raise Cancelled
+
+
+def app_of(scene: Scene, folder: Path) -> ChatApp:
+    """``folder``: an empty one."""
+    preferences = Preferences(welcome_marker=folder / "welcomed" if scene.is_first else None)
+    opening = slowly if scene.is_loading else opener(scene.session())
+    plan = FakePlan(is_demo=scene.is_demo)
+    return ChatApp(plan, opening, preferences, ModelSource(find_models))  # type: ignore[arg-type]
+
+
+async def play(scene: Scene, pilot: Pilot[int]) -> None:
+    """Do what the scene is, and wait until all is still."""
+    app = pilot.app
+    screens = LoadingScreen if scene.is_loading else ChatScreen
+    await until(pilot, lambda: any(isinstance(each, screens) for each in app.screen_stack))
+    if scene.is_loading:
+        app.screen._started = 100 - 30  # type: ignore[attr-defined]
+    for step in scene.steps:
+        if isinstance(step, Sees):
+            await until(pilot, lambda text=step: text in screen_text(pilot))
+        else:
+            await pilot.press(step)
+    for field in app.screen.query(Input):
+        field.cursor_blink = False
+    for chat in app.screen_stack:
+        if isinstance(chat, ChatScreen):
+            await until(pilot, lambda chat=chat: chat.answering.is_busy == scene.is_answering)
+            chat.show_timings()
+            for _ in range(PANEL_WIDTH):  # the seconds gone by
+                chat._show_memory()
+    await pilot.pause()

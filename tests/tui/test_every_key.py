@@ -1,0 +1,538 @@
+"""Every key of the app is pressed here, each of them alone, and does what its name says.
+
+A new action needs a function below, marked with the action's name; it is called once for each of
+the action's keys.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.command import CommandPalette
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widgets import Button, Input, OptionList
+
+from llama_cpu.locations import state_folder
+from llama_cpu.tui.ask import Ask
+from llama_cpu.tui.confirm import Confirm
+from llama_cpu.tui.find_bar import FOUND, FindBar
+from llama_cpu.tui.help_screen import HelpScreen
+from llama_cpu.tui.keys import actions
+from llama_cpu.tui.loading_screen import LoadingScreen
+from llama_cpu.tui.messages import UserMessage
+from llama_cpu.tui.model_screen import ModelScreen
+from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.settings_screen import SettingsScreen
+from tests.tui.driving import (
+    NARROW,
+    ask_and_wait,
+    chat,
+    conversation,
+    is_answering,
+    prompt,
+    screen,
+    text_of,
+    until,
+)
+from tests.tui.fakes import FakeMessage, FakeSession, script
+from tests.tui.scenes import SCENES, a_talk, app_of, several_talks, stuck
+
+Check = Callable[[str], Awaitable[None]]
+CHECKS: dict[str, Check] = {}
+
+
+def pressing(action: str) -> Callable[[Check], Check]:
+    """Marks what is to be called with each key of this action."""
+
+    def mark(check: Check) -> Check:
+        assert action not in CHECKS
+        CHECKS[action] = check
+        return check
+
+    return mark
+
+
+def every_key() -> list[tuple[str, str]]:
+    return [(name, key) for name, each in actions().items() for key in each.key.split(",")]
+
+
+def test_there_is_a_check_for_every_action() -> None:
+    assert CHECKS.keys() == actions().keys()
+
+
+@pytest.mark.parametrize(("action", "key"), every_key())
+async def test_key(action: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where copies go
+    await CHECKS[action](key)
+
+
+CODE = "Two blocks:\n\n```\none\n```\n\n```\ntwo\n```\n"
+
+
+def two_turns() -> FakeSession:
+    texts = ("user", "first"), ("assistant", "One."), ("user", "second"), ("assistant", CODE)
+    return FakeSession(earlier=[FakeMessage(*each) for each in texts])
+
+
+async def shows(pilot: Pilot[int], kind: type[Screen]) -> None:
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+
+
+async def shows_chat(pilot: Pilot[int]) -> None:
+    await until(pilot, lambda: pilot.app.screen is screen(pilot))
+
+
+# Everywhere
+
+
+@pressing("quit")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+    assert pilot.app.return_value == 0
+
+
+@pressing("command_palette")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, CommandPalette)
+
+
+@pressing("help")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, HelpScreen)
+
+
+# In the chat
+
+
+@pressing("send")
+async def _(key: str) -> None:
+    async with chat(FakeSession([script("One.")])) as pilot:
+        await pilot.press("a", key)
+        await until(pilot, lambda: conversation(pilot) == ["You\na", "One."])
+        assert prompt(pilot).text == ""
+
+
+@pressing("new_line")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press("a", key, "b")
+        assert prompt(pilot).text == "a\nb"
+
+
+@pressing("stop")
+async def _(key: str) -> None:
+    session = stuck(*script("One.")[:-1])()
+    async with chat(session) as pilot:
+        await pilot.press("a", "enter")
+        await until(pilot, lambda: "One." in conversation(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: not is_answering(pilot))
+        assert conversation(pilot)[1:] == ["One.", "Stopped; Ctrl+G continues."]
+
+
+@pressing("new_conversation")
+async def _(key: str) -> None:
+    async with chat(two_turns()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, Confirm)  # as nothing of it is kept
+        await pilot.press("y")
+        await until(pilot, lambda: conversation(pilot) == [])
+
+
+@pressing("regenerate")
+async def _(key: str) -> None:
+    async with chat(FakeSession([script("One."), script("Two.")])) as pilot:
+        await ask_and_wait(pilot, "a")
+        await pilot.press(key)
+        await until(pilot, lambda: conversation(pilot) == ["You\na", "Two."])
+
+
+@pressing("sidebar")
+async def _(key: str) -> None:
+    async with chat(FakeSession(), NARROW) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: screen(pilot).sidebar.has_focus_within)
+        await pilot.press(key)
+        await until(pilot, lambda: not screen(pilot).sidebar.display)
+        assert prompt(pilot).has_focus
+
+
+@pressing("continue_answer")
+async def _(key: str) -> None:
+    session = a_talk()
+    session.scripts = [script(" run.")]
+    async with chat(session) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: not is_answering(pilot) and not session.scripts)
+        assert session.messages[-1].text == "Hares do not dig burrows; they run."
+
+
+@pressing("find")
+async def _(key: str) -> None:
+    async with chat(two_turns()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: screen(pilot).query_one(FindBar).has_focus_within)
+
+
+@pressing("settings")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, SettingsScreen)
+
+
+@pressing("models")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, ModelScreen)
+
+
+@pressing("earlier_answer")
+async def _(key: str) -> None:
+    session = a_talk()
+    async with chat(session) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: conversation(pilot)[1:] == ["They are red."])
+
+
+@pressing("later_answer")
+async def _(key: str) -> None:
+    session = a_talk()
+    async with chat(session) as pilot:
+        await pilot.press("alt+left")
+        await until(pilot, lambda: len(session.messages) == 2)
+        await pilot.press(key)
+        await until(pilot, lambda: len(session.messages) == 4)
+
+
+@pressing("message_before")
+async def _(key: str) -> None:
+    async with chosen("second", by=(key,)) as pilot:
+        await pilot.press(key)
+        await is_chosen(pilot, "first")
+
+
+@pressing("message_after")
+async def _(key: str) -> None:
+    async with chosen("first", by=("alt+up", "alt+up")) as pilot:
+        await pilot.press(key)
+        await is_chosen(pilot, "second")
+        await pilot.press(key)
+        await until(pilot, lambda: prompt(pilot).has_focus)
+
+
+@pressing("delete_turn")
+async def _(key: str) -> None:
+    async with chat(two_turns()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, Confirm)
+        await pilot.press("y")
+        await until(pilot, lambda: conversation(pilot) == ["You\nfirst", "One."])
+
+
+@pressing("copy_answer")
+async def _(key: str) -> None:
+    async with chat(two_turns()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.clipboard == CODE)
+
+
+@pressing("copy_code")
+async def _(key: str) -> None:
+    async with chat(two_turns()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.clipboard.strip() == "two")
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.clipboard.strip() == "one")
+
+
+@pressing("scroll_up")
+async def _(key: str) -> None:
+    async with at_the_end() as (pilot, end):
+        await pilot.press(key)
+        await until(pilot, lambda: screen(pilot).conversation.scroll_y < end)
+
+
+@pressing("scroll_down")
+async def _(key: str) -> None:
+    async with at_the_end() as (pilot, end):
+        screen(pilot).conversation.scroll_home(animate=False)
+        await until(pilot, lambda: screen(pilot).conversation.scroll_y == 0)
+        await pilot.press(key)
+        await until(pilot, lambda: 0 < screen(pilot).conversation.scroll_y < end)
+
+
+@asynccontextmanager
+async def at_the_end() -> AsyncIterator[tuple[Pilot[int], float]]:
+    """A conversation of several screens."""
+    lines = "\n\n".join(f"Line {number}" for number in range(60))
+    session = FakeSession(earlier=[FakeMessage("user", "a"), FakeMessage("assistant", lines)])
+    async with chat(session, NARROW) as pilot:
+        shown = screen(pilot).conversation
+        await until(pilot, lambda: shown.scroll_y == shown.max_scroll_y > 60)
+        yield pilot, shown.max_scroll_y
+
+
+# At a message of yours
+
+
+@asynccontextmanager
+async def chosen(text: str, by: tuple[str, ...]) -> AsyncIterator[Pilot[int]]:
+    async with chat(two_turns()) as pilot:
+        for key in by:
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(pilot.app.focused, UserMessage))
+        await is_chosen(pilot, text)
+        yield pilot
+
+
+async def is_chosen(pilot: Pilot[int], text: str) -> None:
+    def text_of_focused() -> str:
+        focused = pilot.app.focused
+        return focused.message.text if isinstance(focused, UserMessage) else ""
+
+    await until(pilot, lambda: text_of_focused() == text)
+
+
+@pressing("edit")
+async def _(key: str) -> None:
+    async with chosen("second", by=("alt+up",)) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: prompt(pilot).has_focus)
+        assert prompt(pilot).text == "second" and screen(pilot).turns.is_editing
+
+
+@pressing("up")
+async def _(key: str) -> None:
+    async with chosen("second", by=("alt+up",)) as pilot:
+        await pilot.press(key)
+        await is_chosen(pilot, "first")
+
+
+@pressing("down")
+async def _(key: str) -> None:
+    async with chosen("first", by=("alt+up", "alt+up")) as pilot:
+        await pilot.press(key)
+        await is_chosen(pilot, "second")
+
+
+@pressing("back")
+async def _(key: str) -> None:
+    async with chosen("second", by=("alt+up",)) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: prompt(pilot).has_focus)
+        assert prompt(pilot).text == ""
+
+
+# In the list
+
+
+@asynccontextmanager
+async def listed(session: FakeSession) -> AsyncIterator[Pilot[int]]:
+    """The list has the keys, and the latest conversation is highlighted."""
+    async with chat(session, NARROW) as pilot:
+        await pilot.press("ctrl+b")
+        await until(pilot, lambda: screen(pilot).query_one(OptionList).highlighted is not None)
+        yield pilot
+
+
+@pressing("rename")
+async def _(key: str) -> None:
+    session = several_talks()
+    async with listed(session) as pilot:
+        await pilot.press(key)
+        await shows(pilot, Ask)
+        await pilot.press("home", *"My ", "enter")
+        await until(pilot, lambda: session.history.latest().title == "My Foxes in the snow")
+
+
+@pressing("delete")
+async def _(key: str) -> None:
+    session = several_talks()
+    async with listed(session) as pilot:
+        await pilot.press(key)
+        await shows(pilot, Confirm)
+        await pilot.press("y")
+        await until(pilot, lambda: len(session.history.conversations()) == 3)
+        assert conversation(pilot) == []
+
+
+@pressing("duplicate")
+async def _(key: str) -> None:
+    session = several_talks()
+    async with listed(session) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: session.history.latest().title == "Foxes in the snow (copy)")
+
+
+@pressing("search")
+async def _(key: str) -> None:
+    async with listed(several_talks()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.focused is screen(pilot).sidebar.query_one(Input))
+
+
+@pressing("leave_list")
+async def _(key: str) -> None:
+    async with listed(several_talks()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: prompt(pilot).has_focus)
+        assert not screen(pilot).sidebar.display
+
+
+# In the search
+
+
+@asynccontextmanager
+async def searched() -> AsyncIterator[Pilot[int]]:
+    """An o is in all three of the messages, the last of which is shown."""
+    texts = ("user", "fox"), ("assistant", "One."), ("user", "and two")
+    session = FakeSession(earlier=[FakeMessage(*each) for each in texts])
+    async with chat(session) as pilot:
+        await pilot.press("ctrl+f", "o")
+        await until(pilot, lambda: text_of(pilot, "#matches") == "3 of 3")
+        yield pilot
+
+
+@pressing("find_before")
+async def _(key: str) -> None:
+    async with searched() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: text_of(pilot, "#matches") == "2 of 3")
+
+
+@pressing("find_after")
+async def _(key: str) -> None:
+    async with searched() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: text_of(pilot, "#matches") == "1 of 3")
+
+
+@pressing("close_find")
+async def _(key: str) -> None:
+    async with searched() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: prompt(pilot).has_focus)
+        assert not screen(pilot).query_one(FindBar).display
+        assert not screen(pilot).query(f".{FOUND}")
+
+
+# In the settings, the models, the help
+
+
+@asynccontextmanager
+async def opened(
+    key: str, kind: type[Screen], session: FakeSession | None = None
+) -> AsyncIterator[Pilot[int]]:
+    async with chat(session or FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, kind)
+        yield pilot
+        await shows_chat(pilot)
+        assert prompt(pilot).has_focus
+
+
+@pressing("cancel_settings")
+async def _(key: str) -> None:
+    session = FakeSession()
+    async with opened("f2", SettingsScreen, session) as pilot:
+        await pilot.press(*"Be kind.", key)
+    assert session.settings.system == ""
+
+
+@pressing("apply_settings")
+async def _(key: str) -> None:
+    session = FakeSession()
+    async with opened("f2", SettingsScreen, session) as pilot:
+        await pilot.press(*"Be kind.", key)
+    assert session.settings.system == "Be kind."
+
+
+@pressing("cancel_models")
+async def _(key: str) -> None:
+    async with opened("f3", ModelScreen) as pilot:
+        await pilot.press(key)
+
+
+@pressing("close_help")
+async def _(key: str) -> None:
+    async with opened("f1", HelpScreen) as pilot:
+        await pilot.press(key)
+
+
+# At the start
+
+
+@pressing("close_welcome")
+async def _(key: str) -> None:
+    marker = state_folder() / "first"
+    preferences = Preferences(welcome_marker=marker)
+    async with chat(FakeSession(), preferences=preferences, is_first=True) as pilot:
+        await pilot.press(key)
+        await shows_chat(pilot)
+        assert marker.exists()
+
+
+@pressing("cancel_loading")
+async def _(key: str) -> None:
+    app = app_of(SCENES["loading"], Path())
+    async with app.run_test() as pilot:
+        await shows(pilot, LoadingScreen)
+        await pilot.press(key)
+        await until(pilot, lambda: app.return_value is not None)
+    app.close()
+    assert app.return_value == 130
+
+
+# Where something is asked
+
+
+@pressing("yes")
+async def _(key: str) -> None:
+    async with opened("alt+d", Confirm, session := two_turns()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: len(session.messages) == 2)
+
+
+@pressing("no")
+async def _(key: str) -> None:
+    async with opened("alt+d", Confirm, session := two_turns()) as pilot:
+        await pilot.press(key)
+    assert len(session.messages) == 4
+
+
+@pressing("previous_button")
+async def _(key: str) -> None:
+    async with opened("alt+d", Confirm, two_turns()) as pilot:
+        await pilot.press("tab")
+        await until(pilot, lambda: pilot.app.screen.query_one("#yes", Button).has_focus)
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.screen.query_one("#no", Button).has_focus)
+        await pilot.press("escape")
+
+
+@pressing("next_button")
+async def _(key: str) -> None:
+    async with opened("alt+d", Confirm, two_turns()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.screen.query_one("#yes", Button).has_focus)
+        await pilot.press("escape")
+
+
+@pressing("leave_as_it_is")
+async def _(key: str) -> None:
+    session = several_talks()
+    async with listed(session) as pilot:
+        await pilot.press("r")
+        await shows(pilot, Ask)
+        await pilot.press("x", key)
+        await shows_chat(pilot)
+    assert session.history.latest().title == "Foxes in the snow"
