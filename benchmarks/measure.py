@@ -21,13 +21,14 @@ PREFILL = Task(prompt=512)
 LONG = Task(prompt=2000, decode=16)
 FIRST_TURN = Task(prompt=1500)
 SECOND_TURN = Task(prompt=1520, keep=1500)
+NEW_ALONE = Task(prompt=20)
 MEMORY = Task(prompt=512, decode=16)
 TRIAL = Task(prompt=64, decode=2)
 CONTEXT = 2112
 PROGRAM_FACTOR, PROGRAM_BYTES = 1.03, 300e6  # what our process may need for each byte, and beside
 
 AGAINST_PEERS = {"decode": DECODE, "prefill": PREFILL}
-KINDS = (*AGAINST_PEERS, "long", "turn", "memory")
+KINDS = (*AGAINST_PEERS, "lookup", "long", "turn", "memory")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,12 @@ class Subject:
             compared = [self._compare(peer, shared) for peer in peers]
             if not any(compared):
                 self._alone(shared)
-        own = {"long": self._long, "turn": self._turn, "memory": self._memory}
+        own = {
+            "lookup": self._lookup,
+            "long": self._long,
+            "turn": self._turn,
+            "memory": self._memory,
+        }
         for kind in kinds:
             if kind in own:
                 own[kind]()
@@ -204,6 +210,23 @@ class Subject:
             least = prefill_seconds(config, self.precision, task, machine) / tokens
         return percent(least * speed)
 
+    def _lookup(self) -> None:
+        """By the time of passes here, and by how many tokens one gives in the demo model's text."""
+        with opened(Side("lookup", self._options(""))) as demo:
+            found = demo.run(Task(prompt=0)).figures
+        drafted = replace(DECODE, rows=found["rows"])
+        with self._ours() as ours:
+            _, (one, several) = self.bench.take_turns((ours, DECODE), (ours, drafted))
+        plain, pass_of_rows = speed("decode", DECODE, one), speed("decode", drafted, several)
+        tokens_per_pass = found["tokens"] / found["passes"]
+        self._row(
+            f"lookup, {found['tokens']} tokens of code repeated with a name changed: "
+            f"{tokens_per_pass:.2f} a pass of {found['rows']} rows, tokens/s",
+            ours=rate(pass_of_rows * tokens_per_pass),
+            peer=f"{rate(plain)} ours without",
+            ratio=f"{pass_of_rows * tokens_per_pass / plain:.2f}",
+        )
+
     def _long(self) -> None:
         with self._ours() as ours:
             machine, (far, near) = self.bench.take_turns((ours, LONG), (ours, DECODE))
@@ -217,14 +240,18 @@ class Subject:
         )
 
     def _turn(self) -> None:
-        with self._ours() as ours:
-            ours.run(FIRST_TURN)
-            machine, (times,) = self.bench.take_turns((ours, SECOND_TURN))
         new = SECOND_TURN.prompt - SECOND_TURN.keep
-        seconds = statistics.median(one.prefill for one in times)
+        with self._ours() as ours, self._ours() as other:
+            ours.run(FIRST_TURN)
+            machine, (kept, alone) = self.bench.take_turns((ours, SECOND_TURN), (other, NEW_ALONE))
+        seconds, least = (
+            statistics.median(one.prefill for one in times) for times in (kept, alone)
+        )
         self._row(
             f"first token of a second turn ({SECOND_TURN.keep:,} tokens kept, {new} new), s",
             ours=f"{seconds:.3f}",
+            peer=f"{least:.3f} ours, {new} alone",
+            ratio=f"{least / seconds:.2f}",
             of_limit=self._of_limit("prefill", SECOND_TURN, new / seconds, machine),
         )
 

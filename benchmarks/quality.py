@@ -167,8 +167,8 @@ def answers(loaded: LoadedModel) -> list[list[int]]:
 
 
 def answer(session: ChatSession, question: str) -> list[int]:
-    session.clear()
-    session.add_user(question)
+    session.record.clear()
+    session.record.add_user(question)
     return [event.id for event in session.answer(Flag()) if isinstance(event, Token)]
 
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,7 @@ def test_our_worker(ours: Side) -> None:
     assert len(times.decode) == 3
     assert times.prefill > 0
     assert times.figures["peak"] > times.figures["weights"] > 0
+    assert len(ours.run(Task(prompt=40, decode=3, rows=4)).decode) == 3
     again = ours.run(Task(prompt=45, keep=40))  # raises unless 40 were in the cache
     assert again.decode == []
     assert again.figures["kv_cache"] == CONFIG.kv_cache_bytes(45, 4)
@@ -187,19 +189,23 @@ def test_speed_is_a_median() -> None:
     assert speed("prefill", Task(520, keep=20), times) == 125
 
 
-def test_rows_of_one_model(files: ModelFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_one_model(
+    demo_model: Path, files: ModelFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = Report()
 
     def take_turns(*turns):
         return MACHINE, [[side.run(task)] for side, task in turns]
 
     bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), take_turns=take_turns)
-    kinds = ("decode", "prefill", "turn", "memory")
+    kinds = ("decode", "prefill", "lookup", "turn", "memory")
     Subject(bench, "tiny", files, "float32").measure(kinds, ())
-    assert [row.what.split()[0] for row in report.rows] == ["decode", "prefill", "first", "peak"]
+    firsts = ["decode", "prefill", "lookup,", "first", "peak"]
+    assert [row.what.split()[0] for row in report.rows] == firsts
+    assert "of 2 rows" in report.rows[2].what
     assert all(row.ours for row in report.rows)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 4
+    assert len(lines) == 2 + 5
     assert {line.count("|") for line in lines} == {8}
 
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from benchmarks.quality import (
+    ANSWER,
+    QUESTIONS,
     TEXTS,
     Quality,
     Reading,
+    answers,
     common,
     read,
     same_answers,
@@ -90,3 +93,12 @@ def test_the_texts_are_there_and_hold_nothing_but_prose() -> None:
         assert 16_000 < len(text) < 24_000
         assert not set("_*[]<>{}|\r\t") & set(text)
         assert "  " not in text
+
+
+def test_each_question_is_asked_in_a_chat_of_its_own(tmp_path: Path) -> None:
+    config = tiny_config()
+    loaded = load_tiny(write_meta(tmp_path, config, random_weights(config)))
+    first = answers(loaded)
+    assert len(first) == len(QUESTIONS)
+    assert all(0 < len(ids) <= ANSWER for ids in first)
+    assert answers(loaded) == first

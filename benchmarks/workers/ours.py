@@ -10,6 +10,7 @@ from llama_cpu.machine import memory_report, prepare_for_torch
 def load(options: Options) -> tuple[str, Run]:
     prepare_for_torch()
     import llama_cpu
+    from llama_cpu.drafting import DraftLength
     from llama_cpu.generation import Limits, TextGenerator
     from llama_cpu.loading import load as load_model
     from llama_cpu.loading import plan_loading
@@ -24,11 +25,23 @@ def load(options: Options) -> tuple[str, Run]:
         threads=options.threads,
     )
     loaded = load_model(plan, lambda done, total, name: None, Flag())
-    generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer)
+
+    class Wrong(DraftLength):
+        """Proposes the same number of tokens each time, and none that is right."""
+
+        def choose(self) -> int:
+            return self._lengths[-1]
+
+        def propose(self, context: list[int], count: int) -> list[int]:
+            return [0] * count
+
     greedy = Sampling(temperature=0.0)
 
     def run(task: Task) -> Times:
         ids = prompt_ids(task.prompt)
+        wrong = Wrong(task.rows - 1)
+        generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer, lambda: wrong)
+        generator.draft_length = wrong
         loaded.cache.reuse([*ids[: task.keep], -1])  # what is after them is forgotten
         timings = Timings()
         limits = Limits(task.decode + 1, frozenset())

@@ -28,12 +28,14 @@ class Options:
 class Task:
     """Keep ``keep`` tokens of the last task's prompt, read up to ``prompt``, generate ``decode``.
 
-    The prompt's tokens are those of ``prompt_ids``.
+    The prompt's tokens are those of ``prompt_ids``. With ``rows`` (of our engine only) as many
+    tokens are proposed in each pass, all of them wrong.
     """
 
     prompt: int
     decode: int = 0
     keep: int = 0
+    rows: int = 1
 
 
 @dataclass(frozen=True)

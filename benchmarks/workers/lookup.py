@@ -1,0 +1,61 @@
+"""How many tokens a pass lookup finds where a page of code is repeated with one name changed.
+
+The real text of the demo model, whatever model is measured: random weights repeat nothing.
+"""
+
+from pathlib import Path
+from threading import Event as Flag
+
+from benchmarks.workers.protocol import Options, Run, Task, Times, serve
+from llama_cpu.machine import prepare_for_torch
+
+PAGE = Path(__file__).with_name("heap.txt")
+QUESTION = "Repeat this code word for word, but rename the class Heap to Queue:\n\n```python\n{}```"
+ANSWER = 500  # tokens at the most
+
+
+def load(options: Options) -> tuple[str, Run]:
+    prepare_for_torch()
+    import llama_cpu
+    from llama_cpu.chat.session import ChatSession
+    from llama_cpu.chat.templates import choose_template
+    from llama_cpu.demo_model import fetch_demo_model
+    from llama_cpu.drafting import DraftLength
+    from llama_cpu.events import Token
+    from llama_cpu.loading import load as load_model
+    from llama_cpu.loading import plan_loading
+    from llama_cpu.precision import Precision
+    from llama_cpu.sampling import Sampling
+
+    class Longest(DraftLength):
+        """The demo model's own costs do not matter here."""
+
+        def choose(self) -> int:
+            return loaded.longest_draft
+
+    plan = plan_loading(
+        fetch_demo_model(),
+        precision=Precision(options.precision),
+        threads=options.threads,
+        lookup=True,
+    )
+    loaded = load_model(plan, lambda done, total, name: None, Flag())
+    template = choose_template(None, loaded.tokenizer, plan.name)
+
+    def run(task: Task) -> Times:
+        session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
+        session._generator.draft_length = Longest(loaded.longest_draft)
+        session.record.add_user(QUESTION.format(PAGE.read_text()))
+        try:
+            tokens = [event for event in session.answer(Flag()) if isinstance(event, Token)]
+        finally:
+            session.close()
+        passes = sum(not token.drafted for token in tokens)
+        figures = {"tokens": len(tokens), "passes": passes, "rows": loaded.longest_draft + 1}
+        return Times(0.0, [], figures)
+
+    return llama_cpu.__version__, run
+
+
+if __name__ == "__main__":
+    serve(load)
