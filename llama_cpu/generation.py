@@ -54,10 +54,16 @@ class TextGenerator:
         self.draft_length = DraftLength(longest_draft)
 
     def generate(
-        self, prompt_ids: list[int], sampler: Sampler, limits: Limits, stop: Flag
+        self,
+        prompt_ids: list[int],
+        sampler: Sampler,
+        limits: Limits,
+        stop: Flag,
+        begun: Sequence[int] = (),
     ) -> Iterator[Event]:
         """Prefill what the cache lacks of the prompt, then one token after the other.
 
+        ``begun``: the prompt's last tokens, where it ends in the middle of a character.
         Setting ``stop`` ends it within one token, or one layer of a long prefill.
 
         Raises UserError where the prompt does not fit into the context or is empty.
@@ -65,7 +71,8 @@ class TextGenerator:
         self._check_prompt(prompt_ids)
         try:
             logits = yield from self._prefill(prompt_ids, stop)
-            yield from self._decode(logits, prompt_ids, sampler, limits, stop)
+            stream = TextStream(self.tokenizer, limits.stop_strings, begun)
+            yield from self._decode(logits, _Answer(prompt_ids, sampler, limits, stream), stop)
         except Cancelled:
             yield Finished(StopReason.STOPPED)
 
@@ -94,12 +101,7 @@ class TextGenerator:
                 yield Prefill(reused, done, total, time.perf_counter() - began)
         return self.model.logits(last)[0]
 
-    def _decode(
-        self, logits: Tensor, prompt_ids: list[int], sampler: Sampler, limits: Limits, stop: Flag
-    ) -> Iterator[Event]:
-        answer = _Answer(
-            prompt_ids, sampler, limits, TextStream(self.tokenizer, limits.stop_strings)
-        )
+    def _decode(self, logits: Tensor, answer: "_Answer", stop: Flag) -> Iterator[Event]:
         drafter = self.new_drafter() if self.new_drafter else None
         rows = logits.unsqueeze(0)
         draft: list[int] = []
@@ -118,7 +120,7 @@ class TextGenerator:
             now = time.perf_counter()
             seconds = now - last
             last = now
-            if len(answer.context) > len(prompt_ids) + 1:  # the first comes without a pass
+            if answer.count > len(tokens):  # the first comes without a pass
                 self.draft_length.observe(len(draft), len(tokens) - 1, now - pass_began)
             for position, (token_id, text) in enumerate(tokens):
                 yield Token(token_id, text, seconds / len(tokens), drafted=position > 0)

@@ -12,8 +12,13 @@ class TextStream:
     stop string, so that no part of one is ever shown. ``text`` is all that was let out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop_strings: Sequence[str], begun: Sequence[int] = ()
+    ) -> None:
+        """``begun``: the tokens of a character that the text before ends in the middle of."""
         self._decoder = StreamDecoder(tokenizer)
+        for token_id in begun:
+            self._decoder.push(token_id)
         self._stop_strings = stop_strings
         self._held = ""
         self.text = ""
@@ -48,6 +53,17 @@ class TextStream:
             if any(stop.startswith(end) for stop in self._stop_strings):
                 return length
         return 0
+
+
+def whole_characters(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text up to its last whole character, and the last tokens if another has begun there."""
+    decoder = StreamDecoder(tokenizer)
+    text = ""
+    begun: list[int] = []
+    for token_id in token_ids:
+        text += decoder.push(token_id)
+        begun = [*begun, token_id] if decoder.is_incomplete else []
+    return text, begun
 
 
 def ids_of_text(tokenizer: Tokenizer, token_ids: list[int], text: str) -> list[int]:

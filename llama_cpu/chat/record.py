@@ -137,6 +137,24 @@ class Record:
                 return True
         return False
 
+    def add_answer(
+        self,
+        place: int,
+        text: str,
+        token_ids: Sequence[int],
+        token_seconds: Sequence[float],
+        state: State,
+    ) -> None:
+        """Add an answer as an alternative to the one at ``place`` of the line. Raises Gone."""
+        self._back_to_disk()
+        try:
+            self._add_answer(place, text, token_ids, token_seconds, state)
+        except Gone:
+            raise
+        except UserError as error:
+            self._move_to_memory(self.line, f"{error} {IN_MEMORY}")
+            self._add_answer(place, text, token_ids, token_seconds, state)
+
     def set_aside_answer(self) -> bool:
         """Take the last answer out of the line, so that another one can be given; it stays an
         alternative. False where there is none."""
@@ -247,6 +265,21 @@ class Record:
                 store.set_model(conversation.id, self.model, self._all_settings())
             message = store.add_message(conversation.id, parent, "user", text)
         self._show(conversation.id, message.id)
+
+    def _add_answer(
+        self,
+        place: int,
+        text: str,
+        token_ids: Sequence[int],
+        token_seconds: Sequence[float],
+        state: State,
+    ) -> None:
+        assert self.conversation is not None
+        parent = self.line[place - 1].id
+        with self._store.together():
+            message = self._store.begin_answer(self.conversation.id, parent, self.model).id
+            self._store.save_answer(message, text, token_ids, token_seconds, state=state)
+        self._show(self.conversation.id, message)
 
     def _delete(self, message: int) -> None:
         """Delete it and all that follows; no conversation stays without messages."""

@@ -7,6 +7,7 @@ from itertools import chain
 from threading import Event as Flag
 
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
+from llama_cpu.chat.lens import LensPart, look
 from llama_cpu.chat.prompt import Message, build_prompt
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.templates import (
@@ -18,13 +19,13 @@ from llama_cpu.chat.templates import (
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, TurnsDropped
 from llama_cpu.generation import Limits, TextGenerator
-from llama_cpu.history.rows import StoredMessage
+from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.loading import LoadedModel
 from llama_cpu.machine import MemoryReport
 from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.settings import Settings
-from llama_cpu.text_stream import ids_of_text
+from llama_cpu.text_stream import ids_of_text, whole_characters
 from llama_cpu.tokenization import Tokenizer
 from llama_cpu.transformer.kv_file import Progress
 
@@ -195,8 +196,8 @@ class ChatSession:
             ids = tokenizer.encode(answer.text, specials=False, continued=True)
         prompt_ids = yield from self._prompt_that_fits(self.record.line[:-1], ids)
         # A generator, which begins only after the record has found that nobody else writes.
-        events = self._generator.generate(prompt_ids, sampler, limits, stop)
-        so_far = tokenizer.decode(ids)
+        so_far, begun = whole_characters(tokenizer, ids)
+        events = self._generator.generate(prompt_ids, sampler, limits, stop, begun)
         yield from self._noted(
             self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
         )
@@ -217,6 +218,44 @@ class ChatSession:
         self._follow_record()
         self._close_retired()
         return self._sampler, self._limits
+
+    def branch(self, answer: StoredMessage, token_ids: list[int], seconds: Sequence[float]) -> None:
+        """Add an alternative to an answer of the line, which begins with these ids; it is the last
+        message then, for ``continue_answer`` to write on.
+
+        Where the last id is an end token, it is complete. ``seconds``: each token's, as far as
+        they are known. Raises Gone.
+        """
+        ends = token_ids[-1] in self._limits.end_ids
+        ids = token_ids[:-1] if ends else token_ids
+        text = self.loaded.tokenizer.decode(ids).lstrip()
+        state = State.COMPLETE if ends else State.STOPPED
+        self.record.add_answer(self._place(answer), text, ids, seconds, state)
+
+    def look(self, answer: StoredMessage, stop: Flag) -> Iterator[LensPart]:
+        """What the model thinks of each token of an answer of the line; see chat.lens.
+
+        An answer of another model is read as its text would be encoded. Nothing is changed.
+        Raises UserError where it is longer than the context.
+        """
+        ids = self._ids_of(answer)
+        seconds = answer.token_seconds if len(answer.token_seconds) >= len(ids) else ()
+        if not ids:
+            ids = self.loaded.tokenizer.encode(answer.text, specials=False, continued=True)
+            seconds = ()
+        turns = _turns(self.record.line[: self._place(answer)])
+        # The last token need not be read: one more than fits may be there.
+        whole, _ = self._fitting(turns, ids, self._already_dropped(turns), room=-1)
+        prompt_ids = whole[: len(whole) - len(ids)]
+        loaded = self.loaded
+        return look(loaded.model, loaded.cache, loaded.tokenizer, prompt_ids, ids, seconds, stop)
+
+    def is_own(self, answer: StoredMessage) -> bool:
+        """Whether the loaded model generated it, so that its tokens are known."""
+        return bool(self._ids_of(answer))
+
+    def _place(self, message: StoredMessage) -> int:
+        return [each.id for each in self.record.line].index(message.id)
 
     def _tidy(self, ids: list[int], text: str) -> list[int]:
         return ids_of_text(self.loaded.tokenizer, ids, text)
@@ -272,6 +311,19 @@ class ChatSession:
         turns = _turns(line)
         before = self._already_dropped(turns)
         room = min(self._limits.max_gen_len, self.context_size // 4)
+        ids, dropped = self._fitting(turns, begun, before, room)
+        if len(ids) >= self.context_size:  # too long by itself, it must not cost the others
+            return ids
+        if dropped > before:
+            self._first_kept = _mark(turns[dropped])
+            yield TurnsDropped(sum(map(len, turns[before:dropped])))
+        return ids
+
+    def _fitting(
+        self, turns: list[Turn], begun: list[int], before: int, room: int
+    ) -> tuple[list[int], int]:
+        """The prompt and what was begun, without ``before`` turns, or as many more as leave room
+        for so many tokens; and how many these are."""
 
         def fits(dropped: int) -> bool:
             kept = self._to_tell(turns[dropped:])
@@ -286,13 +338,7 @@ class ChatSession:
         if not fits(before):
             choices = range(before + 1, last)  # the fewer turns, the fewer tokens
             dropped = min(last, before + 1 + bisect_left(choices, True, key=fits))
-        ids = self._prompt(turns[dropped:]) + begun
-        if len(ids) >= self.context_size:  # too long by itself, it must not cost the others
-            return ids
-        if dropped > before:
-            self._first_kept = _mark(turns[dropped])
-            yield TurnsDropped(sum(map(len, turns[before:dropped])))
-        return ids
+        return self._prompt(turns[dropped:]) + begun, dropped
 
     def _already_dropped(self, turns: list[Turn]) -> int:
         """How many turns were left out last time, as far as they are in this line."""

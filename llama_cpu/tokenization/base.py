@@ -105,6 +105,11 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether a character is held back."""
+        return bool(self._utf8.getstate()[0])
+
     def flush(self) -> str:
         """What was held back; bytes that never became a character are replaced."""
         return self._utf8.decode(b"", final=True)
