@@ -26,6 +26,10 @@ class Candidate:
     text: str  # its own bytes: ``\\xf0\\x9f`` where they are no whole character
     logprob: float  # natural logarithm; at temperature 1, before any penalty
 
+    @property
+    def probability(self) -> float:
+        return math.exp(self.logprob)
+
 
 @dataclass(frozen=True)
 class LensToken:

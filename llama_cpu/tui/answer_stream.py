@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from threading import Event as Flag
+from typing import Generic, TypeVar
 
-from llama_cpu.events import Event
+E = TypeVar("E")
 
 SHORTEST_PAUSE = 0.1  # seconds; ten updates a second look like steady writing
 LONGEST_PAUSE = 0.7
@@ -34,16 +35,16 @@ class Pace:
         return min(max(wanted, SHORTEST_PAUSE), LONGEST_PAUSE)
 
 
-class AnswerStream:
-    """Has one answer made; ``batches`` yields its events.
+class AnswerStream(Generic[E]):
+    """Has one answer made, or looked at; ``batches`` yields its events.
 
     ``make``: the session's method that makes them. ``error`` is what it raised, if it did.
     """
 
-    def __init__(self, make: Callable[[Flag], Iterator[Event]], model_thread: Executor) -> None:
+    def __init__(self, make: Callable[[Flag], Iterator[E]], model_thread: Executor) -> None:
         self._make = make
         self._stop = Flag()
-        self._events: deque[Event] = deque()
+        self._events: deque[E] = deque()
         self.error: Exception | None = None
         self._finished = asyncio.get_running_loop().run_in_executor(model_thread, self._run)
 
@@ -58,7 +59,7 @@ class AnswerStream:
         """Ask the model to stop; ``batches`` ends soon after, with what was written until then."""
         self._stop.set()
 
-    async def batches(self) -> AsyncIterator[list[Event]]:
+    async def batches(self) -> AsyncIterator[list[E]]:
         """What happened since the last batch, until the answer ends."""
         pace = Pace()
         while not self._finished.done():
@@ -67,6 +68,6 @@ class AnswerStream:
         yield self._collect()
         await self._finished
 
-    def _collect(self) -> list[Event]:
+    def _collect(self) -> list[E]:
         # popleft, as the model's thread may append while this runs.
         return [self._events.popleft() for _ in range(len(self._events))]

@@ -37,8 +37,8 @@ class Answering:
 
     def __init__(self, screen: "ChatScreen", model_thread: Executor) -> None:
         self._screen = screen
-        self._model_thread = model_thread
-        self._stream: AnswerStream | None = None  # set while an answer is being written
+        self.model_thread = model_thread
+        self._stream: AnswerStream[Event] | None = None  # set while an answer is being written
         self._worker: Worker[None] | None = None
         self.timings = Timings()
         self._began_after: StoredMessage | None = None
@@ -103,14 +103,17 @@ class Answering:
     def begin(self, take_back: TakenBack | None = None) -> None:
         """Have the last message answered. Where it cannot be, as it is too long, it is taken back
         and its text given to ``take_back``."""
-        self._begin(AnswerStream(self._screen.session.answer, self._model_thread), "", take_back)
+        self._begin(AnswerStream(self._screen.session.answer, self.model_thread), None, take_back)
 
     def go_on(self) -> None:
         """Have the last message, an answer, continued."""
-        stream = AnswerStream(self._screen.session.continue_answer, self._model_thread)
-        self._begin(stream, self._screen.record.line[-1].text, None)
+        stream = AnswerStream(self._screen.session.continue_answer, self.model_thread)
+        # A character that is not whole comes again with what makes it whole.
+        self._begin(stream, self._screen.record.line[-1].text.rstrip("\ufffd"), None)
 
-    def _begin(self, stream: AnswerStream, text: str, take_back: TakenBack | None) -> None:
+    def _begin(
+        self, stream: AnswerStream[Event], text: str | None, take_back: TakenBack | None
+    ) -> None:
         self.timings = Timings()
         line = self._screen.record.line
         self._began_after = line[-1] if line else None
@@ -119,7 +122,9 @@ class Answering:
         work = self._answer(stream, text, take_back)
         self._worker = self._screen.run_worker(work, group="answer")
 
-    async def _answer(self, stream: AnswerStream, text: str, take_back: TakenBack | None) -> None:
+    async def _answer(
+        self, stream: AnswerStream[Event], text: str | None, take_back: TakenBack | None
+    ) -> None:
         screen = self._screen
         answer = await screen.conversation.begin_answer(screen.session.model_name, text)
         answer.say("is reading the prompt…")
@@ -151,7 +156,9 @@ class Answering:
             await answer.append(text)
         return ending
 
-    async def _end(self, stream: AnswerStream, answer: Answer, take_back: TakenBack | None) -> None:
+    async def _end(
+        self, stream: AnswerStream[Event], answer: Answer, take_back: TakenBack | None
+    ) -> None:
         """The record has the answer, if there is one."""
         screen, problem = self._screen, ""
         record = screen.record

@@ -19,6 +19,7 @@ COMMANDS = (
     ("Conversations", "sidebar"),
     ("Regenerate", "regenerate"),
     ("Continue", "continue_answer"),
+    ("Token lens", "lens"),
     ("Earlier alternative", "earlier_answer"),
     ("Later alternative", "later_answer"),
     ("Edit a message", "message_before"),

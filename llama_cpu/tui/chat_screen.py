@@ -20,6 +20,7 @@ from llama_cpu.tui.chat_commands import commands
 from llama_cpu.tui.conversation import Conversation
 from llama_cpu.tui.find_bar import FindBar
 from llama_cpu.tui.keys import key
+from llama_cpu.tui.lens_screen import show_lens
 from llama_cpu.tui.library import Library
 from llama_cpu.tui.memory_panel import MemoryPanel, model_memory
 from llama_cpu.tui.messages import UserMessage
@@ -66,6 +67,7 @@ class ChatScreen(Screen[None]):
         key("ctrl+f", "find", about="search within the conversation"),
         key("f2", "settings", about="system prompt, temperature and so on"),
         key("f3", "models", about="the models on this computer"),
+        key("f4", "lens", about="token lens: how probable each token was, and what else"),
         key("f6", "panels", about="hide the panels, or show them"),
         key("f7", "figures", about="times and memory on the whole screen"),
         key("alt+left", "alternative(-1)", about="the answer given before", id="earlier_answer"),
@@ -236,6 +238,9 @@ class ChatScreen(Screen[None]):
 
     def action_continue_answer(self) -> None:
         self._run(self.turns.continue_answer())
+
+    def action_lens(self) -> None:
+        self._run(show_lens(self))
 
     def action_alternative(self, step: int) -> None:
         self._run(self.turns.choose_alternative(step))

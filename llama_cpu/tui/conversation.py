@@ -83,11 +83,11 @@ class Conversation(VerticalScroll, can_focus=False):
         """Show a sentence of the program's own."""
         self.messages.mount(Notice(text, kind), before=before)
 
-    async def begin_answer(self, speaker: str, text: str = "") -> Answer:
+    async def begin_answer(self, speaker: str, text: str | None = None) -> Answer:
         """An answer that can be written on; with ``text``, in place of the last one."""
         answer = Answer(speaker)
         with self.app.batch_update():
-            if text:
+            if text is not None:
                 shown = self._shown()
                 answer.place = shown[-1].place
                 await self._remove_after(shown[-2] if len(shown) > 1 else None)

@@ -46,6 +46,8 @@ def scopes() -> dict[str, tuple[type, ...]]:
     from llama_cpu.tui.figures_screen import FiguresScreen
     from llama_cpu.tui.find_bar import FindBar
     from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
+    from llama_cpu.tui.lens_screen import LensScreen
+    from llama_cpu.tui.lens_text import LensText
     from llama_cpu.tui.loading_screen import LoadingScreen
     from llama_cpu.tui.messages import UserMessage
     from llama_cpu.tui.model_screen import ModelScreen
@@ -59,6 +61,7 @@ def scopes() -> dict[str, tuple[type, ...]]:
         "At a message of yours": (UserMessage,),
         "In the list": (Sidebar,),
         "In the search": (FindBar,),
+        "In the token lens": (LensText, LensScreen),
         "In the settings": (SettingsScreen,),
         "In the table of models": (ModelScreen,),
         "In the figures": (FiguresScreen,),

@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llama_cpu.chat.lens import LensPart
 from llama_cpu.chat.record import Record
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
-from llama_cpu.history.rows import StoredMessage
+from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.machine import MemoryReport
 from llama_cpu.precision import Precision
 from llama_cpu.settings import Settings
 
+END = 99  # an end token's id
 PATIENCE = 10  # seconds until a test that waits for something gives up
 
 
@@ -60,6 +62,10 @@ class FakeSession:
     context_used: int = 0
     is_closed: bool = False
     is_let_go: bool = False
+    looks: list[list[LensPart | threading.Event | Exception]] = field(default_factory=list)
+    looked_at: list[StoredMessage] = field(default_factory=list)
+    branches: list[tuple[StoredMessage, list[int], list[float]]] = field(default_factory=list)
+    branch_error: Exception | None = None
     template_name: str = "chatml"
     template_guessed: bool = False
     settings: Settings = field(default_factory=Settings)
@@ -122,6 +128,29 @@ class FakeSession:
         last = self.record.line[-1]
         ids, tidy = last.token_ids, lambda ids, text: ids
         yield from self.record.written_on(self._play(stop), frozenset(), tidy, last.text, ids)
+
+    def look(self, answer: StoredMessage, stop: threading.Event) -> Iterator[LensPart]:
+        """One part after the other of what ``looks`` has; an event in it waits."""
+        self.looked_at.append(answer)
+        for step in self.looks.pop(0):
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, threading.Event):
+                while not (stop.is_set() or step.wait(0.01)):
+                    pass
+            elif not stop.is_set():
+                yield step
+
+    def is_own(self, answer: StoredMessage) -> bool:
+        return answer.model == self.model_name
+
+    def branch(self, answer: StoredMessage, ids: list[int], seconds: list[float]) -> None:
+        if self.branch_error:
+            raise self.branch_error
+        self.branches.append((answer, ids, seconds))
+        state = State.COMPLETE if ids[-1] == END else State.STOPPED
+        place = self.record.line.index(answer)
+        self.record.add_answer(place, f"begun with {ids}", ids, seconds, state)
 
     def _play(self, stop: threading.Event) -> Iterator[Event]:
         for step in self.scripts.pop(0):

@@ -1,0 +1,247 @@
+"""The token lens: an answer as the model sees it, token by token, and branches from any of them."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Container, Vertical
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+from textual.worker import Worker
+
+from llama_cpu.errors import UserError
+from llama_cpu.history.rows import State, StoredMessage
+from llama_cpu.text import printable
+from llama_cpu.tui.answer_stream import AnswerStream
+from llama_cpu.tui.answering import failed
+from llama_cpu.tui.lens_details import LensDetails
+from llama_cpu.tui.lens_shades import (
+    BY_PROBABILITY,
+    BY_TIME,
+    SHADES,
+    by_probability,
+    by_time,
+    median_seconds,
+)
+from llama_cpu.tui.lens_text import LensText
+from llama_cpu.tui.messages import UserMessage
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.lens import LensPart
+    from llama_cpu.chat.session import ChatSession
+    from llama_cpu.tui.chat_screen import ChatScreen
+
+NO_ANSWER = "There is no answer to look at yet"
+STILL_ANSWERING = "The answer is still being written; Esc stops it"
+ANOTHER_MODEL = "another model's; the figures are what this one makes of its text"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where an answer is to go on otherwise."""
+
+    answer: StoredMessage
+    token_ids: list[int]  # up to and including the chosen alternative
+    seconds: list[float]  # of each, or none
+
+
+class LensScreen(Screen[Branch | None]):
+    """One answer at a time, of those of the conversation."""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    BINDINGS = [
+        Binding("escape", "leave", "Back", key_display="Esc", id="lens_leave"),
+        Binding("t", "switch", "By time", id="lens_switch"),
+        Binding("enter", "choose", "Others", id="lens_choose"),
+        *[
+            Binding(str(number), f"branch({number - 1})", "Branch", show=False, id=f"lens_{number}")
+            for number in range(1, 6)
+        ],
+        Binding("s", "surprise", "Surprise", id="lens_surprise"),
+        Binding("p", "answer(-1)", "Earlier", id="lens_previous"),
+        Binding("n", "answer(1)", "Later answer", id="lens_next"),
+        Binding("f4", "dismiss(None)", "Back", show=False, id="lens_close"),
+    ]
+
+    def __init__(
+        self,
+        session: "ChatSession",
+        answers: Sequence[StoredMessage],
+        place: int,
+        model_thread: Executor,
+    ) -> None:
+        """``answers``: those of the conversation; ``place``: the one to begin with."""
+        super().__init__()
+        self._session = session
+        self._answers = answers
+        self._place = place
+        self._model_thread = model_thread
+        self._stream: AnswerStream[LensPart] | None = None
+        self._worker: Worker[None] | None = None
+        self._is_by_time = False
+        self._usual: float | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="about", markup=False)
+        with Container(id="lens"):
+            with Vertical(id="lens-answer"):
+                yield LensText()
+                yield Static(id="legend", markup=False)
+            yield LensDetails()
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin with the answer that was asked for."""
+        self.query_one(LensText).focus()
+        self._show_legend()
+        self._look()
+
+    def on_unmount(self) -> None:
+        """Leave the model alone, however this ends."""
+        if self._stream:
+            self._stream.stop()
+
+    # One answer
+
+    @property
+    def _answer(self) -> StoredMessage:
+        return self._answers[self._place]
+
+    def _look(self) -> None:
+        if self._stream:
+            self._stream.stop()
+        self.query_one(LensText).clear()
+        self._point()
+        answer = self._answer
+        stream = AnswerStream(lambda stop: self._session.look(answer, stop), self._model_thread)
+        self._stream = stream
+        self._worker = self.run_worker(self._show(stream), group="lens", exclusive=True)
+
+    async def _show(self, stream: "AnswerStream[LensPart]") -> None:
+        self._say("waiting for the model")
+        async for parts in stream.batches():
+            if stream is not self._stream:
+                return
+            tokens = [token for part in parts for token in part.tokens]
+            if tokens:
+                self.query_one(LensText).extend(tokens)
+            if parts and parts[-1].done < parts[-1].total:
+                self._say(f"reading {parts[-1].done:,} of {parts[-1].total:,} tokens")
+        self._end(stream)
+
+    def _end(self, stream: "AnswerStream[LensPart]") -> None:
+        text = self.query_one(LensText)
+        self._usual = median_seconds(text.tokens)
+        text.shade(by_time if self._is_by_time else by_probability)
+        self._point()
+        if isinstance(stream.error, UserError):
+            self._say(str(stream.error))
+        elif stream.error:
+            self._say(failed(stream.error))
+        elif not text.tokens:
+            self._say("an empty answer")
+        elif not self._session.is_own(self._answer):
+            self._say(ANOTHER_MODEL)
+        else:
+            self._say(f"{len(text.tokens):,} tokens")
+
+    def _say(self, what: str) -> None:
+        name = printable(self._answer.model) or "Assistant"
+        number = f"answer {self._place + 1} of {len(self._answers)}"
+        self.query_one("#about", Static).update(f"Token lens · {number} · {name} · {what}")
+
+    def _show_legend(self) -> None:
+        names = BY_TIME if self._is_by_time else BY_PROBABILITY
+        parts = [
+            Content.styled(f" {name} ", shade) for name, shade in zip(names, SHADES, strict=True)
+        ]
+        self.query_one("#legend", Static).update(Content(" ").join(parts))
+
+    @on(LensText.Pointed)
+    def _point(self) -> None:
+        text = self.query_one(LensText)
+        self.query_one(LensDetails).show(text.tokens, text.pointed, self._usual)
+
+    # Keys
+
+    def action_leave(self) -> None:
+        """From the alternatives back to the tokens; from there, to the chat."""
+        text = self.query_one(LensText)
+        if text.has_focus:
+            self.dismiss(None)
+        else:
+            text.focus()
+
+    def action_switch(self) -> None:
+        """Colour by time instead of probability, or back."""
+        self._is_by_time = not self._is_by_time
+        self.query_one(LensText).shade(by_time if self._is_by_time else by_probability)
+        self._show_legend()
+
+    def action_answer(self, step: int) -> None:
+        """Look at the answer before or after."""
+        place = self._place + step
+        if 0 <= place < len(self._answers):
+            self._place = place
+            self._look()
+
+    def action_surprise(self) -> None:
+        """To the next token that was not the most probable one."""
+        self.query_one(LensText).next_surprise()
+
+    def action_choose(self) -> None:
+        """Go to the alternatives."""
+        if self.query_one(LensText).tokens:
+            self.query_one(LensDetails).others.focus()
+
+    @on(LensDetails.Chosen)
+    def _chosen(self, event: LensDetails.Chosen) -> None:
+        self.action_branch(event.number)
+
+    def action_branch(self, number: int) -> None:
+        """Leave, for the answer to go on with an alternative of the token at the cursor."""
+        text = self.query_one(LensText)
+        if not text.tokens or number >= len(text.tokens[text.cursor].alternatives):
+            return
+        before = text.tokens[: text.cursor]
+        ids = [token.id for token in before] + [text.tokens[text.cursor].alternatives[number].id]
+        # The pass that gave this token gave its alternatives, too.
+        seconds = [token.seconds for token in text.tokens[: text.cursor + 1]]
+        known = [each for each in seconds if each is not None]
+        self.dismiss(Branch(self._answer, ids, known if len(known) == len(ids) else []))
+
+
+async def show_lens(screen: "ChatScreen") -> None:
+    """Look at the answer to the chosen message, or the last one; go on as is chosen there."""
+    if screen.answering.is_busy:
+        screen.prompt.say(STILL_ANSWERING)
+        return
+    answers = [message for message in screen.record.line if message.role == "assistant"]
+    if not answers:
+        screen.prompt.say(NO_ANSWER)
+        return
+    lens = LensScreen(
+        screen.session, answers, _place_of_chosen(screen, answers), screen.answering.model_thread
+    )
+    branch = await screen.app.push_screen_wait(lens)
+    if branch is None:
+        return
+    answering = screen.answering
+    async with answering.changing:
+        work = (screen.session.branch, branch.answer, branch.token_ids, branch.seconds)
+        if not await answering.change(*work):
+            return
+        if screen.record.line[-1].state is not State.COMPLETE:
+            answering.go_on()
+
+
+def _place_of_chosen(screen: "ChatScreen", answers: Sequence[StoredMessage]) -> int:
+    chosen, parents = screen.focused, [answer.parent for answer in answers]
+    if isinstance(chosen, UserMessage) and chosen.message.id in parents:
+        return parents.index(chosen.message.id)
+    return len(answers) - 1

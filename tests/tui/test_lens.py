@@ -1,0 +1,393 @@
+"""The token lens on the screen: moving over tokens, what is told of each, and branches."""
+
+import math
+import threading
+
+import pytest
+from textual.pilot import Pilot
+from textual.style import Style
+from textual.widgets import OptionList, Static
+
+from llama_cpu.chat.lens import Candidate, LensPart, LensToken
+from llama_cpu.errors import UserError
+from llama_cpu.tui.lens_details import alternatives, figures, percent
+from llama_cpu.tui.lens_layout import escaped, laid_out
+from llama_cpu.tui.lens_screen import (
+    ANOTHER_MODEL,
+    NO_ANSWER,
+    STILL_ANSWERING,
+    LensScreen,
+)
+from llama_cpu.tui.lens_shades import SHADES, by_probability, by_time, median_seconds
+from llama_cpu.tui.lens_text import LensText
+from llama_cpu.tui.messages import UserMessage
+from tests.tui.driving import (
+    NARROW,
+    WIDE,
+    ask,
+    ask_and_wait,
+    chat,
+    conversation,
+    is_answering,
+    prompt,
+    screen_text,
+    until,
+)
+from tests.tui.fakes import END, FakeMessage, FakeSession, script, tokens
+
+OTHERS = (0.2, 0.1, 0.05, 0.02, 0.01)
+
+
+def token(
+    id: int, shown: str, probability: float = 0.5, seconds: float | None = 0.02, text: str = ""
+) -> LensToken:
+    others = tuple(
+        Candidate(100 + 10 * id + n, f" other{n}", math.log(p)) for n, p in enumerate(OTHERS)
+    )
+    rank = 1 if probability >= 0.5 else 3
+    return LensToken(id, text or shown, shown, math.log(probability), rank, others, seconds)
+
+
+WORDS = tuple(
+    token(number, word, probability, seconds)
+    for number, (word, probability, seconds) in enumerate(
+        [
+            ("The", 0.95, 0.001),
+            (" cat", 0.6, 0.02),
+            (" sat", 0.3, 0.02),
+            (".\n", 0.1, 0.03),
+            ("Then", 0.01, 0.5),
+            (" it", 0.99, 0.02),
+        ]
+    )
+)
+
+
+def looks() -> list[LensPart | threading.Event | Exception]:
+    return [LensPart(0, 20), LensPart(14, 20), LensPart(20, 20, WORDS)]
+
+
+# Layout
+
+
+def lines(parts: list[str], width: int) -> list[str]:
+    laid = laid_out([token(number, part) for number, part in enumerate(parts)], width)
+    return ["".join(span.text for span in line) for line in laid]
+
+
+def test_lines_break_between_words() -> None:
+    assert lines(["The", " cat", " sat", " down"], 9) == ["The cat", " sat down"]
+    assert lines(["un", "break", "able", " end"], 9) == ["unbreak", "able end"]
+    assert lines(["abcdefghij"], 4) == ["abcd", "efgh", "ij"]
+    assert lines(["a\n\n", "b\n"], 9) == ["a↵", "↵", "b↵"]
+    assert lines([], 9) == [""]
+    assert lines(["a"], 1) == ["a"]
+
+
+def test_wide_and_combining_characters() -> None:
+    laid = laid_out([token(0, "你好"), token(1, "吗"), token(2, "\u0301")], 5)
+    spans = [(span.token, span.text, span.x, span.width) for line in laid for span in line]
+    assert spans == [(0, "你好", 0, 4), (1, "吗", 0, 2), (2, "◌\u0301", 2, 1)]
+
+
+def test_what_does_not_show_is_shown() -> None:
+    parts = [token(0, "", text="\\xf0\\x9f"), token(1, "\x1b[2J\t"), token(2, "", text="</s>")]
+    text = "".join(span.text for line in laid_out(parts, 80) for span in line)
+    assert text == "▯␛[2J⇥   </s>"
+    assert escaped(" a\n\x1b\u202e") == "“ a\\n\\u001b\\u202e”"
+    assert escaped("") == "no text"
+
+
+# Shades and figures
+
+
+def test_shades() -> None:
+    assert by_probability(WORDS) == [0, 1, 2, 3, 4, 0]
+    # The first one is sampled from the prompt's logits and no measure.
+    assert median_seconds(WORDS) == 0.02
+    assert by_time(WORDS) == [0, 0, 0, 1, 4, 0]
+    unknown = [token(0, "a", seconds=None)]
+    assert (median_seconds(unknown), by_time(unknown)) == (None, [0])
+
+
+def test_shades_differ_without_colour() -> None:
+    styles = [
+        Style.parse(shade, {"success": "green", "warning": "red", "error": "red"})
+        for shade in SHADES
+    ]
+    shapes = [(style.bold, style.italic, style.underline) for style in styles]
+    assert len(set(shapes[1:])) == len(shapes) - 1
+
+
+def test_figures_of_a_token() -> None:
+    told = figures(WORDS[3], 3, 6, usual=0.02).plain
+    for part in ("4 of 6", "“.\\n”", "10.0%", "-2.303", "30.0 ms, 1.5x the usual"):
+        assert part in told
+    assert "the most probable" in figures(WORDS[0], 0, 6, usual=None).plain
+    assert figures(token(0, "a", seconds=None), 0, 1, None).plain.endswith("-")
+    assert [line.plain for line in alternatives(WORDS[1])][1] == "2   10.0% ━┄┄┄┄┄┄┄ “ other1”"
+    assert [percent(p) for p in (1.0, 0.982, 0.0031, 0.00001)] == [
+        "100.0%",
+        "98.2%",
+        "0.31%",
+        "<0.01%",
+    ]
+
+
+# The screen
+
+
+def lens(pilot: Pilot[int]) -> LensScreen:
+    screen = pilot.app.screen
+    assert isinstance(screen, LensScreen)
+    return screen
+
+
+def text(pilot: Pilot[int]) -> LensText:
+    return lens(pilot).query_one(LensText)
+
+
+def told(pilot: Pilot[int]) -> str:
+    """What is said of the token."""
+    return str(lens(pilot).query_one("#token", Static).render())
+
+
+def title(pilot: Pilot[int]) -> str:
+    return str(lens(pilot).query_one("#about", Static).render())
+
+
+async def open_lens(pilot: Pilot[int], count: int = len(WORDS)) -> None:
+    await pilot.press("f4")
+    await until(pilot, lambda: isinstance(pilot.app.screen, LensScreen))
+    await until(pilot, lambda: len(text(pilot).tokens) == count)
+    await until(pilot, lambda: "waiting" not in title(pilot))
+
+
+async def press(pilot: Pilot[int], *keys: str) -> None:
+    await pilot.press(*keys)
+    await pilot.pause()
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+async def test_the_answer_and_its_tokens_are_shown(size: tuple[int, int]) -> None:
+    session = FakeSession([script("The cat sat")], looks=[looks()])
+    async with chat(session, size) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        assert "6 tokens" in title(pilot)
+        shown = screen_text(pilot)
+        assert "The cat sat.↵" in shown
+        assert "Then it" in shown
+        assert "1   20.0%" in shown
+        assert "90% and more" in shown
+        assert session.looked_at == [session.record.line[-1]]
+
+
+async def test_keys_move_over_the_tokens() -> None:
+    async with chat(FakeSession([script("Hi")], looks=[looks()])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        steps = [("right", 2), ("down", 5), ("left", 4), ("home", 1), ("left", 1), ("end", 6)]
+        steps += [("right", 6), ("up", 2), ("s", 3), ("s", 4), ("s", 5), ("s", 3)]
+        steps += [("pagedown", 6), ("pageup", 2)]
+        for key, place in steps:
+            await press(pilot, key)
+            assert f" {place} of 6" in told(pilot), key
+
+
+async def test_the_mouse_moves_over_the_tokens() -> None:
+    async with chat(FakeSession([script("Hi")], looks=[looks()])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        await pilot.hover(LensText, offset=(4, 0))
+        await until(pilot, lambda: "2 of 6" in told(pilot))
+        assert text(pilot).cursor == 0
+        await pilot.hover("#token")
+        await until(pilot, lambda: "1 of 6" in told(pilot))
+        await pilot.click(LensText, offset=(1, 1))
+        assert text(pilot).cursor == 4
+        await pilot.hover("#token")
+        assert "5 of 6" in told(pilot)
+        await pilot.click(LensText, offset=(60, 8))  # where nothing is
+        assert text(pilot).cursor == 4
+
+
+async def test_by_time_and_back() -> None:
+    async with chat(FakeSession([script("Hi")], looks=[looks()])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        await press(pilot, "t")
+        assert text(pilot)._shades == by_time(WORDS)
+        assert "the usual time" in screen_text(pilot)
+        await press(pilot, "t")
+        assert text(pilot)._shades == by_probability(WORDS)
+
+
+async def test_without_colour_the_cursor_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with chat(FakeSession([script("Hi")], looks=[looks()])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        await press(pilot, "right")
+        [line] = [
+            strip
+            for strip in pilot.app.screen._compositor.render_strips()
+            if "The cat" in strip.text
+        ]
+        reversed_text = [
+            segment.text for segment in line if segment.style and segment.style.reverse
+        ]
+        underlined = [s.text for s in line if s.style and s.style.underline]
+        assert reversed_text == [" cat"]
+        assert underlined == [" sat", ".↵"]
+
+
+@pytest.mark.parametrize("how", ["digit", "enter", "click"])
+async def test_an_alternative_branches_the_conversation(how: str) -> None:
+    session = FakeSession([script("The cat sat"), script(" runs")], looks=[looks()])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "hi")
+        first = session.record.line[-1]
+        await open_lens(pilot)
+        await press(pilot, "right", "right")
+        if how == "digit":
+            await press(pilot, "2")
+        elif how == "enter":
+            await press(pilot, "enter", "down", "enter")
+        else:
+            await pilot.click(OptionList, offset=(3, 1))
+        await until(pilot, lambda: not is_answering(pilot))
+        assert session.branches == [(first, [0, 1, 121], [0.001, 0.02, 0.02])]
+        assert session.record.line[-1].text.endswith(" runs")
+        assert len(session.record.alternatives(first.id)) == 2
+        assert conversation(pilot)[-1].endswith("runs")
+        assert len(conversation(pilot)) == 2
+        await pilot.press("alt+left")
+        await until(pilot, lambda: conversation(pilot)[-1] == "The cat sat")
+
+
+async def test_a_branch_that_ends_there_is_not_continued() -> None:
+    ending = token(0, "The")
+    ending = LensToken(
+        0, "The", "The", ending.logprob, 1, (Candidate(END, "</s>", -1.0),), seconds=None
+    )
+    session = FakeSession([script("The")], looks=[[LensPart(1, 1, (ending,))]])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot, count=1)
+        await press(pilot, "5")  # there is no such alternative
+        assert isinstance(pilot.app.screen, LensScreen)
+        await press(pilot, "1")
+        await until(pilot, lambda: not is_answering(pilot))
+        assert session.branches[0][1:] == ([END], [])
+        assert len(session.record.alternatives(session.record.line[-1].id)) == 2
+
+
+async def test_a_branch_that_cannot_be_kept_is_told() -> None:
+    session = FakeSession([script("The cat")], looks=[looks()])
+    session.branch_error = UserError("It was deleted in another window.")
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        await press(pilot, "1")
+        await until(pilot, lambda: not is_answering(pilot))
+        assert conversation(pilot)[-2:] == ["The cat", "It was deleted in another window."]
+
+
+async def test_leaving_stops_the_model() -> None:
+    waiting = threading.Event()
+    session = FakeSession([script("The cat")], looks=[[LensPart(0, 9), waiting]])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await press(pilot, "f4")
+        await until(pilot, lambda: "reading 0 of 9" in title(pilot))
+        await press(pilot, "right", "enter", "1", "s")  # nothing to move over yet
+        await press(pilot, "escape")
+        await until(pilot, lambda: prompt(pilot).has_focus)
+        # The model's thread is free again.
+        session.scripts.append(script("Yes"))
+        await ask_and_wait(pilot, "and?")
+        assert conversation(pilot)[-1] == "Yes"
+
+
+async def test_escape_goes_back_step_by_step() -> None:
+    async with chat(FakeSession([script("Hi")], looks=[looks()])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        await press(pilot, "enter")
+        assert lens(pilot).query_one(OptionList).has_focus
+        await press(pilot, "escape")
+        assert text(pilot).has_focus
+        await press(pilot, "f4")
+        assert not isinstance(pilot.app.screen, LensScreen)
+
+
+async def test_other_answers() -> None:
+    earlier = [
+        FakeMessage("user", "one"),
+        FakeMessage("assistant", "first"),
+        FakeMessage("user", "two"),
+        FakeMessage("assistant", "second"),
+    ]
+    short = [LensPart(1, 1, WORDS[:2])]
+    session = FakeSession(earlier=earlier, looks=[looks(), list(short), looks()])
+    async with chat(session) as pilot:
+        await open_lens(pilot)
+        assert "answer 2 of 2" in title(pilot)
+        await press(pilot, "n")  # there is none after it
+        await press(pilot, "p")
+        await until(pilot, lambda: len(text(pilot).tokens) == 2)
+        assert "answer 1 of 2" in title(pilot)
+        await until(pilot, lambda: ANOTHER_MODEL in title(pilot))
+        await press(pilot, "n")
+        await until(pilot, lambda: len(text(pilot).tokens) == 6)
+        assert [answer.text for answer in session.looked_at] == ["second", "first", "second"]
+
+
+async def test_the_answer_to_the_chosen_message() -> None:
+    earlier = [
+        FakeMessage("user", "one"),
+        FakeMessage("assistant", "first"),
+        FakeMessage("user", "two"),
+        FakeMessage("assistant", "second"),
+    ]
+    session = FakeSession(earlier=earlier, looks=[looks()])
+    async with chat(session) as pilot:
+        await press(pilot, "alt+up", "alt+up")
+        assert isinstance(pilot.app.focused, UserMessage)
+        await open_lens(pilot)
+        assert "answer 1 of 2" in title(pilot)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(UserError("It does not fit."), "It does not fit."), (RuntimeError("oh"), "RuntimeError: oh")],
+)
+async def test_what_goes_wrong_is_told(error: Exception, said: str) -> None:
+    async with chat(FakeSession([script("Hi")], looks=[[LensPart(0, 5), error]])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await press(pilot, "f4")
+        await until(pilot, lambda: said in title(pilot))
+
+
+async def test_an_empty_answer() -> None:
+    async with chat(FakeSession([script("Hi")], looks=[[]])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await press(pilot, "f4")
+        await until(pilot, lambda: "an empty answer" in title(pilot))
+        await press(pilot, "down", "end", "s", "1")
+        assert told(pilot) == ""
+
+
+async def test_nothing_to_look_at() -> None:
+    gate = threading.Event()
+    session = FakeSession([[*tokens("Hi"), gate, *script("")]])
+    async with chat(session) as pilot:
+        await press(pilot, "f4")
+        assert prompt(pilot).border_subtitle == NO_ANSWER
+        await ask(pilot, "hi")
+        await press(pilot, "f4")
+        assert prompt(pilot).border_subtitle == STILL_ANSWERING
+        gate.set()
+        await until(pilot, lambda: not is_answering(pilot))
+        assert session.looked_at == []
