@@ -1,7 +1,7 @@
 """What the model thought of every token of a text: one pass over what is written already."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from threading import Event as Flag
@@ -25,6 +25,7 @@ class Candidate:
     id: int
     text: str  # its own bytes: ``\\xf0\\x9f`` where they are no whole character
     logprob: float  # natural logarithm; at temperature 1, before any penalty
+    ends: bool = False  # an answer ends with it
 
     @property
     def probability(self) -> float:
@@ -65,6 +66,7 @@ def look(
     answer_ids: list[int],
     seconds: Sequence[float],
     stop: Flag,
+    end_ids: Container[int] = (),
 ) -> Iterator[LensPart]:
     """Read the prompt, as far as the cache lacks it, and the answer, and tell of each token.
 
@@ -83,9 +85,10 @@ def look(
             f"{cache.max_seq_len}; start with a greater --max_seq_len to look at it."
         )
     before = list(cache.token_ids)
+    namer = _Namer(tokenizer, end_ids)
     times = chain(seconds, repeat(None))
     try:
-        for part in _read(model, cache, _Namer(tokenizer), prompt_ids, answer_ids, stop):
+        for part in _read(model, cache, namer, prompt_ids, answer_ids, stop):
             tokens = [replace(token, seconds=next(times)) for token in part.tokens]
             yield replace(part, tokens=tuple(tokens))
     except Cancelled:
@@ -134,7 +137,11 @@ def _tokens(logits: Tensor, ids: Sequence[int], namer: "_Namer") -> tuple[LensTo
     tokens = []
     for row, id in enumerate(ids):
         pairs = zip(best_ids[row].tolist(), best[row].tolist(), strict=True)
-        others = [Candidate(each, namer.text(each), value) for each, value in pairs if each != id]
+        others = [
+            Candidate(each, namer.text(each), value, each in namer.end_ids)
+            for each, value in pairs
+            if each != id
+        ]
         tokens.append(
             LensToken(
                 id,
@@ -151,8 +158,9 @@ def _tokens(logits: Tensor, ids: Sequence[int], namer: "_Namer") -> tuple[LensTo
 class _Namer:
     """Tokens as text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, end_ids: Container[int]) -> None:
         self._tokenizer = tokenizer
+        self.end_ids = end_ids
         self._decoder = StreamDecoder(tokenizer)
         self._special = {id: name for name, id in tokenizer.special_tokens.items()}
 

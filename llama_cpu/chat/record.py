@@ -275,7 +275,7 @@ class Record:
         state: State,
     ) -> None:
         assert self.conversation is not None
-        parent = self.line[place - 1].id
+        parent = self.line[place].parent
         with self._store.together():
             message = self._store.begin_answer(self.conversation.id, parent, self.model).id
             self._store.save_answer(message, text, token_ids, token_seconds, state=state)

@@ -238,6 +238,7 @@ class ChatSession:
         An answer of another model is read as its text would be encoded. Nothing is changed.
         Raises UserError where it is longer than the context.
         """
+        self._follow_record()
         ids = self._ids_of(answer)
         seconds = answer.token_seconds if len(answer.token_seconds) >= len(ids) else ()
         if not ids:
@@ -248,7 +249,8 @@ class ChatSession:
         whole, _ = self._fitting(turns, ids, self._already_dropped(turns), room=-1)
         prompt_ids = whole[: len(whole) - len(ids)]
         loaded = self.loaded
-        return look(loaded.model, loaded.cache, loaded.tokenizer, prompt_ids, ids, seconds, stop)
+        parts = (loaded.model, loaded.cache, loaded.tokenizer)
+        return look(*parts, prompt_ids, ids, seconds, stop, loaded.end_ids)
 
     def is_own(self, answer: StoredMessage) -> bool:
         """Whether the loaded model generated it, so that its tokens are known."""

@@ -231,8 +231,11 @@ class History:
         """
         return self._add(conversation, parent, role, text, State.COMPLETE, "")
 
-    def begin_answer(self, conversation: int, parent: int, model: str) -> StoredMessage:
-        """Add an empty answer to ``parent``, which this process writes. Raises Gone."""
+    def begin_answer(self, conversation: int, parent: int | None, model: str) -> StoredMessage:
+        """Add an empty answer to ``parent``, which this process writes. Raises Gone.
+
+        None: it comes first, as one that was imported may.
+        """
         return self._add(conversation, parent, "assistant", "", State.WRITING, model)
 
     def continue_answer(self, message: int) -> StoredMessage:

@@ -79,7 +79,8 @@ def alternatives(token: "LensToken") -> list[Content]:
     for number, other in enumerate(token.alternatives, start=1):
         probability = other.probability
         figure = f"{number} {percent(probability):>7} {bar(probability, _BAR)} "
-        shown.append(Content.assemble((figure, "$foreground 65%"), escaped(other.text)))
+        text = "the end of the answer" if other.ends else escaped(other.text)
+        shown.append(Content.assemble((figure, "$foreground 65%"), text))
     return shown
 
 

@@ -17,6 +17,8 @@ _LINE_END = "↵"
 _TAB = "⇥   "
 _UNDER = "◌"  # a combining character by itself stands on this
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
+# They would have a terminal show the whole line in another order.
+_TURNING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], PART_OF_CHARACTER)
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -86,7 +88,7 @@ def _pieces(tokens: "Iterable[LensToken]") -> Iterator[tuple[int, str]]:
 def _visible(token: "LensToken") -> str:
     if not token.shown:
         return PART_OF_CHARACTER if token.text.startswith("\\x") or not token.text else token.text
-    text = printable(token.shown).replace("\t", _TAB)
+    text = printable(token.shown).translate(_TURNING).replace("\t", _TAB)
     return text if cell_len(text) or "\n" in text else _UNDER + text
 
 

@@ -37,8 +37,24 @@ if TYPE_CHECKING:
     from llama_cpu.tui.chat_screen import ChatScreen
 
 NO_ANSWER = "There is no answer to look at yet"
+EMPTY = "This answer is empty."
 STILL_ANSWERING = "The answer is still being written; Esc stops it"
-ANOTHER_MODEL = "another model's; the figures are what this one makes of its text"
+NOT_ITS_TOKENS = (
+    "The loaded model did not write this answer, or its text was changed since: these are the "
+    "tokens that the text is to this model, and their times are not known."
+)
+
+
+def _key(key: str, action: str, footer: str, about: str, name: str = "") -> Binding:
+    return Binding(
+        key,
+        action,
+        footer or about,
+        show=bool(footer),
+        key_display="Esc" if key == "escape" else None,
+        tooltip=about,
+        id=f"lens_{name or action}",
+    )
 
 
 @dataclass(frozen=True)
@@ -55,17 +71,17 @@ class LensScreen(Screen[Branch | None]):
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
     BINDINGS = [
-        Binding("escape", "leave", "Back", key_display="Esc", id="lens_leave"),
-        Binding("t", "switch", "By time", id="lens_switch"),
-        Binding("enter", "choose", "Others", id="lens_choose"),
+        _key("escape", "leave", "Back", "from the alternatives to the tokens, and to the chat"),
+        _key("t", "switch", "Time", "colour by time, or by probability again"),
+        _key("enter", "choose", "Alternatives", "go to the alternatives; Enter there branches"),
         *[
-            Binding(str(number), f"branch({number - 1})", "Branch", show=False, id=f"lens_{number}")
-            for number in range(1, 6)
+            _key(f"{n}", f"branch({n - 1})", "", f"go on from here with alternative {n}", f"{n}")
+            for n in range(1, 6)
         ],
-        Binding("s", "surprise", "Surprise", id="lens_surprise"),
-        Binding("p", "answer(-1)", "Earlier", id="lens_previous"),
-        Binding("n", "answer(1)", "Later answer", id="lens_next"),
-        Binding("f4", "dismiss(None)", "Back", show=False, id="lens_close"),
+        _key("s", "surprise", "Surprise", "the next token that was not the most probable one"),
+        _key("p", "answer(-1)", "Answer before", "the answer before", "previous"),
+        _key("n", "answer(1)", "after", "the answer after", "next"),
+        _key("f4", "dismiss(None)", "", "back to the chat", "close"),
     ]
 
     def __init__(
@@ -90,6 +106,7 @@ class LensScreen(Screen[Branch | None]):
         yield Static(id="about", markup=False)
         with Container(id="lens"):
             with Vertical(id="lens-answer"):
+                yield Static(id="lens-note", markup=False)
                 yield LensText()
                 yield Static(id="legend", markup=False)
             yield LensDetails()
@@ -116,7 +133,9 @@ class LensScreen(Screen[Branch | None]):
         if self._stream:
             self._stream.stop()
         self.query_one(LensText).clear()
+        self._note("")
         self._point()
+        self.refresh_bindings()
         answer = self._answer
         stream = AnswerStream(lambda stop: self._session.look(answer, stop), self._model_thread)
         self._stream = stream
@@ -131,7 +150,7 @@ class LensScreen(Screen[Branch | None]):
             if tokens:
                 self.query_one(LensText).extend(tokens)
             if parts and parts[-1].done < parts[-1].total:
-                self._say(f"reading {parts[-1].done:,} of {parts[-1].total:,} tokens")
+                self._say(f"reading {parts[-1].done:,} of {parts[-1].total:,} tokens; Esc leaves")
         self._end(stream)
 
     def _end(self, stream: "AnswerStream[LensPart]") -> None:
@@ -139,27 +158,36 @@ class LensScreen(Screen[Branch | None]):
         self._usual = median_seconds(text.tokens)
         text.shade(by_time if self._is_by_time else by_probability)
         self._point()
+        self._show_legend()
+        self._say(f"{len(text.tokens):,} tokens" if text.tokens else "no tokens")
         if isinstance(stream.error, UserError):
-            self._say(str(stream.error))
+            self._note(str(stream.error))
         elif stream.error:
-            self._say(failed(stream.error))
+            self._note(failed(stream.error))
         elif not text.tokens:
-            self._say("an empty answer")
+            self._note(EMPTY)
         elif not self._session.is_own(self._answer):
-            self._say(ANOTHER_MODEL)
-        else:
-            self._say(f"{len(text.tokens):,} tokens")
+            self._note(NOT_ITS_TOKENS)
 
     def _say(self, what: str) -> None:
         name = printable(self._answer.model) or "Assistant"
         number = f"answer {self._place + 1} of {len(self._answers)}"
         self.query_one("#about", Static).update(f"Token lens · {number} · {name} · {what}")
 
+    def _note(self, sentence: str) -> None:
+        """Above the answer; nothing if empty."""
+        note = self.query_one("#lens-note", Static)
+        note.update(printable(sentence))
+        note.display = bool(sentence)
+
     def _show_legend(self) -> None:
+        text = self.query_one(LensText)
         names = BY_TIME if self._is_by_time else BY_PROBABILITY
         parts = [
             Content.styled(f" {name} ", shade) for name, shade in zip(names, SHADES, strict=True)
         ]
+        if self._is_by_time and any(token.seconds is None for token in text.tokens):
+            parts.append(Content(" not known "))
         self.query_one("#legend", Static).update(Content(" ").join(parts))
 
     @on(LensText.Pointed)
@@ -185,18 +213,26 @@ class LensScreen(Screen[Branch | None]):
 
     def action_answer(self, step: int) -> None:
         """Look at the answer before or after."""
-        place = self._place + step
-        if 0 <= place < len(self._answers):
-            self._place = place
-            self._look()
+        self._place += step
+        self._look()
 
     def action_surprise(self) -> None:
         """To the next token that was not the most probable one."""
         self.query_one(LensText).next_surprise()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There may be no answer before or after."""
+        if action == "answer":
+            [step] = parameters
+            assert isinstance(step, int)
+            return True if 0 <= self._place + step < len(self._answers) else None
+        return True
+
     def action_choose(self) -> None:
         """Go to the alternatives."""
-        if self.query_one(LensText).tokens:
+        text = self.query_one(LensText)
+        if text.tokens:
+            text.stay()
             self.query_one(LensDetails).others.focus()
 
     @on(LensDetails.Chosen)
@@ -204,20 +240,23 @@ class LensScreen(Screen[Branch | None]):
         self.action_branch(event.number)
 
     def action_branch(self, number: int) -> None:
-        """Leave, for the answer to go on with an alternative of the token at the cursor."""
+        """Leave, for the answer to go on with an alternative of the token that is told of."""
         text = self.query_one(LensText)
-        if not text.tokens or number >= len(text.tokens[text.cursor].alternatives):
+        place = text.pointed
+        if place is None or number >= len(text.tokens[place].alternatives):
             return
-        before = text.tokens[: text.cursor]
-        ids = [token.id for token in before] + [text.tokens[text.cursor].alternatives[number].id]
+        ids = [token.id for token in text.tokens[:place]]
+        ids.append(text.tokens[place].alternatives[number].id)
         # The pass that gave this token gave its alternatives, too.
-        seconds = [token.seconds for token in text.tokens[: text.cursor + 1]]
+        seconds = [token.seconds for token in text.tokens[: place + 1]]
         known = [each for each in seconds if each is not None]
         self.dismiss(Branch(self._answer, ids, known if len(known) == len(ids) else []))
 
 
 async def show_lens(screen: "ChatScreen") -> None:
     """Look at the answer to the chosen message, or the last one; go on as is chosen there."""
+    if not screen.is_current:  # the key was pressed twice
+        return
     if screen.answering.is_busy:
         screen.prompt.say(STILL_ANSWERING)
         return

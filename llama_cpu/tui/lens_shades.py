@@ -5,7 +5,7 @@ usual.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from textual.style import Style
@@ -21,6 +21,7 @@ SHADES = (
     "bold underline on $warning 40%",
     "bold italic underline on $error 45%",
 )
+UNKNOWN = len(SHADES)  # a token whose time was not measured: as plain text
 _PROBABILITIES = (0.9, 0.5, 0.2, 0.05)  # the least of each shade but the last
 _MULTIPLES = (1.25, 2, 4, 8)  # of the median: the most of each shade but the last
 BY_PROBABILITY = ("90% and more", "50%", "20%", "5%", "less")
@@ -33,11 +34,14 @@ def by_probability(tokens: "Sequence[LensToken]") -> list[int]:
 
 
 def by_time(tokens: "Sequence[LensToken]") -> list[int]:
-    """Each token's shade; what was not measured has the usual one."""
-    usual = median_seconds(tokens)
-    if not usual:
-        return [0] * len(tokens)
-    return [_first((token.seconds or 0) <= usual * most for most in _MULTIPLES) for token in tokens]
+    """Each token's shade."""
+    usual = median_seconds(tokens) or 0
+    return [
+        UNKNOWN
+        if token.seconds is None
+        else _first(token.seconds <= usual * most for most in _MULTIPLES)
+        for token in tokens
+    ]
 
 
 def median_seconds(tokens: "Sequence[LensToken]") -> float | None:
@@ -47,11 +51,11 @@ def median_seconds(tokens: "Sequence[LensToken]") -> float | None:
 
 
 def shade_styles(variables: dict[str, str]) -> list[Style]:
-    """The shades in a theme's colours."""
-    return [Style.parse(shade, variables) for shade in SHADES]
+    """The shades in a theme's colours, and that of what is not known."""
+    return [*(Style.parse(shade, variables) for shade in SHADES), Style()]
 
 
-def _first(conditions) -> int:
+def _first(conditions: Iterable[bool]) -> int:
     """How many do not hold before the first that does."""
     count = 0
     for holds in conditions:

@@ -25,14 +25,14 @@ class LensText(ScrollView, can_focus=True):
     """The tokens as they come; that at the cursor, or under the mouse, is told of."""
 
     BINDINGS = [
-        Binding("left", "move(-1)", "Token before", show=False, id="lens_left"),
-        Binding("right", "move(1)", "Token after", show=False, id="lens_right"),
-        Binding("up", "move_line(-1)", "Line above", show=False, id="lens_up"),
-        Binding("down", "move_line(1)", "Line below", show=False, id="lens_down"),
-        Binding("pageup", "move_page(-1)", "Page up", show=False, id="lens_page_up"),
-        Binding("pagedown", "move_page(1)", "Page down", show=False, id="lens_page_down"),
-        Binding("home", "go(0)", "First token", show=False, id="lens_first"),
-        Binding("end", "go(-1)", "Last token", show=False, id="lens_last"),
+        Binding("left", "move(-1)", "the token before", show=False, id="lens_left"),
+        Binding("right", "move(1)", "the token after", show=False, id="lens_right"),
+        Binding("up", "move_line(-1)", "the line above", show=False, id="lens_up"),
+        Binding("down", "move_line(1)", "the line below", show=False, id="lens_down"),
+        Binding("pageup", "move_page(-1)", "a page up", show=False, id="lens_page_up"),
+        Binding("pagedown", "move_page(1)", "a page down", show=False, id="lens_page_down"),
+        Binding("home", "go(0)", "the first token", show=False, id="lens_first"),
+        Binding("end", "go(-1)", "the last token", show=False, id="lens_last"),
     ]
 
     class Pointed(Message):
@@ -60,10 +60,10 @@ class LensText(ScrollView, can_focus=True):
             return None
         return self._cursor if self._under_mouse is None else self._under_mouse
 
-    @property
-    def cursor(self) -> int:
-        """Index of the token at the cursor."""
-        return self._cursor
+    def stay(self) -> None:
+        """Have the cursor at the token that is told of, also when the mouse goes on."""
+        if self._under_mouse is not None:
+            self._put_cursor(self._under_mouse)
 
     def clear(self) -> None:
         """Another answer comes."""

@@ -13,12 +13,13 @@ from llama_cpu.errors import UserError
 from llama_cpu.tui.lens_details import alternatives, figures, percent
 from llama_cpu.tui.lens_layout import escaped, laid_out
 from llama_cpu.tui.lens_screen import (
-    ANOTHER_MODEL,
+    EMPTY,
     NO_ANSWER,
+    NOT_ITS_TOKENS,
     STILL_ANSWERING,
     LensScreen,
 )
-from llama_cpu.tui.lens_shades import SHADES, by_probability, by_time, median_seconds
+from llama_cpu.tui.lens_shades import SHADES, UNKNOWN, by_probability, by_time, median_seconds
 from llama_cpu.tui.lens_text import LensText
 from llama_cpu.tui.messages import UserMessage
 from tests.tui.driving import (
@@ -107,7 +108,7 @@ def test_shades() -> None:
     assert median_seconds(WORDS) == 0.02
     assert by_time(WORDS) == [0, 0, 0, 1, 4, 0]
     unknown = [token(0, "a", seconds=None)]
-    assert (median_seconds(unknown), by_time(unknown)) == (None, [0])
+    assert (median_seconds(unknown), by_time(unknown)) == (None, [UNKNOWN])
 
 
 def test_shades_differ_without_colour() -> None:
@@ -150,6 +151,15 @@ def text(pilot: Pilot[int]) -> LensText:
 def told(pilot: Pilot[int]) -> str:
     """What is said of the token."""
     return str(lens(pilot).query_one("#token", Static).render())
+
+
+def note(pilot: Pilot[int]) -> str:
+    """What is said above the answer."""
+    return str(lens(pilot).query_one("#lens-note", Static).render())
+
+
+def cursor(pilot: Pilot[int]) -> int:
+    return text(pilot)._cursor
 
 
 def title(pilot: Pilot[int]) -> str:
@@ -201,15 +211,15 @@ async def test_the_mouse_moves_over_the_tokens() -> None:
         await open_lens(pilot)
         await pilot.hover(LensText, offset=(4, 0))
         await until(pilot, lambda: "2 of 6" in told(pilot))
-        assert text(pilot).cursor == 0
+        assert cursor(pilot) == 0
         await pilot.hover("#token")
         await until(pilot, lambda: "1 of 6" in told(pilot))
         await pilot.click(LensText, offset=(1, 1))
-        assert text(pilot).cursor == 4
+        assert cursor(pilot) == 4
         await pilot.hover("#token")
         assert "5 of 6" in told(pilot)
         await pilot.click(LensText, offset=(60, 8))  # where nothing is
-        assert text(pilot).cursor == 4
+        assert cursor(pilot) == 4
 
 
 async def test_by_time_and_back() -> None:
@@ -338,7 +348,7 @@ async def test_other_answers() -> None:
         await press(pilot, "p")
         await until(pilot, lambda: len(text(pilot).tokens) == 2)
         assert "answer 1 of 2" in title(pilot)
-        await until(pilot, lambda: ANOTHER_MODEL in title(pilot))
+        await until(pilot, lambda: note(pilot) == NOT_ITS_TOKENS)
         await press(pilot, "n")
         await until(pilot, lambda: len(text(pilot).tokens) == 6)
         assert [answer.text for answer in session.looked_at] == ["second", "first", "second"]
@@ -367,14 +377,14 @@ async def test_what_goes_wrong_is_told(error: Exception, said: str) -> None:
     async with chat(FakeSession([script("Hi")], looks=[[LensPart(0, 5), error]])) as pilot:
         await ask_and_wait(pilot, "hi")
         await press(pilot, "f4")
-        await until(pilot, lambda: said in title(pilot))
+        await until(pilot, lambda: said in note(pilot))
 
 
 async def test_an_empty_answer() -> None:
     async with chat(FakeSession([script("Hi")], looks=[[]])) as pilot:
         await ask_and_wait(pilot, "hi")
         await press(pilot, "f4")
-        await until(pilot, lambda: "an empty answer" in title(pilot))
+        await until(pilot, lambda: note(pilot) == EMPTY)
         await press(pilot, "down", "end", "s", "1")
         assert told(pilot) == ""
 
