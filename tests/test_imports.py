@@ -74,6 +74,17 @@ def test_the_test_sees_imports() -> None:
     assert list(imported_parts(ast.parse(source))) == ["cli", "chat", "checkpoint"]
 
 
+def test_the_app_is_on_the_screen_before_torch_is_loaded() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, llama_cpu.tui.app; print('torch' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_loading_a_model_brings_no_code_that_writes_one() -> None:
     readers = "import sys, llama_cpu.loading, llama_cpu.checkpoint.meta\n"
     readers += "import llama_cpu.checkpoint.hugging_face, llama_cpu.checkpoint.gguf\n"

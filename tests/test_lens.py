@@ -245,6 +245,26 @@ def test_a_branch_of_an_earlier_answer(session: ChatSession) -> None:
     assert session.record.line[-1].id == second.id
 
 
+def test_a_branch_of_an_answer_that_comes_first(session: ChatSession) -> None:
+    """As in a conversation that was imported."""
+    history = session.record.history
+    conversation = history.create(session.model_name).id
+    answer = history.add_message(conversation, None, "assistant", "Hello")
+    session.record.open(conversation)
+    session.branch(session.record.line[0], [7, 8], [])
+    [branch] = session.record.line
+    assert branch.parent is None
+    assert session.record.alternatives(answer.id) == (answer.id, branch.id)
+
+
+def test_alternatives_that_end_the_answer(session: ChatSession) -> None:
+    answer = turn(session, "hello")
+    ends = {other.id for token in looked(session, answer) for other in token.alternatives}
+    session.loaded = replace(session.loaded, end_ids=frozenset(ends))
+    for token in looked(session, answer):
+        assert all(other.ends for other in token.alternatives)
+
+
 def test_a_branch_within_a_character(tmp_path: Path) -> None:
     """What was begun and what comes then are one character."""
     config = tiny_config()

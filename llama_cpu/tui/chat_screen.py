@@ -240,7 +240,7 @@ class ChatScreen(Screen[None]):
         self._run(self.turns.continue_answer())
 
     def action_lens(self) -> None:
-        self._run(show_lens(self))
+        show_lens(self)
 
     def action_alternative(self, step: int) -> None:
         self._run(self.turns.choose_alternative(step))

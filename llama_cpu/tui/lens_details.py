@@ -15,6 +15,11 @@ from llama_cpu.tui.lens_layout import escaped
 if TYPE_CHECKING:
     from llama_cpu.chat.lens import LensToken
 
+HINT = (
+    "Enter or a click there, or the keys 1 to 5: the conversation branches here and goes on with "
+    "that one.\n\nThe probabilities are the model's own: at temperature 1, before top-p and the "
+    "like."
+)
 _BAR = 8
 
 
@@ -33,6 +38,7 @@ class LensDetails(Container):
         with Container(id="others"):
             yield Static("Instead it might have been:", markup=False)
             yield OptionList(markup=False)
+            yield Static(HINT, id="hint", markup=False)
 
     @property
     def others(self) -> OptionList:
@@ -79,7 +85,7 @@ def alternatives(token: "LensToken") -> list[Content]:
     for number, other in enumerate(token.alternatives, start=1):
         probability = other.probability
         figure = f"{number} {percent(probability):>7} {bar(probability, _BAR)} "
-        text = "the end of the answer" if other.ends else escaped(other.text)
+        text = "the end" if other.ends else escaped(other.text)
         shown.append(Content.assemble((figure, "$foreground 65%"), text))
     return shown
 

@@ -79,8 +79,8 @@ class LensScreen(Screen[Branch | None]):
             for n in range(1, 6)
         ],
         _key("s", "surprise", "Surprise", "the next token that was not the most probable one"),
-        _key("p", "answer(-1)", "Answer before", "the answer before", "previous"),
-        _key("n", "answer(1)", "after", "the answer after", "next"),
+        _key("p", "answer(-1)", "Before", "the answer before", "previous"),
+        _key("n", "answer(1)", "After", "the answer after", "next"),
         _key("f4", "dismiss(None)", "", "back to the chat", "close"),
     ]
 
@@ -159,7 +159,7 @@ class LensScreen(Screen[Branch | None]):
         text.shade(by_time if self._is_by_time else by_probability)
         self._point()
         self._show_legend()
-        self._say(f"{len(text.tokens):,} tokens" if text.tokens else "no tokens")
+        self._say(_count(len(text.tokens)))
         if isinstance(stream.error, UserError):
             self._note(str(stream.error))
         elif stream.error:
@@ -253,9 +253,13 @@ class LensScreen(Screen[Branch | None]):
         self.dismiss(Branch(self._answer, ids, known if len(known) == len(ids) else []))
 
 
-async def show_lens(screen: "ChatScreen") -> None:
+def _count(tokens: int) -> str:
+    return f"{tokens:,} token" + ("s" if tokens != 1 else "")
+
+
+def show_lens(screen: "ChatScreen") -> None:
     """Look at the answer to the chosen message, or the last one; go on as is chosen there."""
-    if not screen.is_current:  # the key was pressed twice
+    if screen.app.screen is not screen:  # the key was pressed twice
         return
     if screen.answering.is_busy:
         screen.prompt.say(STILL_ANSWERING)
@@ -264,12 +268,17 @@ async def show_lens(screen: "ChatScreen") -> None:
     if not answers:
         screen.prompt.say(NO_ANSWER)
         return
-    lens = LensScreen(
-        screen.session, answers, _place_of_chosen(screen, answers), screen.answering.model_thread
-    )
-    branch = await screen.app.push_screen_wait(lens)
-    if branch is None:
-        return
+
+    def left(branch: Branch | None) -> None:
+        if branch:
+            screen.run_worker(_go_on(screen, branch), group="command")
+
+    place = _place_of_chosen(screen, answers)
+    lens = LensScreen(screen.session, answers, place, screen.answering.model_thread)
+    screen.app.push_screen(lens, left)
+
+
+async def _go_on(screen: "ChatScreen", branch: Branch) -> None:
     answering = screen.answering
     async with answering.changing:
         work = (screen.session.branch, branch.answer, branch.token_ids, branch.seconds)

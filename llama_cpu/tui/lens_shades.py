@@ -24,7 +24,7 @@ SHADES = (
 UNKNOWN = len(SHADES)  # a token whose time was not measured: as plain text
 _PROBABILITIES = (0.9, 0.5, 0.2, 0.05)  # the least of each shade but the last
 _MULTIPLES = (1.25, 2, 4, 8)  # of the median: the most of each shade but the last
-BY_PROBABILITY = ("90% and more", "50%", "20%", "5%", "less")
+BY_PROBABILITY = ("from 90%", "from 50%", "from 20%", "from 5%", "less")
 BY_TIME = ("the usual time", "to 2 times", "to 4", "to 8", "more")
 
 

@@ -161,12 +161,14 @@ class Answer(Vertical):
         self._tail = ""  # their text
         self._tail_has_gap = False  # the answer begins below its speaker's name
         self._is_finished = False
+        self._doing = ""
 
     def compose(self) -> ComposeResult:
         yield Static(heading(self._speaker, self.place), classes="speaker")
 
     def say(self, doing: str) -> None:
         """Show beside the model's name what it is doing; nothing if empty."""
+        self._doing = doing
         content = heading(self._speaker, self.place, doing)
         self.query_one(".speaker", Static).update(content, layout=False)
 
@@ -178,7 +180,7 @@ class Answer(Vertical):
 
     async def append(self, text: str) -> None:
         """Write on."""
-        if not self._growing:
+        if self._doing:
             self.say("")
         self._tail += printable(text)
         self._growing = pieces(self._tail, self._tail_has_gap)

@@ -31,6 +31,7 @@ from tests.tui.driving import (
     conversation,
     is_answering,
     prompt,
+    screen,
     screen_text,
     until,
 )
@@ -97,6 +98,8 @@ def test_what_does_not_show_is_shown() -> None:
     assert text == "▯␛[2J⇥   </s>"
     assert escaped(" a\n\x1b\u202e") == "“ a\\n\\u001b\\u202e”"
     assert escaped("") == "no text"
+    [[turned]] = laid_out([token(0, "a\u202eb\u2066c")], 80)
+    assert turned.text == "a▯b▯c"
 
 
 # Shades and figures
@@ -189,7 +192,7 @@ async def test_the_answer_and_its_tokens_are_shown(size: tuple[int, int]) -> Non
         assert "The cat sat.↵" in shown
         assert "Then it" in shown
         assert "1   20.0%" in shown
-        assert "90% and more" in shown
+        assert "from 90%" in shown
         assert session.looked_at == [session.record.line[-1]]
 
 
@@ -220,6 +223,46 @@ async def test_the_mouse_moves_over_the_tokens() -> None:
         assert "5 of 6" in told(pilot)
         await pilot.click(LensText, offset=(60, 8))  # where nothing is
         assert cursor(pilot) == 4
+
+
+async def test_what_is_told_of_is_what_branches() -> None:
+    """Also where the mouse is at another token than the cursor."""
+    session = FakeSession([script("Hi"), script(" there")], looks=[looks(), looks()])
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot)
+        await pilot.hover(LensText, offset=(4, 0))
+        await until(pilot, lambda: "2 of 6" in told(pilot))
+        await press(pilot, "enter")
+        assert cursor(pilot) == 1 and lens(pilot).query_one(OptionList).has_focus
+        await press(pilot, "escape")
+        await pilot.hover(LensText, offset=(9, 0))
+        await until(pilot, lambda: "3 of 6" in told(pilot))
+        await press(pilot, "1")
+        await until(pilot, lambda: not is_answering(pilot))
+        assert session.branches[0][1] == [0, 1, 120]
+
+
+async def test_times_that_are_not_known_are_told() -> None:
+    some = [token(0, "Hi", seconds=None), token(1, " you")]
+    async with chat(FakeSession([script("Hi")], looks=[[LensPart(1, 1, tuple(some))]])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        await open_lens(pilot, count=2)
+        assert "not known" not in screen_text(pilot)
+        await press(pilot, "t")
+        assert "not known" in screen_text(pilot)
+        assert text(pilot)._shades == [UNKNOWN, 0]
+
+
+async def test_the_key_pressed_twice_at_once() -> None:
+    async with chat(FakeSession([script("Hi")], looks=[looks()])) as pilot:
+        await ask_and_wait(pilot, "hi")
+        screen(pilot).action_lens()
+        screen(pilot).action_lens()
+        await until(pilot, lambda: isinstance(pilot.app.screen, LensScreen))
+        await press(pilot, "f4")
+        await until(pilot, lambda: pilot.app.screen is screen(pilot))
+        assert len(pilot.app.screen_stack) == 2
 
 
 async def test_by_time_and_back() -> None:
@@ -271,6 +314,7 @@ async def test_an_alternative_branches_the_conversation(how: str) -> None:
         assert session.record.line[-1].text.endswith(" runs")
         assert len(session.record.alternatives(first.id)) == 2
         assert conversation(pilot)[-1].endswith("runs")
+        assert "reading" not in screen_text(pilot)
         assert len(conversation(pilot)) == 2
         await pilot.press("alt+left")
         await until(pilot, lambda: conversation(pilot)[-1] == "The cat sat")
@@ -279,12 +323,13 @@ async def test_an_alternative_branches_the_conversation(how: str) -> None:
 async def test_a_branch_that_ends_there_is_not_continued() -> None:
     ending = token(0, "The")
     ending = LensToken(
-        0, "The", "The", ending.logprob, 1, (Candidate(END, "</s>", -1.0),), seconds=None
+        0, "The", "The", ending.logprob, 1, (Candidate(END, "</s>", -1.0, ends=True),), seconds=None
     )
     session = FakeSession([script("The")], looks=[[LensPart(1, 1, (ending,))]])
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "hi")
         await open_lens(pilot, count=1)
+        assert "the end" in screen_text(pilot)
         await press(pilot, "5")  # there is no such alternative
         assert isinstance(pilot.app.screen, LensScreen)
         await press(pilot, "1")
