@@ -274,15 +274,15 @@ def test_a_branch_within_a_character(tmp_path: Path) -> None:
     answer = turn(session, "hello")
     smile = list("\N{SLIGHTLY SMILING FACE}".encode())
     session.branch(answer, [ord("a"), *smile[:2]], [])
-    original = loaded.model.forward
+    original = loaded.model.logits
     rest = iter([smile[2], smile[3], ord("!")])
 
-    def forced(ids, cache, stop=None, all_logits=False):
-        logits = torch.zeros_like(original(ids, cache, stop, all_logits))
+    def forced(x):
+        logits = torch.zeros_like(original(x))
         logits[..., next(rest)] = 1.0
         return logits
 
-    loaded.model.forward = forced  # type: ignore[method-assign]
+    loaded.model.logits = forced  # type: ignore[method-assign]
     events = list(session.continue_answer(Flag()))
     text = "".join(event.text for event in events if isinstance(event, Token))
     assert text == "\N{SLIGHTLY SMILING FACE}!"

@@ -114,13 +114,25 @@ def _read(
     yield LensPart(0, total)
     telling = len(prompt_ids) - 1  # from here on each token's logits are those of the answer's next
     for first in range(reused, telling, model.prefill_chunk):
-        model.forward(ids[first : min(first + model.prefill_chunk, telling)], cache, stop)
-        yield LensPart(len(cache) - reused, total)
+        chunk = ids[first : min(first + model.prefill_chunk, telling)]
+        for done, _ in _layers(model, cache, chunk, stop):
+            yield LensPart(done - reused, total)
     rows = max(1, min(model.prefill_chunk, _LOGITS_BYTES // (4 * model.config.vocab_size)))
     for first in range(telling, len(ids), rows):
-        logits = model.forward(ids[first : first + rows], cache, stop, all_logits=True)
+        for done, x in _layers(model, cache, ids[first : first + rows], stop):
+            last = x  # layer's, in the end
+            yield LensPart(done - reused, total)
         answered = answer_ids[first - telling : first - telling + rows]
-        yield LensPart(len(cache) - reused, total, _tokens(logits, answered, namer))
+        yield LensPart(done - reused, total, _tokens(model.logits(last), answered, namer))
+
+
+def _layers(
+    model: Llama, cache: KVCache, ids: list[int], stop: Flag
+) -> Iterator[tuple[int, Tensor]]:
+    """Of each layer of a pass, how many tokens are read, as if it were all of them, and its x."""
+    start, n_layers = len(cache), model.config.n_layers
+    for layer, x in enumerate(model.layers(ids, cache, stop), start=1):
+        yield start + len(ids) * layer // n_layers, x
 
 
 def _tokens(logits: Tensor, ids: Sequence[int], namer: "_Namer") -> tuple[LensToken, ...]:

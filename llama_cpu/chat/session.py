@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import chain
 from threading import Event as Flag
+from typing import TypeVar
 
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.lens import LensPart, look
@@ -29,6 +30,7 @@ from llama_cpu.text_stream import ids_of_text, whole_characters
 from llama_cpu.tokenization import Tokenizer
 from llama_cpu.transformer.kv_file import Progress
 
+E = TypeVar("E")
 Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
 
 
@@ -202,7 +204,7 @@ class ChatSession:
             self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
         )
 
-    def _noted(self, events: Iterator[Event]) -> Iterator[Event]:
+    def _noted(self, events: Iterator[E]) -> Iterator[E]:
         """The same events; the keeper knows whose tokens the cache holds."""
         template = self._renderer.template
         try:
@@ -239,6 +241,7 @@ class ChatSession:
         Raises UserError where it is longer than the context.
         """
         self._follow_record()
+        self.prepare_cache(unwatched, stop)
         ids = self._ids_of(answer)
         seconds = answer.token_seconds if len(answer.token_seconds) >= len(ids) else ()
         if not ids:
@@ -250,7 +253,7 @@ class ChatSession:
         prompt_ids = whole[: len(whole) - len(ids)]
         loaded = self.loaded
         parts = (loaded.model, loaded.cache, loaded.tokenizer)
-        return look(*parts, prompt_ids, ids, seconds, stop, loaded.end_ids)
+        yield from self._noted(look(*parts, prompt_ids, ids, seconds, stop, loaded.end_ids))
 
     def is_own(self, answer: StoredMessage) -> bool:
         """Whether the loaded model generated it, so that its tokens are known."""

@@ -20,6 +20,8 @@ from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.find_bar import FOUND, FindBar
 from llama_cpu.tui.help_screen import HelpScreen
 from llama_cpu.tui.keys import actions
+from llama_cpu.tui.lens_screen import LensScreen
+from llama_cpu.tui.lens_text import LensText
 from llama_cpu.tui.loading_screen import LoadingScreen
 from llama_cpu.tui.messages import UserMessage
 from llama_cpu.tui.model_screen import ModelScreen
@@ -33,10 +35,12 @@ from tests.tui.driving import (
     is_answering,
     prompt,
     screen,
+    screen_text,
     text_of,
     until,
 )
 from tests.tui.fakes import FakeMessage, FakeSession, script
+from tests.tui.lens_words import WORDS, looks
 from tests.tui.scenes import SCENES, a_talk, app_of, several_talks, stuck
 
 Check = Callable[[str], Awaitable[None]]
@@ -281,6 +285,15 @@ async def at_the_end() -> AsyncIterator[tuple[Pilot[int], float]]:
         yield pilot, shown.max_scroll_y
 
 
+@pressing("lens")
+async def _(key: str) -> None:
+    session = two_turns()
+    session.looks = [looks()]
+    async with opened(key, LensScreen, session) as pilot:
+        await until(pilot, lambda: "from 90%" in screen_text(pilot))
+        await pilot.press("escape")
+
+
 # At a message of yours
 
 
@@ -490,6 +503,104 @@ async def _(key: str) -> None:
         await until(pilot, lambda: app.return_value is not None)
     app.close()
     assert app.return_value == 130
+
+
+# In the token lens
+
+
+async def _moved(key: str, before: tuple[str, ...], place: int) -> None:
+    async with looking() as pilot:
+        await pilot.press(*before, key)
+        await until(pilot, lambda: pilot.app.screen.query_one(LensText).pointed == place)
+
+
+@asynccontextmanager
+async def looking() -> AsyncIterator[Pilot[int]]:
+    """The lens on the second of two answers: words in two lines, the third a surprise."""
+    session = two_turns()
+    session.scripts = [script(" more")]
+    session.looks = [looks(), looks()]
+    async with opened("f4", LensScreen, session) as pilot:
+        await until(pilot, lambda: len(pilot.app.screen.query_one(LensText).tokens) == len(WORDS))
+        await until(pilot, lambda: "6 tokens" in screen_text(pilot))
+        yield pilot
+        if isinstance(pilot.app.screen, LensScreen):
+            pilot.app.screen.dismiss()
+
+
+def _moving(action: str, before: tuple[str, ...], place: int) -> None:
+    async def check(key: str) -> None:
+        await _moved(key, before, place)
+
+    pressing(action)(check)
+
+
+for _action, _before, _place in (
+    ("lens_left", ("right", "right"), 1),
+    ("lens_right", (), 1),
+    ("lens_up", ("end",), 1),
+    ("lens_down", (), 4),
+    ("lens_page_up", ("end",), 1),
+    ("lens_page_down", (), 4),
+    ("lens_first", ("end",), 0),
+    ("lens_last", (), 5),
+    ("lens_surprise", (), 2),
+):
+    _moving(_action, _before, _place)
+
+
+def _branching(number: int) -> None:
+    @pressing(f"lens_{number}")
+    async def _(key: str) -> None:
+        async with looking() as pilot:
+            session = screen(pilot).session
+            await pilot.press(key)
+            await shows_chat(pilot)
+            await until(pilot, lambda: not is_answering(pilot))
+            assert [ids for _, ids, _ in session.branches] == [[99 + number]]
+
+
+for _number in range(1, 6):
+    _branching(_number)
+
+
+@pressing("lens_choose")
+async def _(key: str) -> None:
+    async with looking() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.screen.query_one(OptionList).has_focus)
+
+
+@pressing("lens_switch")
+async def _(key: str) -> None:
+    async with looking() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: "the usual time" in screen_text(pilot))
+
+
+@pressing("lens_previous")
+async def _(key: str) -> None:
+    async with looking() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: "answer 1 of 2" in screen_text(pilot))
+
+
+@pressing("lens_next")
+async def _(key: str) -> None:
+    async with looking() as pilot:
+        screen(pilot).session.looks.append(looks())
+        await pilot.press("p")
+        await until(pilot, lambda: "answer 1 of 2" in screen_text(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: "answer 2 of 2" in screen_text(pilot))
+
+
+@pressing("lens_leave")
+@pressing("lens_close")
+async def _(key: str) -> None:
+    async with looking() as pilot:
+        await pilot.press(key)
+        await shows_chat(pilot)
 
 
 # Where something is asked
