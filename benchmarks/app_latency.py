@@ -25,6 +25,7 @@ import sys
 import tempfile
 import termios
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,7 @@ LETTERS = 33
 ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 SPEED = re.compile(r"Speed +([0-9.]+) tok/s")
 START_SECONDS = 120
+COLUMNS, ROWS = 120, 36
 ANSWER = "\n\n".join(
     ["The fox **looked** at the snow and thought of the geese, " * 6, "- one\n- two\n- three"] * 4
 )
@@ -48,12 +50,16 @@ ANSWER_SECONDS = 600
 class Terminal:
     """The program in a pseudo-terminal, and all that it wrote since the last ``forget``."""
 
-    def __init__(self, arguments: list[str], columns: int = 120, rows: int = 36) -> None:
+    def __init__(self, arguments: list[str], state: Path) -> None:
+        """``state``: the folder in which the app remembers that it was there before."""
+        (state / "llama_cpu").mkdir()
+        (state / "llama_cpu" / "welcomed").touch()
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+            os.environ["XDG_STATE_HOME"] = str(state)
             os.execv(sys.executable, [sys.executable, *arguments])
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         self._output = bytearray()
 
     def type(self, text: str) -> None:
@@ -83,6 +89,11 @@ class Terminal:
         """The output without escape sequences."""
         return ESCAPE_SEQUENCE.sub("", self._output.decode(errors="replace"))
 
+    def memory(self) -> int:
+        """Resident bytes of the program when that was most."""
+        status = Path(f"/proc/{self._pid}/status").read_text()
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
+
     def close(self) -> None:
         """Quit the program."""
         self.type("\x11")  # Ctrl+Q
@@ -97,14 +108,22 @@ class Terminal:
         os.close(self._fd)
 
 
-def run_app(tokens: int, letters: int, messages: int = 0) -> tuple[float, list[float]]:
-    """Tokens a second of one answer in the app, and the delays of the letters typed meanwhile."""
+@dataclass
+class AppRun:
+    speed: float  # tokens a second of one answer
+    delays: list[float]  # of the letters typed meanwhile, in seconds
+    memory: int  # resident bytes at the most
+
+
+def run_app(tokens: int, letters: int, messages: int = 0) -> AppRun:
+    """One answer in the app."""
     words = ["example_chat.py", "--temperature", "0", "--max_gen_len", str(tokens)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.db"
         if messages:
             make_conversation(path, messages)
-        return run_in_terminal([*words, "--history", str(path)], letters, messages)
+        words += ["--no_config", "--kv_file_mib", "0", "--history", str(path)]
+        return run_in_terminal(Terminal(words, Path(folder)), letters, messages)
 
 
 def make_conversation(path: Path, messages: int) -> None:
@@ -130,9 +149,8 @@ def open_conversation(terminal: Terminal, messages: int) -> float:
     return terminal.wait_for(f"of answer {messages - 2}.", 60)
 
 
-def run_in_terminal(words: list[str], letters: int, messages: int) -> tuple[float, list[float]]:
-    """As run_app."""
-    terminal = Terminal(words)
+def run_in_terminal(terminal: Terminal, letters: int, messages: int) -> AppRun:
+    """As run_app; quits the program."""
     try:
         terminal.wait_for("palette", START_SECONDS)  # in the footer
         time.sleep(1)
@@ -145,7 +163,8 @@ def run_in_terminal(words: list[str], letters: int, messages: int) -> tuple[floa
         terminal.wait_for("its longest", ANSWER_SECONDS)
         terminal.read(1)
         terminal.read(1)
-        return float(SPEED.findall(terminal.text())[-1]), delays
+        speed = float(SPEED.findall(terminal.text())[-1])
+        return AppRun(speed, delays, terminal.memory())
     finally:
         terminal.close()
 
@@ -163,13 +182,18 @@ def type_letter(terminal: Terminal, number: int) -> float:
     return terminal.wait_for(letter, 10)
 
 
-def run_cli(tokens: int) -> float:
-    """Tokens a second of the same answer without the app."""
+def run_cli(tokens: int) -> tuple[float, int]:
+    """Tokens a second of the same answer without the app, and resident bytes at the most."""
     command = [sys.executable, "example_cpu.py", "--chat", "--json", "--temperature", "0"]
     command += ["--max_gen_len", str(tokens), QUESTION]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
-    seconds = json.loads(output)["token_seconds"][1:]
-    return len(seconds) / sum(seconds)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit("example_cpu.py failed")
+        output.seek(0)
+        seconds = json.load(output)["token_seconds"][1:]
+    return len(seconds) / sum(seconds), 1024 * usage.ru_maxrss
 
 
 def main() -> None:
@@ -182,22 +206,29 @@ def main() -> None:
     os.chdir(ROOT)
 
     print(f"processor use before the start: {psutil.cpu_percent(1):.0f}% (quiet is best)")
-    speed, delays = run_app(arguments.tokens, LETTERS, arguments.messages)
-    delays.sort()
+    run = run_app(arguments.tokens, LETTERS, arguments.messages)
+    delays = sorted(run.delays)
     p95 = delays[-(-95 * len(delays) // 100) - 1]
-    print(f"key to screen, {len(delays)} letters during generation at {speed:.1f} tok/s:")
+    print(f"key to screen, {len(delays)} letters during generation at {run.speed:.1f} tok/s:")
     print(f"  p50 {statistics.median(delays) * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms")
+    if arguments.rounds:
+        compare(arguments.rounds, arguments.tokens)
 
-    if not arguments.rounds:
-        return
-    app, cli = [], []
-    for _ in range(arguments.rounds):
-        app.append(run_app(arguments.tokens, letters=0)[0])
-        cli.append(run_cli(arguments.tokens))
-        print(f"  app {app[-1]:.1f} tok/s, example_cpu.py {cli[-1]:.1f} tok/s")
-    ratio = statistics.median(app) / statistics.median(cli)
-    print(f"median: app {statistics.median(app):.1f}, example_cpu.py {statistics.median(cli):.1f}")
-    print(f"ratio {ratio:.3f}")
+
+def compare(rounds: int, tokens: int) -> None:
+    """Speed and memory in the app and without, in turn; ratios of each pair, as machines drift."""
+    ratios, more = [], []
+    for _ in range(rounds):
+        app = run_app(tokens, letters=0)
+        speed, memory = run_cli(tokens)
+        ratios.append(app.speed / speed)
+        more.append(app.memory - memory)
+        print(
+            f"  app {app.speed:.1f} tok/s, {app.memory / 1e6:.0f} MB; "
+            f"example_cpu.py {speed:.1f} tok/s, {memory / 1e6:.0f} MB"
+        )
+    print(f"median of the pairs: {statistics.median(ratios):.3f} of the speed")
+    print(f"and {statistics.median(more) / 1e6:.0f} MB more memory")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A conversation with a loaded model; what the app, the plain chat and one completion talk to."""
 
-from bisect import bisect_left
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import chain
@@ -31,6 +30,7 @@ from llama_cpu.tokenization import Tokenizer
 from llama_cpu.transformer.kv_file import Progress
 
 E = TypeVar("E")
+_TOKENS_AROUND = 5  # that a template puts around a message, about
 Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
 
 
@@ -59,6 +59,7 @@ class ChatSession:
         self.record.model = loaded.plan.name
         self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
         self._known_ids: dict[int, tuple[StoredMessage, list[int]]] = {}
+        self._known_counts: dict[int, tuple[StoredMessage, int]] = {}
         self._generator = TextGenerator(
             loaded.model, loaded.cache, loaded.tokenizer, loaded.new_drafter, loaded.longest_draft
         )
@@ -331,19 +332,34 @@ class ChatSession:
         for so many tokens; and how many these are."""
 
         def fits(dropped: int) -> bool:
-            kept = self._to_tell(turns[dropped:])
-            # That many at the least; to render a long conversation takes a while.
-            least = len(kept) + sum(len(message.token_ids) for message in kept)
-            if least + len(begun) + room > self.context_size:
-                return False
             return len(self._prompt(turns[dropped:]) + begun) + room <= self.context_size
 
         last = max(0, len(turns) - 1)
-        dropped = before
-        if not fits(before):
-            choices = range(before + 1, last)  # the fewer turns, the fewer tokens
-            dropped = min(last, before + 1 + bisect_left(choices, True, key=fits))
+        dropped = max(before, self._about_to_drop(turns, self.context_size - room - len(begun)))
+        while dropped < last and not fits(dropped):
+            dropped += 1
+        while dropped > before and fits(dropped - 1):
+            dropped -= 1
         return self._prompt(turns[dropped:]) + begun, dropped
+
+    def _about_to_drop(self, turns: list[Turn], room: int) -> int:
+        """How many turns have to be left out for the others to have room, nearly.
+
+        Of a long conversation only what is kept is encoded, and message by message: the tokenizers
+        library lets no other thread run meanwhile, and the screen would stand still.
+        """
+        for index in reversed(range(len(turns))):
+            room -= sum(self._about_tokens(message) for message in turns[index])
+            if room < 0:
+                return min(index + 1, len(turns) - 1)
+        return 0
+
+    def _about_tokens(self, message: StoredMessage) -> int:
+        known, count = self._known_counts.get(message.id, (None, 0))
+        if known is not message:
+            count = len(self._ids_of(message)) or self.count_tokens(message.text)
+            self._known_counts[message.id] = message, count
+        return count + _TOKENS_AROUND
 
     def _already_dropped(self, turns: list[Turn]) -> int:
         """How many turns were left out last time, as far as they are in this line."""
