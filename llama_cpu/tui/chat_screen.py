@@ -197,12 +197,12 @@ class ChatScreen(Screen[None]):
 
     def action_models(self) -> None:
         """Choose another model."""
-        if self.is_current:
+        if self.is_active:
             self.post_message(self.ModelsWanted())
 
     def action_settings(self) -> None:
         """Change how the next answers are given."""
-        if self.is_current:  # the key may have been pressed twice
+        if self.is_active:  # the key may have been pressed twice
             session = self.session
             screen = SettingsScreen(session.settings, session.context_size, session.apply)
             self.app.push_screen(screen, self._settings_left)
