@@ -33,6 +33,7 @@ from llama_cpu.tui.model_screen import ModelSource
 from llama_cpu.tui.preferences import Preferences
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, script, tokens
+from tests.tui.lens_words import looks
 
 MIB, GIB = 1 << 20, 1 << 30
 TODAY = datetime.date(2026, 3, 6)
@@ -158,6 +159,13 @@ def timed_talk() -> FakeSession:
     return session
 
 
+def looked_at() -> FakeSession:
+    """An answer as the token lens shows it."""
+    session = a_talk()
+    session.looks = [looks()]
+    return session
+
+
 class KeepingCache(FakeSession):
     """Its KV cache is written without end."""
 
@@ -227,6 +235,7 @@ SCENES = {
     "figures_end": Scene(timed_talk, steps=("f7", Sees("Decode: "), "end", Sees("Paging"))),
     "figures_answer": Scene(timed_talk, steps=("f7", "right", "right", "l", Sees("answer 2 of 3"))),
     "figures_none": Scene(steps=("f7", Sees("Nothing was measured yet"))),
+    "lens": Scene(looked_at, steps=("f4", Sees("6 tokens"), "right", "right")),
     "leaving": Scene(KeepingCache, steps=("ctrl+q", Sees("50.0 MiB of 100 MiB"))),
     "help": Scene(steps=("f1", Sees("Everywhere"))),
     "palette": Scene(steps=("ctrl+p", Sees("Quit"))),
@@ -235,6 +244,9 @@ SCENES = {
         several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename")), in_colour=False
     ),
     "no_colour_figures": Scene(timed_talk, steps=("f7", Sees("Decode: ")), in_colour=False),
+    "no_colour_lens": Scene(
+        looked_at, steps=("f4", Sees("6 tokens"), "right", "right"), in_colour=False
+    ),
     "no_colour_models": Scene(steps=("f3", Sees("damaged"), Sees("32 B")), in_colour=False),
 }
 
