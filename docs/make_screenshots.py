@@ -48,6 +48,8 @@ SCREENS = (
     ("find", ("ctrl+f", *"berlin"), " of ", ("escape",)),
     ("slash", ("slash",), "/copy_code", ("escape", "backspace")),
     ("settings", ("f2",), "temperature", ("escape",)),
+    ("figures", ("f7",), "Decode: ", ("escape",)),
+    ("lens", ("f4", "end"), "Instead it might", ("escape",)),
     ("models", ("f3",), "LLaMA, ", ("escape",)),
     ("help", ("f1",), "Everywhere", ("escape",)),
     ("palette", ("ctrl+p",), "Continue", ("escape",)),

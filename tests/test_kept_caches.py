@@ -18,18 +18,21 @@ from safetensors import safe_open
 from llama_cpu import kept_caches
 from llama_cpu.chat import cache_keeper
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
+from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.checkpoint import open_checkpoint
+from llama_cpu.cli import chat_parser
 from llama_cpu.events import Token
 from llama_cpu.fingerprint import fingerprint
 from llama_cpu.history.store import History
 from llama_cpu.kept_caches import KeptCaches
 from llama_cpu.kept_files import kept_files
+from llama_cpu.loading import LoadPlan
 from llama_cpu.precision import Precision
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
-from tests.support.engine import GREEDY, load_tiny
+from tests.support.engine import GREEDY, ByteTokenizer, load_tiny
 from tests.test_conversation import PLAIN, prefill_of, turn
 
 ROOT = Path(__file__).parent.parent
@@ -219,7 +222,6 @@ def test_nothing_is_written_twice(open_session: Open, folder: Path) -> None:
 
 def test_no_conversation_is_kept_without_history(model: Path) -> None:
     from llama_cpu.chat.open_session import _kept_caches
-    from llama_cpu.cli import chat_parser
 
     args = chat_parser("chat").parse_args(["--no_history"])
     assert _kept_caches(args, Record(History(None))) is None
@@ -269,6 +271,22 @@ def test_other_weights_of_the_same_size_and_time(
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
     assert fingerprint(open_checkpoint(model)) != before
+
+
+def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
+    model: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(checkpoint: object) -> str:
+        raise OSError("the disk is gone")
+
+    args = chat_parser("chat").parse_args([])
+    for works in (True, False):
+        checkpoint = open_checkpoint(model)
+        plan = LoadPlan(checkpoint, ByteTokenizer(), Precision.FLOAT32, 512, 2, False, {})
+        session = session_opener(plan, args, Record(history))(lambda *_: None, Flag())
+        assert (session._keeper is not None) == works
+        session.close()
+        monkeypatch.setattr("llama_cpu.chat.open_session.fingerprint", fails)
 
 
 def test_other_precision(open_session: Open) -> None:

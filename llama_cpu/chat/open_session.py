@@ -61,14 +61,22 @@ def session_opener(
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
         kept = _kept_caches(args, record)
-        weights = fingerprint(plan.checkpoint) if kept else ""  # before they are used up
+        weights = _fingerprint(plan) if kept else ""  # before they are used up
         loaded = load(plan, on_progress, stop)
-        keeper = CacheKeeper(kept, plan, weights, loaded.cache) if kept else None
+        keeper = CacheKeeper(kept, plan, weights, loaded.cache) if kept and weights else None
         return ChatSession(
             loaded, template, sampling, args.max_gen_len, args.system, record, keeper
         )
 
     return open_session
+
+
+def _fingerprint(plan: LoadPlan) -> str:
+    """Nothing where the files cannot be looked at; no KV cache is kept then."""
+    try:
+        return fingerprint(plan.checkpoint)
+    except OSError:
+        return ""
 
 
 def _kept_caches(args: argparse.Namespace, record: Record | None) -> KeptCaches | None:

@@ -124,12 +124,23 @@ class ChatApp(App[int]):
             except UserError as error:
                 self.notify(printable(str(error)), severity="warning", markup=False)
 
-    def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the app waits for the KV cache to be kept, and then ends."""
+        return any(isinstance(each, LeavingScreen) for each in self.screen_stack)
+
+    async def uncover(self, kind: type[Screen]) -> None:
+        """Close what was opened over the screen of that kind, as if the user had cancelled it."""
+        while not isinstance(self.screen, kind):
+            await self.screen.dismiss()
+
+    async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
         """The chat can begin, or go on with another model."""
         if self._switch.is_active:
             self.run_worker(self._switch.loaded(message.session), group="switch")
             return
         self.session = message.session
+        await self.uncover(LoadingScreen)  # there may be the help
         self.switch_screen(ChatScreen(message.session, self.plan.is_demo, self.model_thread))
         marker = self._preferences.welcome_marker
         if marker and not marker.exists():
@@ -161,12 +172,15 @@ class ChatApp(App[int]):
 
     def on_chat_screen_models_wanted(self) -> None:
         """Show what there is."""
+        if not isinstance(self.screen, ChatScreen):  # the key was pressed twice
+            return
         find, precision = self.models.find, self.plan.precision.value
         self.push_screen(ModelScreen(find, precision), self._change_model)
 
     def _change_model(self, chosen: ChosenModel | None) -> None:
         if chosen and isinstance(self.screen, ChatScreen):
-            self.run_worker(self._switch.begin(chosen, self.screen), group="switch")
+            begin = self._switch.begin(chosen, self.screen)
+            self.run_worker(begin, group="choice", exclusive=True)  # the last one counts
 
     def on_chat_screen_answer_failed(self, message: ChatScreen.AnswerFailed) -> None:
         """The screen has said so; ``run_app`` can say where."""

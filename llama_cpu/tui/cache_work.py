@@ -60,6 +60,9 @@ class CacheWork:
                 if not finished.done():
                     self._show()
             await finished
+        except asyncio.CancelledError:  # the screen is left: nobody waits for it
+            stop.set()
+            raise
         except Exception as error:  # nothing of the conversation depends on it
             self._screen.post_message(self._screen.AnswerFailed(error))
         finally:
@@ -113,6 +116,10 @@ class LeavingScreen(ModalScreen[None]):
 
     def action_leave(self) -> None:
         """Do not wait any longer; there is no new file then."""
+        self._stop.set()
+
+    def on_unmount(self) -> None:
+        """The app ends at once, for whatever reason."""
         self._stop.set()
 
     @work

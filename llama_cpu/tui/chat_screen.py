@@ -67,7 +67,7 @@ class ChatScreen(Screen[None]):
         key("ctrl+f", "find", about="search within the conversation"),
         key("f2", "settings", about="system prompt, temperature and so on"),
         key("f3", "models", about="the models on this computer"),
-        key("f4", "lens", about="token lens: how probable each token was, and what else"),
+        key("f4", "lens", about="token lens: how probable a token was"),
         key("f6", "panels", about="hide the panels, or show them"),
         key("f7", "figures", about="times and memory on the whole screen"),
         key("alt+left", "alternative(-1)", about="the answer given before", id="earlier_answer"),
@@ -197,12 +197,12 @@ class ChatScreen(Screen[None]):
 
     def action_models(self) -> None:
         """Choose another model."""
-        if self.is_current:
+        if self.is_active:
             self.post_message(self.ModelsWanted())
 
     def action_settings(self) -> None:
         """Change how the next answers are given."""
-        if self.is_current:  # the key may have been pressed twice
+        if self.is_active:  # the key may have been pressed twice
             session = self.session
             screen = SettingsScreen(session.settings, session.context_size, session.apply)
             self.app.push_screen(screen, self._settings_left)

@@ -99,6 +99,9 @@ class FiguresScreen(Screen[None]):
         figures = totals(chosen)
         self._plot("#prefill", [each.prefill_seconds for each in chosen], first, hits(figures))
         self._plot("#decode", [each.decode_seconds for each in chosen], first, speed(figures))
+        which = "" if self._place is None else f" · answer {first + 1} of {len(every)}"
+        self.query_one("#prefill").border_title = PREFILL_TITLE + which
+        self.query_one("#decode").border_title = DECODE_TITLE + which
         heading = "All answers" if self._place is None else f"Answer {first + 1}"
         report = memory_report()
         self.query_one("#numbers Static", Static).update(

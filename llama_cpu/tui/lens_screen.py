@@ -71,14 +71,14 @@ class LensScreen(Screen[Branch | None]):
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
     BINDINGS = [
-        _key("escape", "leave", "Back", "from the alternatives to the tokens, and to the chat"),
-        _key("t", "switch", "Time", "colour by time, or by probability again"),
-        _key("enter", "choose", "Alternatives", "go to the alternatives; Enter there branches"),
+        _key("escape", "leave", "Back", "to the tokens, then to the chat"),
+        _key("t", "switch", "Time", "colour by time, or by probability"),
+        _key("enter", "choose", "Alternatives", "the alternatives; Enter branches"),
         *[
             _key(f"{n}", f"branch({n - 1})", "", f"go on from here with alternative {n}", f"{n}")
             for n in range(1, 6)
         ],
-        _key("s", "surprise", "Surprise", "the next token that was not the most probable one"),
+        _key("s", "surprise", "Surprise", "the next that was not most probable"),
         _key("p", "answer(-1)", "Before", "the answer before", "previous"),
         _key("n", "answer(1)", "After", "the answer after", "next"),
         _key("f4", "dismiss(None)", "", "back to the chat", "close"),
@@ -217,7 +217,7 @@ class LensScreen(Screen[Branch | None]):
         self._look()
 
     def action_surprise(self) -> None:
-        """To the next token that was not the most probable one."""
+        """To the next that was not most probable."""
         self.query_one(LensText).next_surprise()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -28,7 +28,7 @@ class Library:
     async def begin_anew(self) -> None:
         """An empty conversation; asks first where the one that is shown would be lost."""
         screen, record = self._screen, self._screen.record
-        if not screen.is_current:  # the key was pressed twice
+        if not screen.is_active:  # the key was pressed twice
             return
         is_lost = bool(record.line) and not record.is_kept
         if is_lost and not await self._is_sure(LOST, "Begin anew"):
@@ -62,7 +62,7 @@ class Library:
 
     async def rename(self, conversation: Conversation) -> None:
         """Ask for a title; an empty one brings the first words back."""
-        if not self._screen.is_current:
+        if not self._screen.is_active:
             return
         question = "Title (empty: the first words)"
         title = await self._screen.app.push_screen_wait(Ask(question, conversation.title))
@@ -76,7 +76,7 @@ class Library:
     async def delete(self, conversation: Conversation) -> None:
         """Delete it, after asking."""
         record = self._screen.record
-        if not self._screen.is_current:
+        if not self._screen.is_active:
             return
         count = conversation.message_count
         messages = "1 message" if count == 1 else f"{count} messages"

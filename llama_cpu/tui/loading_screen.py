@@ -69,8 +69,9 @@ class LoadingScreen(Screen[None]):
 
     def action_cancel(self) -> None:
         """Stop soon; what comes then is the app's to say."""
-        self._stop.set()
-        self.post_message(self.Cancelled())
+        if not self._stop.is_set():
+            self._stop.set()
+            self.post_message(self.Cancelled())
 
     def on_unmount(self) -> None:
         """Whoever leaves this screen has the model or no longer wants it."""
@@ -88,7 +89,8 @@ class LoadingScreen(Screen[None]):
         except Exception as error:
             self.post_message(self.Failed(error))
             return
-        self.post_message(self.Loaded(session))
+        if not self._stop.is_set():
+            self.post_message(self.Loaded(session))
 
     def _on_progress(self, done: int, total: int, tensor: str) -> None:
         self._progress = (done, total, tensor)

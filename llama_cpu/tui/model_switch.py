@@ -67,9 +67,14 @@ class ModelSwitch:
         except UserError as error:
             chat.conversation.add_notice(str(error), kind="problem")
             return
+        if app.is_leaving:
+            return
+        await app.uncover(ChatScreen)
         has_room = choice.needed <= available
         if not has_room and not await self._may_let_go(choice, available, chat):
             return
+        await chat.answering.stop_and_wait()  # one may have been begun meanwhile
+        await app.uncover(ChatScreen)
         chat.turns.cancel_editing()
         carried = Carried(chat.prompt.lay_aside(), chat.prompt.memory)
         self._switch = _Switch(choice, carried)
@@ -107,8 +112,7 @@ class ModelSwitch:
         old, carried = app.session, switch.carried
         if not switch.is_way_back:
             carried.notice = f"{plan.name} ({plan.precision.value}) answers from here on."
-        if old:  # the chat is below the loading screen
-            await app.pop_screen()
+        await app.uncover(ChatScreen if old else LoadingScreen)
         app.plan, app.session = plan, session
         await app.switch_screen(ChatScreen(session, plan.is_demo, app.model_thread, carried))
         if old:
@@ -122,7 +126,7 @@ class ModelSwitch:
         switch.carried.notice = problem
         if switch.before is None:
             self._switch = None
-            await app.pop_screen()
+            await app.uncover(ChatScreen)
             chat = app.screen
             assert isinstance(chat, ChatScreen)
             chat.carry(switch.carried)
@@ -132,4 +136,5 @@ class ModelSwitch:
             app.models.choose, plan.source, plan.name, plan.precision, None
         )
         self._switch = _Switch(before, switch.carried, is_way_back=True)
+        await app.uncover(LoadingScreen)
         await app.switch_screen(self._loading(before))

@@ -122,7 +122,7 @@ class Turns:
     async def delete_turn(self) -> None:
         """Delete the last turn, after asking."""
         screen = self._screen
-        if self._answering.is_busy or not screen.record.line or not screen.is_current:
+        if self._answering.is_busy or not screen.record.line or not screen.is_active:
             return
         if await screen.app.push_screen_wait(Confirm(DELETE_QUESTION, yes="Delete", no="Keep")):
             async with self._answering.changing:

@@ -6,6 +6,7 @@ long loading takes, the models on the disk) is made up here, so that it is the s
 
 import datetime
 import threading
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from textual.widgets import Input
 
 from llama_cpu.errors import Cancelled
 from llama_cpu.events import Finished, Prefill, StopReason
-from llama_cpu.history.rows import Conversation, State, StoredMessage, first_words
+from llama_cpu.history.rows import Conversation, Run, State, StoredMessage, first_words
 from llama_cpu.history.store import History
-from llama_cpu.machine import MemoryReport
+from llama_cpu.machine import MemoryReport, PagingReport
 from llama_cpu.memory_forecast import Forecast
 from llama_cpu.model_finder import FoundModel, ModelFacts
 from llama_cpu.precision import Precision
@@ -32,6 +33,7 @@ from llama_cpu.tui.model_screen import ModelSource
 from llama_cpu.tui.preferences import Preferences
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, script, tokens
+from tests.tui.lens_words import looks
 
 MIB, GIB = 1 << 20, 1 << 30
 TODAY = datetime.date(2026, 3, 6)
@@ -73,6 +75,7 @@ class Scene:
     is_loading: bool = False  # for as long as the scene lasts
     is_answering: bool = False  # the same
     in_colour: bool = True
+    with_panels: bool = True
 
 
 # The conversations
@@ -128,6 +131,60 @@ def several_talks() -> FakeSession:
     return session
 
 
+def timed_talk() -> FakeSession:
+    """Three answers with the time of every token; the second one has a slow token, and the last
+    was continued."""
+    session = FakeSession(context_used=812)
+
+    def answer(id: int, runs: tuple[Run, ...], count: int, slowest: float) -> StoredMessage:
+        seconds = array("f", [0.02 + 0.003 * (place * 7 % 11) / 11 for place in range(count)])
+        seconds[count // 2] = slowest
+        ids = range(count)
+        words = "Of foxes much is known." if id < 6 else "Hares are faster, and they know it."
+        return message(
+            id, id - 1, "assistant", words, token_ids=ids, token_seconds=seconds, runs=runs
+        )
+
+    talk = kept(
+        session.history,
+        0,
+        message(1, None, "user", "Tell me about foxes."),
+        answer(2, (Run(0, 0, 60, 0.9),), 90, 0.03),
+        message(3, 2, "user", "More."),
+        answer(4, (Run(0, 150, 12, 0.2, drafted=30),), 240, 0.12),
+        message(5, 4, "user", "And hares?"),
+        answer(6, (Run(0, 400, 9, 0.3), Run(40, 449, 1, 0.02)), 70, 0.04),
+    )
+    session.record.open(talk)
+    return session
+
+
+def looked_at() -> FakeSession:
+    """An answer as the token lens shows it."""
+    session = a_talk()
+    session.looks = [looks()]
+    return session
+
+
+class KeepingCache(FakeSession):
+    """Its KV cache is written without end."""
+
+    has_unkept_cache = True
+
+    def keep_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+        on_progress(50 * MIB, 100 * MIB)
+        stop.wait(PATIENCE)
+
+
+class ReadingCache(KeepingCache):
+    """It is read without end."""
+
+    has_unkept_cache = False
+
+    def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+        self.keep_cache(on_progress, stop)
+
+
 def one_answer() -> FakeSession:
     """A whole answer to come, with its figures."""
     return FakeSession([script("Paris is the capital of France.")])
@@ -160,6 +217,8 @@ SCENES = {
     "chat_writing": Scene(stuck(*WRITING), steps=(*PROMPT, Sees("two")), is_answering=True),
     "chat_answered": Scene(one_answer, steps=(*PROMPT, Sees("France."))),
     "chat_failed": Scene(failing, steps=(*PROMPT, Sees("damaged"))),
+    "chat_no_panels": Scene(one_answer, steps=(*PROMPT, Sees("France.")), with_panels=False),
+    "chat_reading_cache": Scene(ReadingCache, steps=(Sees("50% of 100 MiB"),)),
     "editing": Scene(a_talk, steps=("alt+up", "e", Sees("Editing"), Sees("2 tokens"))),
     "slash": Scene(steps=("slash", Sees("/copy_code"))),
     "find": Scene(a_talk, steps=("ctrl+f", *"snow", Sees("1 of 1"))),
@@ -172,11 +231,21 @@ SCENES = {
     "settings": Scene(steps=("f2", Sees("temperature"))),
     "settings_wrong": Scene(steps=("f2", "tab", "tab", *"999", Sees("999"), Sees("must"))),
     "models": Scene(steps=("f3", Sees("damaged"), Sees("32 B"))),
+    "figures": Scene(timed_talk, steps=("f7", Sees("Decode: "))),
+    "figures_end": Scene(timed_talk, steps=("f7", Sees("Decode: "), "end", Sees("Paging"))),
+    "figures_answer": Scene(timed_talk, steps=("f7", "right", "right", "l", Sees("answer 2 of 3"))),
+    "figures_none": Scene(steps=("f7", Sees("Nothing was measured yet"))),
+    "lens": Scene(looked_at, steps=("f4", Sees("6 tokens"), "right", "right")),
+    "leaving": Scene(KeepingCache, steps=("ctrl+q", Sees("50.0 MiB of 100 MiB"))),
     "help": Scene(steps=("f1", Sees("Everywhere"))),
     "palette": Scene(steps=("ctrl+p", Sees("Quit"))),
     "no_colour": Scene(a_talk, steps=(Sees("cut off"),), in_colour=False),
     "no_colour_sidebar": Scene(
         several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename")), in_colour=False
+    ),
+    "no_colour_figures": Scene(timed_talk, steps=("f7", Sees("Decode: ")), in_colour=False),
+    "no_colour_lens": Scene(
+        looked_at, steps=("f4", Sees("6 tokens"), "right", "right"), in_colour=False
     ),
     "no_colour_models": Scene(steps=("f3", Sees("damaged"), Sees("32 B")), in_colour=False),
 }
@@ -223,6 +292,9 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {
         "sidebar.datetime": SimpleNamespace(date=Day),
         "chat_screen.memory_report": lambda: MEMORY,
+        "figures_screen.memory_report": lambda: MEMORY,
+        "figures_screen.processor_name": lambda: "Made-up Processor 9000 @ 2.40 GHz",
+        "panels.paging_report": lambda: PagingReport(0, 0, 0),
         "model_screen.available_memory": lambda: 9 * GIB,
         "loading_screen.time": SimpleNamespace(monotonic=lambda: 100.0),
         "about.model_folder": lambda: Path.home() / "llama_cpu" / "model",
@@ -245,7 +317,8 @@ def slowly(on_progress: Callable[..., None], stop: threading.Event) -> FakeSessi
 
 def app_of(scene: Scene, folder: Path) -> ChatApp:
     """``folder``: an empty one."""
-    preferences = Preferences(welcome_marker=folder / "welcomed" if scene.is_first else None)
+    marker = folder / "welcomed" if scene.is_first else None
+    preferences = Preferences(panels=scene.with_panels, welcome_marker=marker)
     opening = slowly if scene.is_loading else opener(scene.session())
     plan = FakePlan(is_demo=scene.is_demo)
     return ChatApp(plan, opening, preferences, ModelSource(find_models))  # type: ignore[arg-type]

@@ -62,6 +62,25 @@ async def test_reading_at_the_start_is_shown_and_esc_skips_it() -> None:
         assert len(session.messages) == 2
 
 
+async def test_leaving_does_not_wait_for_what_is_being_read() -> None:
+    session = SlowSession()
+    async with chat(session) as pilot:
+        await until(pilot, lambda: is_reading(pilot))
+        await pilot.press("ctrl+q")
+    assert pilot.app.return_value == 0 and session.was_stopped
+
+
+async def test_what_ends_the_app_otherwise_does_not_wait_for_the_disk() -> None:
+    session = SlowSession()
+    session.has_unkept_cache = True
+    async with chat(session) as pilot:
+        await until(pilot, lambda: is_reading(pilot))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        pilot.app.exit(1)
+    assert session.was_stopped and not session.kept
+
+
 async def test_an_answer_waits_for_what_is_being_read() -> None:
     session = SlowSession([script("Answer.")])
     async with chat(session) as pilot:

@@ -16,7 +16,9 @@ from textual.widgets import Button, Input, OptionList
 
 from llama_cpu.locations import state_folder
 from llama_cpu.tui.ask import Ask
+from llama_cpu.tui.cache_work import LeavingScreen
 from llama_cpu.tui.confirm import Confirm
+from llama_cpu.tui.figures_screen import FiguresScreen
 from llama_cpu.tui.find_bar import FOUND, FindBar
 from llama_cpu.tui.help_screen import HelpScreen
 from llama_cpu.tui.keys import actions
@@ -41,7 +43,7 @@ from tests.tui.driving import (
 )
 from tests.tui.fakes import FakeMessage, FakeSession, script
 from tests.tui.lens_words import WORDS, looks
-from tests.tui.scenes import SCENES, a_talk, app_of, several_talks, stuck
+from tests.tui.scenes import SCENES, KeepingCache, a_talk, app_of, several_talks, stuck, timed_talk
 
 Check = Callable[[str], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
@@ -197,6 +199,22 @@ async def _(key: str) -> None:
     async with chat(FakeSession()) as pilot:
         await pilot.press(key)
         await shows(pilot, ModelScreen)
+
+
+@pressing("panels")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: not screen(pilot).query_one("#side").display)
+        await pilot.press(key)
+        await until(pilot, lambda: screen(pilot).query_one("#side").display)
+
+
+@pressing("figures")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, FiguresScreen)
 
 
 @pressing("earlier_answer")
@@ -475,6 +493,69 @@ async def _(key: str) -> None:
         await pilot.press(key)
 
 
+@pressing("close_figures")
+async def _(key: str) -> None:
+    async with opened("f7", FiguresScreen) as pilot:
+        await pilot.press(key)
+
+
+@asynccontextmanager
+async def answer_figures(*before: str) -> AsyncIterator[Pilot[int]]:
+    """Those of three answers, after some keys."""
+    async with opened("f7", FiguresScreen, timed_talk()) as pilot:
+        await until(pilot, lambda: "All answers" in screen_text(pilot))
+        await pilot.press(*before)
+        yield pilot
+        await pilot.press("escape")
+
+
+@pressing("figures_before")
+async def _(key: str) -> None:
+    async with answer_figures() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: "Answer 3" in screen_text(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: "Answer 2" in screen_text(pilot))
+
+
+@pressing("figures_after")
+async def _(key: str) -> None:
+    async with answer_figures() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: "Answer 1" in screen_text(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: "Answer 2" in screen_text(pilot))
+
+
+@pressing("figures_all")
+async def _(key: str) -> None:
+    async with answer_figures("right", "right") as pilot:
+        await until(pilot, lambda: "Answer 2" in screen_text(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: "All answers" in screen_text(pilot))
+
+
+@pressing("figures_scale")
+async def _(key: str) -> None:
+    async with answer_figures() as pilot:
+        assert " 0.0 ms┤" in screen_text(pilot)
+        await pilot.press(key)
+        await until(pilot, lambda: " 0.0 ms┤" not in screen_text(pilot))
+
+
+@pressing("export_figures")
+async def _(key: str) -> None:
+    async with answer_figures() as pilot:
+        file = state_folder() / "times.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        await pilot.press(key)
+        await shows(pilot, Ask)
+        pilot.app.screen.query_one(Input).value = str(file)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Exported" in screen_text(pilot))
+        assert file.read_text().startswith("answer,model,run,phase,")
+
+
 @pressing("close_help")
 async def _(key: str) -> None:
     async with opened("f1", HelpScreen) as pilot:
@@ -601,6 +682,19 @@ async def _(key: str) -> None:
     async with looking() as pilot:
         await pilot.press(key)
         await shows_chat(pilot)
+
+
+# At the end
+
+
+@pressing("leave_now")
+async def _(key: str) -> None:
+    async with chat(KeepingCache()) as pilot:
+        await pilot.press("ctrl+q")
+        await shows(pilot, LeavingScreen)
+        assert pilot.app.return_value is None
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.return_value == 0)
 
 
 # Where something is asked

@@ -100,6 +100,7 @@ async def test_keys_choose_an_answer_and_the_scale() -> None:
         for key, decode in [*expected, ("left", [0.04] * 2), ("left", [0.02] * 3)]:
             await pilot.press(key)
             assert values(figures, "decode") == decode
+        assert "every token · answer 1 of 2" in screen_text(pilot)
         assert figure(figures, "Answer 1") == "of 2" and figure(figures, "decoded tokens") == "3"
         await pilot.press("home")
         assert figure(figures, "All answers") == "2"

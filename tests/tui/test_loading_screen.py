@@ -8,6 +8,7 @@ import pytest
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.tui.app import ChatApp, run_app
+from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.loading_screen import LoadingScreen, progress_text
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
@@ -88,6 +89,25 @@ def test_progress_text() -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["f1", "ctrl+p"])
+async def test_what_is_opened_while_loading_is_closed_then(key: str) -> None:
+    gate = threading.Event()
+
+    def opening(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        assert gate.wait(PATIENCE)
+        return FakeSession()
+
+    app = ChatApp(FakePlan(), opening)  # type: ignore[arg-type]
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: isinstance(app.screen, LoadingScreen))
+        await pilot.press(key)
+        await until(pilot, lambda: not isinstance(app.screen, LoadingScreen))
+        gate.set()
+        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        assert len(app.screen_stack) == 2
+    app.close()
+
+
 @pytest.mark.parametrize("rounds", [0, 3, 8, 20])
 async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     show_chat = ChatApp.on_loading_screen_loaded
@@ -97,8 +117,8 @@ async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, ro
             await asyncio.sleep(0)
         await app.action_quit()
 
-    def loaded(app: ChatApp, message: LoadingScreen.Loaded) -> None:
-        show_chat(app, message)
+    async def loaded(app: ChatApp, message: LoadingScreen.Loaded) -> None:
+        await show_chat(app, message)
         quitting.append(asyncio.ensure_future(quit_soon(app)))
 
     quitting: list[asyncio.Future[None]] = []

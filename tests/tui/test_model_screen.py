@@ -12,8 +12,10 @@ from textual.widgets import DataTable
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.model_finder import FoundModel
 from llama_cpu.precision import Precision
+from llama_cpu.tui.cache_work import LeavingScreen
 from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.confirm import Confirm
+from llama_cpu.tui.help_screen import HelpScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
 from llama_cpu.tui.model_screen import ModelScreen, ModelSource, count, needed
 from tests.support.checkpoints import random_weights, tiny_config, write_gguf
@@ -30,6 +32,7 @@ from tests.tui.driving import (
     until,
 )
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, script, tokens
+from tests.tui.scenes import KeepingCache
 
 MIB = 1 << 20
 Opening = Callable[..., FakeSession]
@@ -51,12 +54,14 @@ class Models:
     problem: str = ""
     asked: list[tuple] = field(default_factory=list)
     first: Opening | None = None  # loads the model of the start again
+    gate: threading.Event | None = None  # until then the files are looked at
 
     def find(self) -> list[FoundModel]:
         return [FoundModel(Path("/models/test"), "Test"), FoundModel(Path("/m/o"), "Other [b]")]
 
     def choose(self, path: Path, name: str, precision: Precision, free: int | None) -> FakeChoice:
         self.asked.append((str(path), name, precision, free is None))
+        assert self.gate is None or self.gate.wait(PATIENCE)
         if self.problem:
             raise UserError(self.problem)
         opening = self.opening if path != FakePlan().source else self.first
@@ -156,6 +161,106 @@ async def test_where_both_fit_the_old_one_stays_until_the_other_is_ready() -> No
         await pilot.press("up", "up")
         assert prompt(pilot).text == "Hi"  # what was sent before is still known
     assert new.is_closed
+
+
+async def is_switched(pilot: Pilot[int], new: FakeSession) -> None:
+    """The one chat is the new model's, with nothing over it."""
+    await until(pilot, lambda: getattr(pilot.app.screen, "session", None) is new)
+    await until(pilot, lambda: "answers from here on" in conversation(pilot)[-1])
+    assert len(pilot.app.screen_stack) == 2 and prompt(pilot).has_focus
+
+
+@pytest.mark.parametrize("key", ["f1", "f2", "f3", "f7", "ctrl+p"])
+@pytest.mark.parametrize("needed", [10 * MIB, 150 * MIB])
+async def test_what_is_opened_while_the_files_are_looked_at_is_closed(
+    key: str, needed: int
+) -> None:
+    old, new = FakeSession(), FakeSession([script("Anew.")])
+    models = Models(opens(new, old), needed=needed, gate=threading.Event())
+    async with chat(old, models=models.source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: bool(models.asked))
+        await until(pilot, lambda: pilot.app.screen is screen(pilot))
+        await pilot.press(key)
+        await until(pilot, lambda: pilot.app.screen is not screen(pilot))
+        models.gate.set()
+        if needed > 100 * MIB:
+            await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+            await pilot.press("y")
+        await is_switched(pilot, new)
+        assert old.is_let_go
+        await ask_and_wait(pilot, "Hi")
+        assert "Anew." in conversation(pilot)
+
+
+@pytest.mark.parametrize("key", ["f1", "ctrl+p"])
+@pytest.mark.parametrize("needed", [10 * MIB, 150 * MIB])
+async def test_what_is_opened_while_it_is_loaded_is_closed(key: str, needed: int) -> None:
+    old, new, gate = FakeSession(), FakeSession(), threading.Event()
+
+    def opening(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        assert gate.wait(PATIENCE)
+        return opens(new, old)(on_progress, stop)
+
+    async with chat(old, models=Models(opening, needed=needed).source) as pilot:
+        await choose_other(pilot)
+        if needed > 100 * MIB:
+            await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+            await pilot.press("y")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LoadingScreen))
+        await pilot.press(key)
+        await until(pilot, lambda: not isinstance(pilot.app.screen, LoadingScreen))
+        gate.set()
+        await is_switched(pilot, new)
+
+
+async def test_help_over_a_loading_that_fails() -> None:
+    old, gate = FakeSession([script("Hello.")]), threading.Event()
+
+    def opening(on_progress: object, stop: object) -> FakeSession:
+        assert gate.wait(PATIENCE)
+        raise UserError("o is damaged.")
+
+    async with chat(old, models=Models(opening).source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: isinstance(pilot.app.screen, LoadingScreen))
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
+        gate.set()
+        await until(pilot, lambda: pilot.app.screen is screen(pilot))
+        await until(pilot, lambda: conversation(pilot) == ["o is damaged."])
+        assert len(pilot.app.screen_stack) == 2
+        await ask_and_wait(pilot, "Hi")
+        assert "Hello." in conversation(pilot)
+
+
+async def test_the_model_that_was_chosen_last_is_loaded() -> None:
+    old, new = FakeSession(), FakeSession()
+    models = Models(opens(new, old), gate=threading.Event())
+    async with chat(old, models=models.source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: len(models.asked) == 1)
+        await choose_other(pilot)
+        await until(pilot, lambda: len(models.asked) == 2)
+        models.gate.set()
+        await is_switched(pilot, new)
+        await pilot.pause(0.1)
+        assert screen(pilot).session is new and not new.is_closed
+
+
+async def test_quit_while_the_files_are_looked_at() -> None:
+    old = KeepingCache()
+    models = Models(Slow(), gate=threading.Event())
+    async with chat(old, models=models.source) as pilot:
+        await choose_other(pilot)
+        await until(pilot, lambda: bool(models.asked))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        models.gate.set()
+        await until(pilot, lambda: not any(w.group == "choice" for w in pilot.app.workers))
+        assert isinstance(pilot.app.screen, LeavingScreen) and pilot.app.return_value is None
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.return_value == 0)
 
 
 @pytest.mark.parametrize("error", [UserError("o is damaged."), RuntimeError("bug")])
