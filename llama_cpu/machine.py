@@ -283,7 +283,9 @@ def keep_freed_memory() -> None:
     glibc gives large blocks back to the system at once, which has to fill them with zeros before
     they come again: an eighth of the time in which a prompt is read.
     """
-    _c_library("mallopt", _M_MMAP_THRESHOLD, 1 << 30)
+    # Older versions take no more than 32 MiB; left alone after the next call, it would be less.
+    if not _c_library("mallopt", _M_MMAP_THRESHOLD, 1 << 30):
+        _c_library("mallopt", _M_MMAP_THRESHOLD, 32 << 20)
     _c_library("mallopt", _M_TRIM_THRESHOLD, 256 << 20)
 
 
@@ -297,12 +299,13 @@ def give_back_memory() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 
 
-def _c_library(function: str, *numbers: int) -> None:
-    """Call what only glibc has; elsewhere nothing happens."""
+def _c_library(function: str, *numbers: int) -> int:
+    """Call what only glibc has, which gives 1 where it did something; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         import ctypes
 
-        getattr(ctypes.CDLL(None), function)(*numbers)
+        return getattr(ctypes.CDLL(None), function)(*numbers)
+    return 0
 
 
 def limit_memory(size: int) -> None:

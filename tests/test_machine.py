@@ -108,7 +108,19 @@ def test_freed_memory_is_given_back() -> None:
 
 
 def test_what_only_glibc_has_does_nothing_elsewhere() -> None:
-    machine._c_library("no_such_function_of_any_c_library", 1)
+    assert machine._c_library("no_such_function_of_any_c_library", 1) == 0
+
+
+def test_an_older_c_library_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def refuse_much(function: str, *numbers: int) -> int:
+        calls.append(numbers)
+        return int(numbers[1] <= 256 << 20)
+
+    monkeypatch.setattr(machine, "_c_library", refuse_much)
+    machine.keep_freed_memory()
+    assert [number for _, number in calls] == [1 << 30, 32 << 20, 256 << 20]
 
 
 # The processor's name

@@ -73,7 +73,7 @@ class LensScreen(Screen[Branch | None]):
     BINDINGS = [
         _key("escape", "leave", "Back", "to the tokens, then to the chat"),
         _key("t", "switch", "Time", "colour by time, or by probability"),
-        _key("enter", "choose", "Alternatives", "the alternatives; Enter branches"),
+        _key("enter", "choose", "Others", "the alternatives; Enter branches"),
         *[
             _key(f"{n}", f"branch({n - 1})", "", f"go on from here with alternative {n}", f"{n}")
             for n in range(1, 6)
