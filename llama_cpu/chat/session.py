@@ -2,13 +2,12 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, fields, replace
-from itertools import chain
 from threading import Event as Flag
 from typing import TypeVar
 
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.lens import LensPart, look
-from llama_cpu.chat.prompt import Message, build_prompt
+from llama_cpu.chat.prompt import Message
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.templates import (
     NAMED_TEMPLATES,
@@ -16,8 +15,9 @@ from llama_cpu.chat.templates import (
     TemplateRenderer,
     choose_template,
 )
+from llama_cpu.chat.window import Window
 from llama_cpu.errors import UserError
-from llama_cpu.events import Event, TurnsDropped
+from llama_cpu.events import Event
 from llama_cpu.generation import Limits, TextGenerator
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.history.store import History
@@ -26,12 +26,9 @@ from llama_cpu.machine import MemoryReport
 from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.settings import Settings
 from llama_cpu.text_stream import ids_of_text, whole_characters
-from llama_cpu.tokenization import Tokenizer
 from llama_cpu.transformer.kv_file import Progress
 
 E = TypeVar("E")
-_TOKENS_AROUND = 5  # that a template puts around a message, about
-Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
 
 
 class ChatSession:
@@ -57,9 +54,7 @@ class ChatSession:
         self._keeper = keeper
         self.record = record or Record(History(None), system=system or "")
         self.record.model = loaded.plan.name
-        self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
-        self._known_ids: dict[int, tuple[StoredMessage, list[int]]] = {}
-        self._known_counts: dict[int, tuple[StoredMessage, int]] = {}
+        self._window = Window(self.record, loaded.tokenizer, self.model_name, self.context_size)
         self._generator = TextGenerator(
             loaded.model, loaded.cache, loaded.tokenizer, loaded.new_drafter, loaded.longest_draft
         )
@@ -96,7 +91,7 @@ class ChatSession:
         """
         self._follow_record()
         self._use(settings)
-        usual = replace(self._usual, system=self._system_prompt()).as_dict()
+        usual = replace(self._usual, system=self._window.system_prompt()).as_dict()
         own = {name: each for name, each in settings.as_dict().items() if each != usual[name]}
         system = {name: each for name, each in self.record.settings.items() if name == "system"}
         self.record.settings = self._followed = {**system, **own}
@@ -104,7 +99,7 @@ class ChatSession:
 
     def _settings(self) -> Settings:
         return Settings(
-            self._system_prompt(),
+            self._window.system_prompt(),
             self._renderer.template.asked,
             max_gen_len=self._limits.max_gen_len,
             **asdict(self._sampler.sampling),
@@ -150,7 +145,7 @@ class ChatSession:
     @property
     def messages(self) -> list[Message]:
         """What the model is told: the system prompt and all turns."""
-        return self._to_tell(_turns(self.record.line))
+        return self._window.messages(self.record.line)
 
     def add_user(self, text: str) -> None:
         """Add a message; one that was stopped before it was answered is answered along with it, as
@@ -181,7 +176,7 @@ class ChatSession:
         """
         sampler, limits = self._begin()
         self.prepare_cache(unwatched, stop)
-        prompt_ids = yield from self._prompt_that_fits(self.record.line, [])
+        prompt_ids = yield from self._prompt(self.record.line, [])
         events = self._generator.generate(prompt_ids, sampler, limits, stop)
         yield from self._noted(self.record.written(events, limits.end_ids, self._tidy))
 
@@ -194,16 +189,21 @@ class ChatSession:
         self.prepare_cache(unwatched, stop)
         answer = self.record.line[-1]
         tokenizer = self.loaded.tokenizer
-        ids = self._ids_of(answer)
+        ids = self._window.ids_of(answer)
         if not ids and answer.text:  # another model's
             ids = tokenizer.encode(answer.text, specials=False, continued=True)
-        prompt_ids = yield from self._prompt_that_fits(self.record.line[:-1], ids)
+        prompt_ids = yield from self._prompt(self.record.line[:-1], ids)
         # A generator, which begins only after the record has found that nobody else writes.
         so_far, begun = whole_characters(tokenizer, ids)
         events = self._generator.generate(prompt_ids, sampler, limits, stop, begun)
         yield from self._noted(
             self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
         )
+
+    def _prompt(
+        self, line: Sequence[StoredMessage], begun: list[int]
+    ) -> Generator[Event, None, list[int]]:
+        return self._window.prompt(line, begun, self._renderer, self._limits.max_gen_len)
 
     def _noted(self, events: Iterator[E]) -> Iterator[E]:
         """The same events; the keeper knows whose tokens the cache holds."""
@@ -243,22 +243,20 @@ class ChatSession:
         """
         self._follow_record()
         self.prepare_cache(unwatched, stop)
-        ids = self._ids_of(answer)
+        ids = self._window.ids_of(answer)
         seconds = answer.token_seconds if len(answer.token_seconds) >= len(ids) else ()
         if not ids:
             ids = self.loaded.tokenizer.encode(answer.text, specials=False, continued=True)
             seconds = ()
-        turns = _turns(self.record.line[: self._place(answer)])
-        # The last token need not be read: one more than fits may be there.
-        whole, _ = self._fitting(turns, ids, self._already_dropped(turns), room=-1)
-        prompt_ids = whole[: len(whole) - len(ids)]
+        before = self.record.line[: self._place(answer)]
+        prompt_ids = self._window.prompt_before(before, ids, self._renderer)
         loaded = self.loaded
         parts = (loaded.model, loaded.cache, loaded.tokenizer)
         yield from self._noted(look(*parts, prompt_ids, ids, seconds, stop, loaded.end_ids))
 
     def is_own(self, answer: StoredMessage) -> bool:
         """Whether the loaded model generated it, so that its tokens are known."""
-        return bool(self._ids_of(answer))
+        return bool(self._window.ids_of(answer))
 
     def _place(self, message: StoredMessage) -> int:
         return [each.id for each in self.record.line].index(message.id)
@@ -298,102 +296,9 @@ class ChatSession:
         limits = replace(self._limits, stop_strings=())  # those are the template's
         return self._generator.generate(prompt_ids, self._sampler, limits, stop)
 
-    # The prompt
-
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in a message. Any thread may call it, also during an answer."""
         return len(self.loaded.tokenizer.encode(text, specials=False, continued=True))
-
-    def _prompt_that_fits(
-        self, line: Sequence[StoredMessage], begun: list[int]
-    ) -> Generator[Event, None, list[int]]:
-        """The prompt without the oldest turns, where they and an answer have no room, and the ids
-        of an answer that was begun. Tells of turns that are left out for the first time.
-
-        A quarter of the context (or the answer's greatest length, if less) is kept free, so that
-        after turns were dropped, and all that follows was computed again, it is some turns until
-        the next time. What cannot be dropped, and is still too long, the generator refuses.
-        """
-        turns = _turns(line)
-        before = self._already_dropped(turns)
-        room = min(self._limits.max_gen_len, self.context_size // 4)
-        ids, dropped = self._fitting(turns, begun, before, room)
-        if len(ids) >= self.context_size:  # too long by itself, it must not cost the others
-            return ids
-        if dropped > before:
-            self._first_kept = _mark(turns[dropped])
-            yield TurnsDropped(sum(map(len, turns[before:dropped])))
-        return ids
-
-    def _fitting(
-        self, turns: list[Turn], begun: list[int], before: int, room: int
-    ) -> tuple[list[int], int]:
-        """The prompt and what was begun, without ``before`` turns, or as many more as leave room
-        for so many tokens; and how many these are."""
-
-        def fits(dropped: int) -> bool:
-            return len(self._prompt(turns[dropped:]) + begun) + room <= self.context_size
-
-        last = max(0, len(turns) - 1)
-        dropped = max(before, self._about_to_drop(turns, self.context_size - room - len(begun)))
-        while dropped < last and not fits(dropped):
-            dropped += 1
-        while dropped > before and fits(dropped - 1):
-            dropped -= 1
-        return self._prompt(turns[dropped:]) + begun, dropped
-
-    def _about_to_drop(self, turns: list[Turn], room: int) -> int:
-        """How many turns have to be left out for the others to have room, nearly.
-
-        Of a long conversation only what is kept is encoded, and message by message: the tokenizers
-        library lets no other thread run meanwhile, and the screen would stand still.
-        """
-        for index in reversed(range(len(turns))):
-            room -= sum(self._about_tokens(message) for message in turns[index])
-            if room < 0:
-                return min(index + 1, len(turns) - 1)
-        return 0
-
-    def _about_tokens(self, message: StoredMessage) -> int:
-        known, count = self._known_counts.get(message.id, (None, 0))
-        if known is not message:
-            count = len(self._ids_of(message)) or self.count_tokens(message.text)
-            self._known_counts[message.id] = message, count
-        return count + _TOKENS_AROUND
-
-    def _already_dropped(self, turns: list[Turn]) -> int:
-        """How many turns were left out last time, as far as they are in this line."""
-        marks = [_mark(turn) for turn in turns]
-        return marks.index(self._first_kept) if self._first_kept in marks else 0
-
-    def _prompt(self, turns: list[Turn]) -> list[int]:
-        return build_prompt(self._to_tell(turns), self._renderer, self.loaded.tokenizer)
-
-    def _to_tell(self, turns: list[Turn]) -> list[Message]:
-        system = self._system_prompt()
-        told = [Message("system", system)] if system else []
-        for stored in chain.from_iterable(turns):
-            if stored.role == "user" and told and told[-1].role == "user":
-                told[-1] = Message("user", f"{told[-1].text}\n\n{stored.text}")
-            else:
-                told.append(Message(stored.role, stored.text, self._ids_of(stored)))
-        return told
-
-    def _system_prompt(self) -> str:
-        """As it was set for the conversation, or its own message (as one that was imported may
-        have), or the record's."""
-        if "system" in self.record.settings:
-            return self.record.system
-        own = [message.text for message in self.record.line if message.role == "system"]
-        return own[-1] if own else self.record.system
-
-    def _ids_of(self, message: StoredMessage) -> list[int]:
-        """The ids that the loaded model generated this answer as; none where it was another one."""
-        known, ids = self._known_ids.get(message.id, (None, []))
-        if known is not message:
-            ids = own_ids(message, self.model_name, self.loaded.tokenizer)
-            self._known_ids[message.id] = message, ids
-        return ids
 
     @property
     def model_name(self) -> str:
@@ -446,34 +351,3 @@ class ChatSession:
     @property
     def threads(self) -> int:
         return self.loaded.plan.threads
-
-
-def own_ids(message: StoredMessage, model: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of an answer, as far as they stand for its text; none where this model, or another
-    of the same name, does not write that text with them."""
-    ids = list(message.token_ids)
-    if message.model != model or not all(0 <= id < tokenizer.n_tokens for id in ids):
-        return []
-    text = tokenizer.decode(ids)
-    shown = text.lstrip()
-    if not shown.startswith(message.text):
-        return []
-    return ids_of_text(tokenizer, ids, text[: len(text) - len(shown)] + message.text)
-
-
-def _turns(line: Sequence[StoredMessage]) -> list[Turn]:
-    turns: list[Turn] = []
-    before = ""
-    for message in line:
-        if message.role == "system":
-            continue
-        if not turns or (message.role == "user" and before != "user"):
-            turns.append([])
-        turns[-1].append(message)
-        before = message.role
-    return turns
-
-
-def _mark(turn: Turn) -> tuple[int, float]:
-    """Ids alone are not enough, as a conversation may move between disk and memory."""
-    return turn[0].id, turn[0].created
