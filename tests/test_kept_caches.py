@@ -24,6 +24,7 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.cli import chat_parser
+from llama_cpu.errors import UserError
 from llama_cpu.events import Token
 from llama_cpu.fingerprint import fingerprint
 from llama_cpu.history.store import History
@@ -459,6 +460,39 @@ def test_a_deleted_turn_is_not_left_in_a_file(open_session: Open, folder: Path) 
     anew.record.delete_last_turn()
     leave(anew)
     assert kept_files(folder) == []
+
+
+def test_a_deleted_turn_is_not_left_in_a_file_by_the_lens(open_session: Open, folder: Path) -> None:
+    session = open_session()
+    turn(session, LONG)
+    first = session.record.line[-1]
+    turn(session, "a secret")
+    session.record.delete_last_turn()
+    assert list(session.look(first, Flag()))
+    leave(session)
+    assert kept_files(folder) == []
+    turn(session, "and then?")  # what it leaves there is of the line again
+    anew = open_session(leave(session))
+    assert anew.loaded.cache.token_ids == session.loaded.cache.token_ids
+
+
+def test_what_the_lens_alone_has_read_is_kept(open_session: Open, folder: Path) -> None:
+    conversation = kept_one(open_session)
+    only_file(folder).unlink()
+    session = open_session(conversation)
+    assert list(session.look(session.record.line[-1], Flag()))
+    leave(session)
+    assert open_session(conversation).loaded.cache.token_ids == session.loaded.cache.token_ids
+
+
+def test_a_message_that_is_too_long_costs_no_file(open_session: Open, folder: Path) -> None:
+    session = open_session()
+    turn(session, LONG)
+    cached = list(session.loaded.cache.token_ids)
+    with pytest.raises(UserError, match="context"):
+        turn(session, "x" * 600)
+    session.record.take_back()
+    assert open_session(leave(session)).loaded.cache.token_ids == cached
 
 
 def test_files_of_a_database_that_is_gone(open_session: Open, tmp_path: Path, folder: Path) -> None:

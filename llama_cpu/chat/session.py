@@ -3,7 +3,6 @@
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from threading import Event as Flag
-from typing import TypeVar
 
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.lens import LensPart, look
@@ -27,8 +26,6 @@ from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.settings import Settings
 from llama_cpu.text_stream import ids_of_text, whole_characters
 from llama_cpu.transformer.kv_file import Progress
-
-E = TypeVar("E")
 
 
 class ChatSession:
@@ -205,15 +202,18 @@ class ChatSession:
     ) -> Generator[Event, None, list[int]]:
         return self._window.prompt(line, begun, self._renderer, self._limits.max_gen_len)
 
-    def _noted(self, events: Iterator[E]) -> Iterator[E]:
-        """The same events; the keeper knows whose tokens the cache holds."""
-        template = self._renderer.template
+    def _noted(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The same events; the keeper knows whose tokens the cache holds. A prompt that is refused
+        has no events, and the cache holds what it held."""
+        template, has_begun = self._renderer.template, False
         try:
-            if self._keeper:
-                self._keeper.belongs_to(self.record, template)
-            yield from events
+            for event in events:
+                if self._keeper and not has_begun:
+                    self._keeper.belongs_to(self.record, template)
+                has_begun = True
+                yield event
         finally:
-            if self._keeper:
+            if self._keeper and has_begun:
                 self._keeper.belongs_to(self.record, template)
 
     def _begin(self) -> tuple[Sampler, Limits]:
@@ -252,7 +252,13 @@ class ChatSession:
         prompt_ids = self._window.prompt_before(before, ids, self._renderer)
         loaded = self.loaded
         parts = (loaded.model, loaded.cache, loaded.tokenizer)
-        yield from self._noted(look(*parts, prompt_ids, ids, seconds, stop, loaded.end_ids))
+        cached = list(loaded.cache.token_ids)
+        try:
+            yield from look(*parts, prompt_ids, ids, seconds, stop, loaded.end_ids)
+        finally:
+            # What was put back may be of a message that was deleted since: it stays that one's.
+            if self._keeper and loaded.cache.token_ids != cached:
+                self._keeper.belongs_to(self.record, self._renderer.template)
 
     def is_own(self, answer: StoredMessage) -> bool:
         """Whether the loaded model generated it, so that its tokens are known."""

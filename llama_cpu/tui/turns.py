@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from llama_cpu.history.rows import State, StoredMessage
+from llama_cpu.kept_files import forget
 from llama_cpu.tui.confirm import Confirm
 from llama_cpu.tui.copying import copy
 from llama_cpu.tui.markdown import code_blocks
@@ -128,7 +129,14 @@ class Turns:
             async with self._answering.changing:
                 await self._answering.stop_and_wait()
                 self.cancel_editing()
-                await self._answering.change(screen.record.delete_last_turn)
+                await self._answering.change(self._delete_turn)
+
+    def _delete_turn(self) -> None:
+        record = self._screen.record
+        conversation = record.kept_id
+        record.delete_last_turn()
+        if conversation is not None:  # its KV cache on the disk may have the turn
+            forget(record.history.file, conversation)
 
     # The user's earlier messages
 

@@ -1,7 +1,7 @@
 """KV caches from and to the disk, as the app shows it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -170,24 +170,49 @@ async def test_a_fault_does_not_keep_one_from_leaving() -> None:
         await until(pilot, lambda: pilot.app.return_value == 0)
 
 
-async def test_a_deleted_conversation_takes_its_file_along(
+@pytest.fixture
+def session_with_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[tuple[SlowSession, Path]]:
+    """A conversation of two turns, and its KV cache on the disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with History(tmp_path / "history.db") as history:
-        session = SlowSession(
-            earlier=[FakeMessage("user", "one"), FakeMessage("assistant", "two")], history=history
-        )
+        turns = [FakeMessage("user", "one"), FakeMessage("assistant", "two")] * 2
+        session = SlowSession(earlier=turns, history=history)
         session.go_on.set()
         assert history.file and session.record.kept_id
         path = kept_path(kv_folder(), history.file, session.record.kept_id)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
-        async with chat(session) as pilot:
-            conversation = history.get(session.record.kept_id)
-            work = pilot.app.run_worker(screen(pilot).library.delete(conversation))
-            await until(pilot, lambda: len(pilot.app.screen_stack) > 2)
-            await pilot.press("y")
-            await until(pilot, lambda: work.is_finished)
-            assert history.conversations() == []
-        assert not path.exists()
+        yield session, path
+
+
+async def test_a_deleted_turn_is_not_left_in_the_file(
+    session_with_file: tuple[SlowSession, Path],
+) -> None:
+    """Also where the cache would not be written, as nothing was computed."""
+    session, path = session_with_file
+    async with chat(session) as pilot:
+        await pilot.press("alt+d")
+        await until(pilot, lambda: len(pilot.app.screen_stack) > 2)
+        assert path.exists()
+        await pilot.press("y")
+        await until(pilot, lambda: len(session.messages) == 2)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: pilot.app.return_value == 0)
+    assert not path.exists()
+
+
+async def test_a_deleted_conversation_takes_its_file_along(
+    session_with_file: tuple[SlowSession, Path],
+) -> None:
+    session, path = session_with_file
+    history = session.history
+    async with chat(session) as pilot:
+        conversation = history.get(session.record.kept_id)
+        work = pilot.app.run_worker(screen(pilot).library.delete(conversation))
+        await until(pilot, lambda: len(pilot.app.screen_stack) > 2)
+        await pilot.press("y")
+        await until(pilot, lambda: work.is_finished)
+        assert history.conversations() == []
+    assert not path.exists()
