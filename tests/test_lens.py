@@ -185,6 +185,25 @@ def test_an_empty_answer(session: ChatSession) -> None:
     assert looked(session, empty) == []
 
 
+def test_times_that_are_none_are_not_known(session: ChatSession) -> None:
+    """An imported file may have any numbers."""
+    answer = turn(session, "hello")
+    times = [math.nan, -1.0, math.inf, 0.5] * len(answer.token_ids)
+    session.record.line[-1] = strange = replace(answer, token_seconds=times)
+    tokens = looked(session, strange)
+    assert [token.seconds for token in tokens[:4]] == [None, None, None, 0.5]
+
+
+def test_an_empty_prompt(session: ChatSession) -> None:
+    answer = turn(session, "hello")
+    other = ChatSession(
+        session.loaded, ChatTemplate("none", "{# #}"), GREEDY, 12, record=session.record
+    )
+    with pytest.raises(UserError, match="--template"):
+        looked(other, answer)
+    other.close()
+
+
 def test_damaged_weights_are_told(session: ChatSession) -> None:
     answer = turn(session, "hello")
     session.loaded.model.norm.weight = torch.tensor(math.nan)

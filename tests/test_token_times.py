@@ -102,6 +102,25 @@ def test_what_is_seen_while_it_is_written_is_what_is_stored() -> None:
     assert list(before.runs) == list(after.runs)
 
 
+def test_a_branch_has_times_from_before_its_run() -> None:
+    branch = AnswerTimes("Demo", (Run(2, 9, 1, 0.25),), (7, 8, 9), (0.001, 0.02, 0.002, 0.04))
+    assert branch.decode_seconds == [0.02, 0.04]
+    read = [row for row in rows([branch]) if row["token"]]
+    assert [(row["token"], row["token_id"], row["seconds"]) for row in read] == [
+        ("1", "7", "0.001"), ("2", "8", "0.02"), ("3", "9", "0.002"), ("4", "", "0.04")
+    ]  # fmt: skip
+    assert [row["phase"] for row in read] == ["first", "decode"] * 2
+    assert totals([branch]).tokens_per_pass == 1
+
+
+def test_a_branch_without_times_has_none_while_it_is_written_either() -> None:
+    """As chat/writing.py stores it: a figure for every token or none at all."""
+    branch = AnswerTimes("Demo", (), (7, 8), ())
+    now = observed(Prefill(9, 1, 1, 0.25), Token(1, "a", 0.5))
+    (answer,) = answer_times([message("user"), message("assistant", branch)], now)
+    assert list(answer.token_seconds) == [] and answer.runs == [Run(0, 9, 1, 0.25)]
+
+
 # Export
 
 

@@ -64,7 +64,7 @@ def look(
     tokenizer: Tokenizer,
     prompt_ids: list[int],
     answer_ids: list[int],
-    seconds: Sequence[float],
+    seconds: Sequence[float | None],
     stop: Flag,
     end_ids: Container[int] = (),
 ) -> Iterator[LensPart]:
@@ -74,11 +74,17 @@ def look(
     layer. The cache holds what was read then; where that is the beginning of what it held before,
     it holds all of that again.
 
-    Raises UserError where the logits are not finite or it is all longer than the context.
+    Raises UserError where the logits are not finite, the prompt is empty, or it is all longer than
+    the context.
     """
     ids = prompt_ids + answer_ids[:-1]  # nothing is asked of what follows the last one
     if not answer_ids:
         return
+    if not prompt_ids:
+        raise UserError(
+            "The template makes an empty prompt, so the model has nothing to expect the answer's "
+            "first token from; choose another with --template."
+        )
     if len(ids) > cache.max_seq_len:
         raise UserError(
             f"The answer and what was said before have {len(ids)} tokens, but the context holds "

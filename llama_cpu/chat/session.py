@@ -14,6 +14,7 @@ from llama_cpu.chat.templates import (
     TemplateRenderer,
     choose_template,
 )
+from llama_cpu.chat.token_times import is_time
 from llama_cpu.chat.window import Window
 from llama_cpu.errors import UserError
 from llama_cpu.events import Event
@@ -244,10 +245,12 @@ class ChatSession:
         self._follow_record()
         self.prepare_cache(unwatched, stop)
         ids = self._window.ids_of(answer)
-        seconds = answer.token_seconds if len(answer.token_seconds) >= len(ids) else ()
+        seconds = [each if is_time(each) else None for each in answer.token_seconds]
+        if len(seconds) < len(ids):
+            seconds = []
         if not ids:
             ids = self.loaded.tokenizer.encode(answer.text, specials=False, continued=True)
-            seconds = ()
+            seconds = []
         before = self.record.line[: self._place(answer)]
         prompt_ids = self._window.prompt_before(before, ids, self._renderer)
         loaded = self.loaded

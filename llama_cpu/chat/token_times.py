@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 
 from llama_cpu.history.rows import Run, StoredMessage
 from llama_cpu.timings import Timings
@@ -24,19 +24,22 @@ class AnswerTimes:
 
     @property
     def parts(self) -> list[tuple[Run | None, Sequence[float]]]:
-        """Each run and the times of its tokens, of which the first belongs to the prompt."""
+        """Each run and the times of its tokens, of which the first belongs to the prompt.
+
+        Ahead of them, with None, those that no run is known of: of a branch, its beginning.
+        """
         seconds = self.token_seconds
-        if not self.runs:
-            return [(None, seconds)] if seconds else []
-        firsts = [min(run.first, len(seconds)) for run in self.runs]
-        edges = pairwise([*firsts, len(seconds)])
         # A file that was imported may have any numbers.
-        return [(run, seconds[a:b]) for run, (a, b) in zip(self.runs, edges, strict=True)]
+        firsts = accumulate((min(run.first, len(seconds)) for run in self.runs), max)
+        edges = pairwise([0, *firsts, len(seconds)])
+        runs = [None, *self.runs]
+        parts = [(run, seconds[a:b]) for run, (a, b) in zip(runs, edges, strict=True)]
+        return parts if parts[0][1] else parts[1:]
 
     @property
     def decode_seconds(self) -> list[float]:
         """Of every token that took a pass, or its share of one."""
-        return [each for _, seconds in self.parts for each in seconds[1:] if _is_time(each)]
+        return [each for _, seconds in self.parts for each in seconds[1:] if is_time(each)]
 
     @property
     def prefill_seconds(self) -> list[float]:
@@ -44,7 +47,8 @@ class AnswerTimes:
         return [run.seconds / run.computed for run in self.runs if run.computed]
 
 
-def _is_time(seconds: float) -> bool:
+def is_time(seconds: float) -> bool:
+    """Whether it can be one; a file that was imported may have any numbers."""
     return math.isfinite(seconds) and seconds >= 0
 
 
@@ -70,11 +74,12 @@ def _stored(message: StoredMessage) -> AnswerTimes:
 
 
 def _going_on(answer: AnswerTimes, now: Timings) -> AnswerTimes:
-    # An end token's time is not for what comes now; see chat/writing.py.
-    earlier = list(answer.token_seconds[: len(answer.token_ids)])
+    # A figure for every token or none at all, and none of an end token; see chat/writing.py.
+    has_seconds = len(answer.token_seconds) >= len(answer.token_ids)
+    earlier = list(answer.token_seconds[: len(answer.token_ids)]) if has_seconds else []
+    seconds = [*earlier, *now.token_seconds.copy()] if has_seconds else []
     prompt = (now.reused_tokens, now.prompt_done, now.prefill_seconds)
     run = Run(len(earlier), *prompt, now.drafted_tokens)
-    seconds = [*earlier, *now.token_seconds.copy()]
     return replace(answer, runs=[*answer.runs, run], token_seconds=seconds)
 
 

@@ -189,11 +189,11 @@ class Answering:
             conversation.add_notice(ENDINGS[finished.reason])
 
 
-def failed(error: Exception) -> str:
+def failed(error: Exception, what: str = "The answer failed") -> str:
     """The notice that an answer raised what it should not have."""
     first_line = str(error).strip().partition("\n")[0].rstrip(". ")
     reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
-    return f"The answer failed: {reason}; start with --debug to see where."
+    return f"{what}: {reason}; start with --debug to see where."
 
 
 def dropped(count: int) -> str:

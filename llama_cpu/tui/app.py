@@ -20,6 +20,7 @@ from llama_cpu.tui.cache_work import LeavingScreen
 from llama_cpu.tui.chat_screen import ChatScreen
 from llama_cpu.tui.figures_screen import FiguresScreen
 from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
+from llama_cpu.tui.lens_screen import LensScreen
 from llama_cpu.tui.loading_screen import LoadingScreen
 from llama_cpu.tui.model_screen import ChosenModel, ModelScreen, ModelSource
 from llama_cpu.tui.model_switch import ModelSwitch
@@ -203,9 +204,12 @@ class ChatApp(App[int]):
         """Leave, once the KV cache is kept, or at once if asked again; a screen that is left stops
         the model's work."""
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
-        if isinstance(self.screen, LeavingScreen):
-            self.screen.action_leave()
+        if self.is_leaving:
+            self.exit(EXIT_OK)
         elif chat and not self._switch.is_active and chat.session.has_unkept_cache:
+            for each in self.screen_stack:
+                if isinstance(each, LensScreen):
+                    each.stop()
             self.push_screen(LeavingScreen(chat, self.model_thread), lambda _: self.exit(EXIT_OK))
         else:
             self.exit(EXIT_OK if self.session else EXIT_CANCELLED)

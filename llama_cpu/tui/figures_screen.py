@@ -1,6 +1,7 @@
 """Times and memory on the whole screen: every token of the conversation, and all figures."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -173,7 +174,11 @@ class FiguresScreen(Screen[None]):
         number = self._chat.record.kept_id
         name = f"llama_cpu-times-{number}.csv" if number else "llama_cpu-times.csv"
         question = "Export the times and figures; the name ends in .csv or .json:"
-        text = await self.app.push_screen_wait(Ask(question, str(Path.cwd() / name)))
+        try:
+            offered = str(Path.cwd() / name)
+        except OSError:  # the folder was removed
+            offered = name
+        text = await self.app.push_screen_wait(Ask(question, offered))
         if not text or not text.strip():
             return
         try:
@@ -183,7 +188,7 @@ class FiguresScreen(Screen[None]):
 
     async def _export(self, text: str) -> str:
         path = export_path(text)
-        exists = await asyncio.to_thread(path.is_file)
+        exists = await asyncio.to_thread(os.path.isfile, path)  # never raises
         if exists:
             question = f"{path} is there already. Replace it?"
             confirm = Confirm(printable(question), yes="Replace", no="Keep it")

@@ -86,9 +86,9 @@ def _pieces(tokens: "Iterable[LensToken]") -> Iterator[tuple[int, str]]:
 
 
 def _visible(token: "LensToken") -> str:
-    if not token.shown:
-        return PART_OF_CHARACTER if token.text.startswith("\\x") or not token.text else token.text
-    text = printable(token.shown).translate(_TURNING).replace("\t", _TAB)
+    if not token.shown and (token.text.startswith("\\x") or not token.text):
+        return PART_OF_CHARACTER
+    text = printable(token.shown or token.text).translate(_TURNING).replace("\t", _TAB)
     return text if cell_len(text) or "\n" in text else _UNDER + text
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container, Vertical
@@ -19,6 +19,7 @@ from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.text import printable
 from llama_cpu.tui.answer_stream import AnswerStream
 from llama_cpu.tui.answering import failed
+from llama_cpu.tui.keys import keys_of
 from llama_cpu.tui.lens_details import LensDetails
 from llama_cpu.tui.lens_shades import (
     BY_PROBABILITY,
@@ -120,8 +121,19 @@ class LensScreen(Screen[Branch | None]):
 
     def on_unmount(self) -> None:
         """Leave the model alone, however this ends."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Read no further."""
         if self._stream:
             self._stream.stop()
+
+    def on_key(self, event: events.Key) -> None:
+        """The key that opens it closes it, also where that is the user's own."""
+        keys = keys_of("lens", self.app.keymap)  # type: ignore[attr-defined]
+        if event.key in keys.split(","):
+            event.stop()
+            self.dismiss(None)
 
     # One answer
 
@@ -130,8 +142,7 @@ class LensScreen(Screen[Branch | None]):
         return self._answers[self._place]
 
     def _look(self) -> None:
-        if self._stream:
-            self._stream.stop()
+        self.stop()
         self.query_one(LensText).clear()
         self._note("")
         self._point()
@@ -163,7 +174,8 @@ class LensScreen(Screen[Branch | None]):
         if isinstance(stream.error, UserError):
             self._note(str(stream.error))
         elif stream.error:
-            self._note(failed(stream.error))
+            self.app.answer_errors.append(stream.error)  # type: ignore[attr-defined]
+            self._note(failed(stream.error, "The answer could not be read again"))
         elif not text.tokens:
             self._note(EMPTY)
         elif not self._session.is_own(self._answer):

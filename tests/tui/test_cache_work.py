@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_cpu.chat.lens import LensPart
 from llama_cpu.history.store import History
 from llama_cpu.kept_files import kept_path
 from llama_cpu.locations import kv_folder
@@ -155,6 +156,27 @@ async def test_leaving_while_an_answer_is_written() -> None:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: pilot.app.return_value == 0)
         assert session.kept and session.messages[-1].text == "Half"
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_leaving_while_the_lens_reads(again: bool) -> None:
+    """What it reads is not waited for; asked again, not for the disk either."""
+    reading = threading.Event()
+    session = SlowSession([script("Yes")], looks=[[LensPart(0, 9), reading]])
+    session.go_on.set()
+    async with chat(session) as pilot:
+        await ask_and_wait(pilot, "one")
+        await pilot.press("f4")
+        await until(pilot, lambda: "reading 0 of 9" in screen_text(pilot))
+        session.has_unkept_cache = True
+        if again:
+            session.go_on.clear()
+        await pilot.press("ctrl+q")
+        if again:
+            await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+            await pilot.press("f1", "ctrl+q")  # the help is over it
+        await until(pilot, lambda: pilot.app.return_value == 0)
+    assert session.kept != again
 
 
 async def test_a_fault_does_not_keep_one_from_leaving() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -263,7 +264,7 @@ async def test_a_file_that_is_there_is_replaced_only_if_the_user_says_so(tmp_pat
     [
         ("times.txt", "neither in .csv nor in .json"), ("", ""), ("  ", ""),
         ("folder.csv", "name another file"), ("a\0.csv", "name another file"),
-        ("~nobody-of-that-name/a.csv", "not there"),
+        ("~nobody-of-that-name/a.csv", "not there"), pytest.param("x" * 300 + ".csv", "name another file", id="a long name"),
     ],
 )  # fmt: skip
 async def test_a_place_that_cannot_be(
@@ -278,3 +279,17 @@ async def test_a_place_that_cannot_be(
         assert isinstance(pilot.app.screen, FiguresScreen)
         assert bool(said(pilot)) == bool(problem)
     assert [each.name for each in tmp_path.iterdir()] == ["folder.csv"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps the current folder from being removed")
+async def test_without_a_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    async with chat(FakeSession([])) as pilot:
+        await open_figures(pilot)
+        gone.rmdir()
+        await export(pilot, "a.csv")
+        await until(pilot, lambda: "a folder that is not there" in said(pilot))
+        await export(pilot, str(tmp_path / "a.csv"))
+        await until(pilot, lambda: said(pilot) == f"Exported to {tmp_path / 'a.csv'}")

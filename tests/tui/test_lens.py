@@ -21,6 +21,7 @@ from llama_cpu.tui.lens_screen import (
 from llama_cpu.tui.lens_shades import SHADES, UNKNOWN, by_probability, by_time, median_seconds
 from llama_cpu.tui.lens_text import LensText
 from llama_cpu.tui.messages import UserMessage
+from llama_cpu.tui.preferences import Preferences
 from tests.tui.driving import (
     NARROW,
     WIDE,
@@ -68,6 +69,9 @@ def test_what_does_not_show_is_shown() -> None:
     assert escaped("") == "no text"
     [[turned]] = laid_out([token(0, "a\u202eb\u2066c")], 80)
     assert turned.text == "a▯b▯c"
+    # A special token may be called anything.
+    laid = laid_out([token(0, "", text="<\x1b[2J\u202e\t\n>")], 80)
+    assert ["".join(span.text for span in line) for line in laid] == ["<␛[2J▯⇥   ↵", ">"]
 
 
 # Shades and figures
@@ -391,6 +395,22 @@ async def test_what_goes_wrong_is_told(error: Exception, said: str) -> None:
         await ask_and_wait(pilot, "hi")
         await press(pilot, "f4")
         await until(pilot, lambda: said in note(pilot))
+        is_fault = not isinstance(error, UserError)
+        assert pilot.app.answer_errors == ([error] if is_fault else [])
+        assert ("could not be read again" in note(pilot)) == is_fault
+
+
+async def test_the_users_own_key_opens_and_closes_it() -> None:
+    own = Preferences(keymap={"lens": "f6,ctrl+l"})
+    async with chat(
+        FakeSession([script("Hi")], looks=[looks(), looks()]), preferences=own
+    ) as pilot:
+        await ask_and_wait(pilot, "hi")
+        for key in ("f6", "ctrl+l"):
+            await press(pilot, key)
+            await until(pilot, lambda: isinstance(pilot.app.screen, LensScreen))
+            await press(pilot, key)
+            await until(pilot, lambda: prompt(pilot).has_focus)
 
 
 async def test_an_empty_answer() -> None:
