@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.rows import Conversation, State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
-from llama_cpu.kept_files import forget, kept_files, mark_of, remove
+from llama_cpu.kept_files import KeptFile, forget, kept_files, mark_of, remove
 from llama_cpu.locations import history_path, kv_folder
 from llama_cpu.new_files import write_text
 from llama_cpu.text import human_bytes, printable
@@ -60,7 +61,7 @@ def add_history_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run_history(args: argparse.Namespace, usual: Path | None = None) -> int:
-    """Exit code 0, or 1 where the user did not want something deleted. Raises UserError.
+    """Exit code 0, or 1 where something was not deleted. Raises UserError.
 
     ``usual``: the database where --history names none.
     """
@@ -141,13 +142,30 @@ def _delete(args: argparse.Namespace, history: History) -> int:
 
 def _caches(args: argparse.Namespace, history: History) -> int:
     assert history.file
+    if args.clear:
+        return _clear_caches()
     own = mark_of(history.file)
     for kept in kept_files(kv_folder()):
-        if args.clear:
-            remove(kept.path)
-        elif kept.mark == own:
+        if kept.mark == own:
             _print_row(kept.conversation, human_bytes(kept.nbytes), day_and_time(kept.changed))
     return 0
+
+
+def _clear_caches() -> int:
+    """Exit code 1 where some are still there."""
+    files = kept_files(kv_folder())
+    removed = [kept for kept in files if remove(kept.path)]
+    left = [kept for kept in files if os.path.lexists(kept.path)]
+    said = f"Removed: {_count(removed)}."
+    if left:
+        said += f" Could not be removed: {_count(left)} in {kv_folder()}."
+    print(printable(said))
+    return 1 if left else 0
+
+
+def _count(files: Sequence[KeptFile]) -> str:
+    name = "file" if len(files) == 1 else "files"
+    return f"{len(files)} {name}, {human_bytes(sum(kept.nbytes for kept in files))}"
 
 
 def _may_delete(conversation: Conversation) -> bool:

@@ -85,16 +85,15 @@ class KeptCaches:
         cache: KVCache,
         on_progress: Progress,
         stop: Flag,
-    ) -> None:
+    ) -> bool:
         """Keep the cache's first tokens, as many as the limit allows, unless they are too few.
 
-        A file that is there already stays where that fails. Raises Cancelled once ``stop`` is set.
+        Whether there is a new file; one that is there already stays where that fails. Raises
+        Cancelled once ``stop`` is set.
         """
-        if self.remove_if_gone(conversation, message):
-            return
         length = self.length_kept(cache)
-        if not length:
-            return
+        if self.remove_if_gone(conversation, message) or not length:
+            return False
         label = {**label, **self._own_label(conversation), "message": str(message)}
         path, size = self.path(conversation), file_bytes(cache, length, label)
         with contextlib.suppress(OSError, UserError):
@@ -102,10 +101,12 @@ class KeptCaches:
             self._make_room(self._total - size, but=path)
             with NewFiles(self._folder) as new_files:
                 if new_files.free_bytes() < size + FREE_BYTES:
-                    return
+                    return False
                 file = new_files.open(path.name, private=True)
                 write_kv(file, label, cache, length, _in_time(on_progress), stop)
                 new_files.publish(sync=False)  # the checksum tells what a power cut leaves
+                return True
+        return False
 
     def _own_label(self, conversation: int) -> dict[str, str]:
         return {"history": str(self._database), "conversation": str(conversation)}

@@ -548,9 +548,13 @@ def test_a_full_disk_means_no_file(
     open_session: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_caches, "FREE_BYTES", 1 << 60)
-    kept_one(open_session)
-    assert list(folder.iterdir()) == []
+    session = open_session()
+    turn(session, LONG)
+    leave(session)
+    assert list(folder.iterdir()) == [] and session.has_unkept_cache
     monkeypatch.undo()
+    leave(session)  # there is room again
+    only_file(folder).unlink()
 
     def full(file: object, start: int, data: memoryview) -> None:
         raise OSError(28, "No space left on device")

@@ -90,12 +90,13 @@ class CacheKeeper:
             self._kept.remove_if_gone(self._conversation, self._message)
             return
         try:
-            self._kept.save(
+            is_new = self._kept.save(
                 self._conversation, self._message, self._label, self._cache, on_progress, stop
             )
         except Cancelled:
             return
-        self._on_disk = self._cache.token_ids.copy()
+        if is_new:
+            self._on_disk = self._cache.token_ids.copy()
 
     def _labelled(self, template: ChatTemplate) -> dict[str, str]:
         source = hashlib.sha256(template.source.encode(errors="surrogatepass")).hexdigest()

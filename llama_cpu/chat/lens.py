@@ -100,7 +100,9 @@ def look(
     except Cancelled:
         return
     finally:
-        # What was written over is the same, and what comes after was left alone.
+        # What was written over is the same but for rounding: rows that are read together may
+        # differ in the last bit, and in int8 more than 16 take activations of 8 bits. What comes
+        # after was left alone.
         both = min(len(before), len(ids))
         if before[:both] == ids[:both]:
             cache.extend(before[len(cache) :])

@@ -187,5 +187,11 @@ def test_kept_caches(
     assert {(row[0], row[1]) for row in rows} == {(str(conversation), "2.0 KiB"), ("77", "2.0 KiB")}
     run("delete", conversation, "--yes")
     assert [path.exists() for path in (other, *paths)] == [True, False, True]
-    run("caches", "--clear")
+    assert run("caches", "--clear") == "Removed: 2 files, 4.0 KiB.\n"
     assert list(kv_folder().iterdir()) == []
+    assert run("caches", "--clear") == "Removed: 0 files, 0 B.\n"
+    other.write_bytes(bytes(2048))
+    monkeypatch.setattr("llama_cpu.history_command.remove", lambda path: False)  # as on Windows
+    told = run("caches", "--clear", code=1)
+    removed, left = "Removed: 0 files, 0 B.", "Could not be removed: 1 file, 2.0 KiB in"
+    assert told == f"{removed} {left} {kv_folder()}.\n"

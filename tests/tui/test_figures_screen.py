@@ -264,7 +264,8 @@ async def test_a_file_that_is_there_is_replaced_only_if_the_user_says_so(tmp_pat
     [
         ("times.txt", "neither in .csv nor in .json"), ("", ""), ("  ", ""),
         ("folder.csv", "name another file"), ("a\0.csv", "name another file"),
-        ("~nobody-of-that-name/a.csv", "not there"), pytest.param("x" * 300 + ".csv", "name another file", id="a long name"),
+        ("~nobody-of-that-name/a.csv", "not there"),
+        pytest.param("x" * 300 + ".csv", "name another file", id="a long name"),
     ],
 )  # fmt: skip
 async def test_a_place_that_cannot_be(

@@ -410,7 +410,7 @@ async def test_the_users_own_key_opens_and_closes_it() -> None:
             await press(pilot, key)
             await until(pilot, lambda: isinstance(pilot.app.screen, LensScreen))
             await press(pilot, key)
-            await until(pilot, lambda: prompt(pilot).has_focus)
+            await until(pilot, lambda: not isinstance(pilot.app.screen, LensScreen))
 
 
 async def test_an_empty_answer() -> None:
