@@ -96,6 +96,7 @@ def test_without_history_nothing_is_kept(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     options = ["--no_history", "--ckpt_dir", str(demo_model), "--max_gen_len", "5"]
+    options += ["--temperature", "0"]
     with Terminal("example_chat.py", *options) as terminal:
         terminal.wait_for("palette")
         terminal.type("Hello!\r")
