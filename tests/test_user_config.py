@@ -195,7 +195,8 @@ def test_the_sample_is_a_file_that_says_the_same(
     file.write_text(text)
     assert main(["config", "--config", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert all(len(line) <= 120 for line in printed.splitlines())
+    lines = [line for line in printed.splitlines() if str(file) not in line]
+    assert all(len(line) <= 120 for line in lines)
     before = read_config(file)
     file.write_text(printed)
     assert read_config(file) == before
