@@ -565,7 +565,6 @@ def test_a_full_disk_means_no_file(
     assert answer_to(open_session(conversation), "and then?")[0] == 0
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such rights")
 def test_a_folder_that_cannot_be_made(open_session: Open, folder: Path) -> None:
     folder.write_text("a file")
     conversation = kept_one(open_session)
