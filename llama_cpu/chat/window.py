@@ -77,16 +77,19 @@ class Window:
             told = self._to_tell(turns[dropped:])
             return build_prompt(told, renderer, self._tokenizer) + begun
 
-        def fits(dropped: int) -> bool:
-            return len(without(dropped)) + room <= self._context
+        def is_too_long(ids: list[int]) -> bool:
+            return len(ids) + room > self._context
 
         last = max(0, len(turns) - 1)
         dropped = max(before, self._about_to_drop(turns, self._context - room - len(begun)))
-        while dropped < last and not fits(dropped):
+        ids = without(dropped)
+        while dropped < last and is_too_long(ids):
             dropped += 1
-        while dropped > before and fits(dropped - 1):
+            ids = without(dropped)
+        while dropped > before and not is_too_long(longer := without(dropped - 1)):
             dropped -= 1
-        return without(dropped), dropped
+            ids = longer
+        return ids, dropped
 
     def _about_to_drop(self, turns: list[Turn], room: int) -> int:
         """How many turns have to be left out for the others to have room, nearly.

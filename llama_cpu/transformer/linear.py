@@ -206,7 +206,7 @@ class SeparateLinears:
         self.linears = linears
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: float32 [rows, in] -> float32 [rows, sum of outs]."""
+        """x: [rows, in] -> [rows, sum of outs], as each product takes and gives it."""
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
