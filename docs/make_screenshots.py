@@ -16,9 +16,9 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command line sets it
 
 from textual.pilot import Pilot
 
+from llama_cpu.arguments import chat_parser
 from llama_cpu.chat.choose_model import model_chooser
 from llama_cpu.chat.open_session import open_record, session_opener
-from llama_cpu.cli import chat_parser
 from llama_cpu.demo_model import fetch_demo_model
 from llama_cpu.loading import plan_from_arguments
 from llama_cpu.locations import cache_folder

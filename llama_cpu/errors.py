@@ -10,3 +10,6 @@ class UserError(Exception):
 
 class Cancelled(Exception):
     """The user asked for a long piece of work (loading, prefill, download) to stop."""
+
+
+EXIT_USER_ERROR = 2  # of a process that ends with a UserError's sentence

@@ -9,10 +9,10 @@ from threading import Event as Flag
 
 import pytest
 
+from llama_cpu.arguments import chat_parser
 from llama_cpu.chat.choose_model import ChooseModel, model_chooser
 from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
-from llama_cpu.cli import chat_parser
 from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
 from llama_cpu.loading import plan_from_arguments

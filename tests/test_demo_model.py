@@ -129,8 +129,8 @@ def test_bf16_answers_the_question(demo_model: Path) -> None:
 
 
 def test_generation_config_gives_the_defaults(demo_model: Path, tmp_path: Path) -> None:
+    from llama_cpu.arguments import chat_parser
     from llama_cpu.chat.open_session import sampling_from
-    from llama_cpu.cli import chat_parser
 
     config = open_checkpoint(demo_model).config
     write_hugging_face(tmp_path, config, read_all(demo_model))

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from llama_cpu import kept_caches
+from llama_cpu.arguments import chat_parser
 from llama_cpu.chat import cache_keeper
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.open_session import session_opener
@@ -23,7 +24,6 @@ from llama_cpu.chat.record import Record
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.cli import chat_parser
 from llama_cpu.errors import UserError
 from llama_cpu.events import Token
 from llama_cpu.fingerprint import fingerprint

@@ -304,8 +304,8 @@ def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
 
 
 def test_do_sample_false_is_greedy(demo_model: Path) -> None:
+    from llama_cpu.arguments import chat_parser
     from llama_cpu.chat.open_session import sampling_from
-    from llama_cpu.cli import chat_parser
 
     plan = replace(plan_loading(demo_model), generation_config={"do_sample": False})
     parse = chat_parser("x").parse_args

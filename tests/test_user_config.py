@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from llama_cpu import new_files
-from llama_cpu.cli import chat_main, chat_parser, complete_main, main
+from llama_cpu.arguments import chat_parser
+from llama_cpu.cli import chat_main, complete_main, main
 from llama_cpu.errors import UserError
 from llama_cpu.locations import config_path
 from llama_cpu.user_config import ENTRIES, UserConfig, read_config, save_entry, with_entry
