@@ -13,7 +13,7 @@ from llama_cpu.machine import lazy_memory
 class LayerCache(NamedTuple):
     """One layer's keys and values while some tokens are read: parts of the cache, not copies."""
 
-    new: Tensor  # [2, n_kv_heads, seq, head_dim], where those of the tokens belong
+    new: Tensor  # [seq, 2 * n_kv_heads, head_dim], where those of the tokens belong: keys first
     keys: Tensor  # [1, n_kv_heads, start + seq, head_dim], those of the tokens included
     values: Tensor
 
@@ -43,7 +43,7 @@ class KVCache:
     def layers(self, seq: int) -> list[LayerCache]:
         """Each layer's part for reading ``seq`` more tokens; made once for all of them."""
         start, end = len(self), len(self) + seq
-        new = self._memory[:, :, :, start:end].unbind(0)
+        new = self._memory.flatten(1, 2)[:, :, start:end].transpose(1, 2).unbind(0)
         keys, values = self._memory[:, None, :, :, :end].unbind(2)
         return [
             LayerCache(*parts) for parts in zip(new, keys.unbind(0), values.unbind(0), strict=True)

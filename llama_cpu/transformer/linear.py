@@ -106,7 +106,7 @@ class Bfloat16Linear:
             return torch.mv(self.weight, x[0].bfloat16()).float().unsqueeze(0)
         if _BF16_IN_HARDWARE:
             return F.linear(x.bfloat16(), self.weight)
-        return F.linear(x, _SCRATCH.widened(self.weight))
+        return F.linear(x.float(), _SCRATCH.widened(self.weight))
 
 
 class Int8Linear:
@@ -133,7 +133,8 @@ class Int8Linear:
         self._packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: float32 [rows, in] -> float32 [rows, out]."""
+        """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
+        x = x.float()
         greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
         # A row of zeros divides by zero; whatever comes out is multiplied by zero.
         if x.shape[0] <= self.FEW_ROWS:
@@ -192,11 +193,11 @@ class PlainInt8Linear:
         self._in_blocks = all(size % 64 == 0 for size in weight.values.shape)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: float32 [rows, in] -> float32 [rows, out]."""
+        """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
         if x.shape[0] <= 4 and self._in_blocks:
             product = torch._weight_int8pack_mm(x.bfloat16(), self._values, self._ones)
             return product * self._scale
-        return F.linear(x, _SCRATCH.widened(self._values)).mul_(self._scale)
+        return F.linear(x.float(), _SCRATCH.widened(self._values)).mul_(self._scale)
 
 
 class SeparateLinears:

@@ -129,14 +129,13 @@ class Attention:
         seq, kv = x.shape[0], self.n_kv_heads
         heads = self.wqkv(x).float().view(seq, -1, self.head_dim)  # of q, then k, then v
         rotate(heads[:, :-kv])
-        cache.new.copy_(heads[:, self.n_heads :].unflatten(1, (2, kv)).permute(1, 2, 0, 3))
+        cache.new.copy_(heads[:, self.n_heads :])
         # The heads of a group stand below each other as if they were more rows of one head, so
         # that the shared keys and values are read in place and not copied for each head.
-        q = heads[:, : self.n_heads].unflatten(1, (kv, -1)).permute(1, 2, 0, 3)
-        q = q.reshape(1, kv, -1, self.head_dim).to(cache.keys.dtype)  # [1, kv, group * seq, d]
+        q = heads[:, : self.n_heads].transpose(0, 1).reshape(1, kv, -1, self.head_dim)
+        q = q.to(cache.keys.dtype)  # [1, kv, group * seq, d]
         out = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=mask)
-        out = out.view(kv, -1, seq, self.head_dim).permute(2, 0, 1, 3)
-        return self.wo(out.reshape(seq, -1).float())
+        return self.wo(out.view(self.n_heads, seq, -1).transpose(0, 1).reshape(seq, -1))
 
 
 def causal_mask(seq: int, start: int, group: int) -> Tensor | None:
@@ -162,11 +161,12 @@ class RMSNorm:
     """Root mean square norm (Zhang and Sennrich, arXiv:1910.07467)."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self.weight, self.eps = weight, torch.tensor(eps)
+        # x / sqrt(mean of squares + eps), both sides of the stroke times sqrt(dim).
+        self.weight = weight * len(weight) ** 0.5
+        self.least = torch.tensor((eps * len(weight)) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
         # vector_norm is the one reduction that is quick for one row and for many; F.rms_norm
         # takes three times as long for one, and 40 times for 512.
         size = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [seq, 1]
-        scale = torch.addcmul(self.eps, size, size, value=1 / x.shape[1]).rsqrt_()
-        return (x * scale).mul_(self.weight)
+        return (x * self.weight).div_(torch.hypot(size, self.least))

@@ -11,7 +11,7 @@ def new_cache(dtype: torch.dtype = torch.float32) -> KVCache:
 def keep(cache: KVCache, layer: int, tokens: torch.Tensor) -> LayerCache:
     """Store [seq, 2, 16] as one layer's keys and its negative as values."""
     part = cache.layers(len(tokens))[layer]
-    part.new.copy_(torch.stack([tokens, -tokens]).transpose(1, 2))
+    part.new.copy_(torch.cat([tokens, -tokens], dim=1))
     return part
 
 
