@@ -110,13 +110,16 @@ async def choose_other(pilot: Pilot[int]) -> None:
     await pilot.press("down", "right", "enter")
 
 
-async def test_models_are_listed_with_what_they_take(tmp_path: Path) -> None:
+async def test_models_are_listed_with_what_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a longer path would break lines elsewhere
     config = tiny_config()
-    good = write_gguf(tmp_path / "good.gguf", config, random_weights(config))
-    (tmp_path / "bad.gguf").write_bytes(b"GGUF\x1b[2J")
+    good = write_gguf(Path("good.gguf"), config, random_weights(config))
+    Path("bad.gguf").write_bytes(b"GGUF\x1b[2J")
     found = [
         FoundModel(good, "[red]good[/] with a name that is far too long"),
-        FoundModel(tmp_path / "bad.gguf", "bad\x1b[2J\nname"),
+        FoundModel(Path("bad.gguf"), "bad\x1b[2J\nname"),
     ]
     async with chat(FakeSession([]), NARROW, models=ModelSource(lambda: found)) as pilot:
         await pilot.press("f3")

@@ -1,0 +1,39 @@
+"""Conversations that are left and opened again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event as Flag
+
+from llama_cpu.chat.cache_keeper import unwatched
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.events import Token
+from tests.test_conversation import prefill_of, turn
+
+LONG = "tell me more " * 12
+TOKENS = 2 * 2 * 4 * 16 * 4  # bytes of a token in the cache
+Open = Callable[..., ChatSession]  # with a conversation or without
+
+
+def leave(session: ChatSession) -> int:
+    """The conversation that was left."""
+    session.keep_cache(unwatched, Flag())
+    assert session.record.kept_id is not None
+    return session.record.kept_id
+
+
+def kept_one(open_session: Open) -> int:
+    """A conversation with a file."""
+    session = open_session()
+    turn(session, LONG)
+    return leave(session)
+
+
+def only_file(folder: Path) -> Path:
+    (file,) = folder.iterdir()
+    return file
+
+
+def answer_to(session: ChatSession, text: str) -> tuple[int, list[int]]:
+    """How many tokens were reused, and the answer's ids."""
+    events = turn(session, text)
+    return prefill_of(events).reused, [each.id for each in events if isinstance(each, Token)]
