@@ -10,7 +10,8 @@ from benchmarks.workers.protocol import Options, Run, Task, Times, serve
 from llama_cpu.machine import prepare_for_torch
 
 PAGE = Path(__file__).with_name("heap.txt")
-QUESTION = "Repeat this code word for word, but rename the class Heap to Queue:\n\n```python\n{}```"
+QUESTION = "Repeat this code word for word, but rename the class Heap to {}:\n\n```python\n{}```"
+NAMES = ("Queue", "Pile", "Store", "Ranking")  # as one answer alone may happen to repeat little
 ANSWER = 500  # tokens at the most
 
 
@@ -42,14 +43,17 @@ def load(options: Options) -> tuple[str, Run]:
     loaded = load_model(plan, lambda done, total, name: None, Flag())
     template = choose_template(None, loaded.tokenizer, plan.name)
 
-    def run(task: Task) -> Times:
+    def answer(name: str) -> list[Token]:
         session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
         session._generator.draft_length = Longest(loaded.longest_draft)
-        session.record.add_user(QUESTION.format(PAGE.read_text()))
+        session.record.add_user(QUESTION.format(name, PAGE.read_text()))
         try:
-            tokens = [event for event in session.answer(Flag()) if isinstance(event, Token)]
+            return [event for event in session.answer(Flag()) if isinstance(event, Token)]
         finally:
             session.close()
+
+    def run(task: Task) -> Times:
+        tokens = [token for name in NAMES for token in answer(name)]
         passes = sum(not token.drafted for token in tokens)
         figures = {"tokens": len(tokens), "passes": passes, "rows": loaded.longest_draft + 1}
         return Times(0.0, [], figures)

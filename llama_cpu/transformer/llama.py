@@ -154,7 +154,7 @@ class FeedForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         gate, up = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate).mul_(up))
+        return self.w2(F.silu(gate, inplace=True).mul_(up))
 
 
 class RMSNorm:
