@@ -10,7 +10,7 @@ The peers are no dependencies; make an environment for them:
 
     pip install llama-cpp-python ctranslate2 openvino-genai nncf
 
-The models of random weights take 32 GB in --folder with all that is made of them for the peers.
+The models of random weights take 50 GB in --folder with all that is made of them for the peers.
 """
 
 import argparse
