@@ -7,21 +7,17 @@ from threading import Event as Flag
 import pytest
 
 from llama_cpu.chat.session import ChatSession
-from llama_cpu.chat.templates import NAMED_TEMPLATES, ChatTemplate
+from llama_cpu.chat.templates import NAMED_TEMPLATES
 from llama_cpu.errors import UserError
-from llama_cpu.events import Event, Finished, Prefill, StopReason, Token, TurnsDropped
+from llama_cpu.events import Finished, Prefill, StopReason, Token, TurnsDropped
 from llama_cpu.generation import Limits
 from llama_cpu.history.rows import State
 from llama_cpu.loading import LoadedModel
 from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.transformer.linear import PREFILL_CHUNK
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
+from tests.support.conversations import PLAIN, prefill_of, turn
 from tests.support.engine import GREEDY, generator_of, greedy, greedy_events, load_tiny
-
-PLAIN = ChatTemplate(
-    "plain",
-    "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}a:",
-)
 
 
 @pytest.fixture
@@ -35,15 +31,6 @@ def session(loaded: LoadedModel):
     session = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=12)
     yield session
     session.close()
-
-
-def turn(session: ChatSession, text: str) -> list[Event]:
-    session.add_user(text)
-    return list(session.answer(Flag()))
-
-
-def prefill_of(events: list[Event]) -> Prefill:
-    return [event for event in events if isinstance(event, Prefill)][-1]
 
 
 def test_cache_is_kept_between_turns(session: ChatSession) -> None:

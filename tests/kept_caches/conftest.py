@@ -16,9 +16,9 @@ from llama_cpu.history.store import History
 from llama_cpu.kept_caches import KeptCaches
 from llama_cpu.precision import Precision
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
+from tests.support.conversations import PLAIN
 from tests.support.engine import GREEDY, load_tiny
 from tests.support.kept_caches import Open
-from tests.test_conversation import PLAIN
 
 
 @pytest.fixture

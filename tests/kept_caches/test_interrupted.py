@@ -12,8 +12,8 @@ import pytest
 from llama_cpu import kept_caches
 from llama_cpu.history.store import History
 from llama_cpu.kept_files import kept_files
+from tests.support.conversations import turn
 from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
-from tests.test_conversation import turn
 
 ROOT = Path(__file__).parent.parent.parent
 

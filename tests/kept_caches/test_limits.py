@@ -10,8 +10,8 @@ from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
 from llama_cpu.kept_files import kept_files
+from tests.support.conversations import turn
 from tests.support.kept_caches import LONG, TOKENS, Open, answer_to, kept_one, leave, only_file
-from tests.test_conversation import turn
 
 
 def sizes(folder: Path) -> list[int]:

@@ -22,9 +22,9 @@ from llama_cpu.kept_files import kept_files
 from llama_cpu.loading import LoadPlan
 from llama_cpu.precision import Precision
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
+from tests.support.conversations import PLAIN, turn
 from tests.support.engine import ByteTokenizer
 from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
-from tests.test_conversation import PLAIN, turn
 
 
 def test_other_weights(open_session: Open, tmp_path: Path, folder: Path) -> None:

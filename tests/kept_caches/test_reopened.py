@@ -13,8 +13,8 @@ from llama_cpu.chat.record import Record
 from llama_cpu.history.store import History
 from llama_cpu.kept_files import kept_files
 from llama_cpu.precision import Precision
+from tests.support.conversations import prefill_of, turn
 from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
-from tests.test_conversation import prefill_of, turn
 
 
 def test_reopened_conversation_goes_on_as_if_it_had_not_been_left(open_session: Open) -> None:

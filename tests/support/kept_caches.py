@@ -7,7 +7,7 @@ from threading import Event as Flag
 from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.events import Token
-from tests.test_conversation import prefill_of, turn
+from tests.support.conversations import prefill_of, turn
 
 LONG = "tell me more " * 12
 TOKENS = 2 * 2 * 4 * 16 * 4  # bytes of a token in the cache

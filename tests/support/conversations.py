@@ -1,0 +1,23 @@
+"""A template without frills, and short ways to a turn."""
+
+from threading import Event as Flag
+
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.chat.templates import ChatTemplate
+from llama_cpu.events import Event, Prefill
+
+PLAIN = ChatTemplate(
+    "plain",
+    "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}a:",
+)
+
+
+def turn(session: ChatSession, text: str) -> list[Event]:
+    """Ask, and take the whole answer."""
+    session.add_user(text)
+    return list(session.answer(Flag()))
+
+
+def prefill_of(events: list[Event]) -> Prefill:
+    """How far reading the prompt came in the end."""
+    return [event for event in events if isinstance(event, Prefill)][-1]
