@@ -79,6 +79,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_thread_count, metavar="N", help="threads (default: the physical cores)"
     )
     model.add_argument(
+        "--mmap",
+        action="store_true",
+        default=None,
+        help="use weights where they lie in the files, without a copy: ready at once (default: "
+        "unless the processor has a faster layout for them)",
+    )
+    model.add_argument(
+        "--no_mmap", dest="mmap", action="store_false", help="copy all of them into memory"
+    )
+    model.add_argument(
         "--lookup",
         action="store_true",
         default=None,

@@ -7,7 +7,7 @@ from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
 from llama_cpu.precision import Precision
 from llama_cpu.text import human_bytes
-from llama_cpu.transformer.linear import PREFILL_CHUNK, multiplies_in_hardware
+from llama_cpu.transformer.linear import PREFILL_CHUNK, packs, widens
 
 _PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
@@ -32,11 +32,12 @@ def forecast(config: ModelConfig, precision: Precision, max_seq_len: int) -> For
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
-    if not multiplies_in_hardware(precision):
+    packed = packs(precision)
+    if widens(precision, packed):
         heads = config.n_heads + 2 * config.n_kv_heads
         working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
-    if precision is Precision.INT8 and config.tied_output:
-        weights += precision.nbytes((config.vocab_size, config.dim))  # in oneDNN's layout as well
+    if precision is Precision.INT8 and packed and config.tied_output:
+        weights += precision.nbytes((config.vocab_size, config.dim))  # as a product and as a table
     return Forecast(weights, kv_cache, working)
 
 

@@ -55,6 +55,9 @@ ENTRIES: dict[str, Range | Choice] = {
         int, "context in tokens; default: what the model can, at most 4096", 16, 1 << 20
     ),
     "threads": Range(int, "default: the physical cores", 1, 1024),
+    "mmap": Choice(
+        _FLAG, "use weights where they lie in the files; default: where no other layout is faster"
+    ),
     "lookup": Choice(_FLAG, "propose what followed the same tokens before; default: where it pays"),
     "draft_ckpt_dir": Choice(_PATH, "a small model that proposes tokens instead"),
     "force": Choice(_FLAG, "load even if the memory does not seem to suffice", default=False),

@@ -13,7 +13,7 @@ import torch
 
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.loading import load, plan_loading
+from llama_cpu.loading import LoadPlan, load, plan_loading
 from llama_cpu.memory_forecast import check_fits, forecast
 from llama_cpu.precision import Precision
 from tests.support.checkpoints import (
@@ -26,6 +26,7 @@ from tests.support.checkpoints import (
     write_meta,
 )
 from tests.support.engine import load_tiny
+from tests.support.merging import merge
 
 GIB = 1 << 30
 
@@ -33,7 +34,7 @@ GIB = 1 << 30
 def resident_weights(
     folder: Path, precision: Precision = Precision.FLOAT32
 ) -> dict[str, torch.Tensor]:
-    loaded = load_tiny(folder, precision=precision)
+    loaded = load_tiny(folder, precision=precision, mmap=True)
     block = next(iter(loaded.model.blocks))
     return {
         "tok_embeddings": loaded.model.tok_embeddings,
@@ -140,7 +141,7 @@ _PEAK_OF_LOADING = """
 import sys
 from pathlib import Path
 from threading import Event
-from llama_cpu.loading import load, plan_loading
+from llama_cpu.loading import LoadPlan, load, plan_loading
 from llama_cpu.machine import memory_report
 from llama_cpu.precision import Precision
 precision = Precision(sys.argv[3])
@@ -181,7 +182,6 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
         if len(seen) == 5:
             stop.set()
 
-    from llama_cpu.loading import LoadPlan
     from tests.support.engine import ByteTokenizer
 
     plan = LoadPlan(open_checkpoint(tmp_path), ByteTokenizer(), Precision.FLOAT32, 64, 2, False, {})
@@ -297,10 +297,52 @@ def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
     write_meta(tmp_path, config, random_weights(config))
     loaded = load_tiny(tmp_path)
     assert loaded.mapped_bytes == loaded.weights_bytes
-    in_bf16 = load_tiny(tmp_path, precision=Precision.BF16)
+    in_bf16 = load_tiny(tmp_path, precision=Precision.BF16, mmap=True)
     norms = (2 * config.n_layers + 1) * config.dim * 4
     assert in_bf16.mapped_bytes == norms
     assert in_bf16.weights_bytes == (loaded.weights_bytes - norms) // 2 + norms
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_mapped_and_copied_weights_give_the_same(precision: Precision, tmp_path: Path) -> None:
+    """Rounded otherwise at the most: sums in another order, activations in 16 bits in int8."""
+    config = tiny_config()
+    weights = random_weights(config)
+    if precision is Precision.INT8:
+        write_meta(tmp_path / "in", config, weights)
+        assert merge("--input_dir", tmp_path / "in", "--int8", "--output_dir", tmp_path) == 0
+    else:
+        weights = {name: weight.to(precision.dtype) for name, weight in weights.items()}
+        write_meta(tmp_path, config, weights)
+    mapped = load_tiny(tmp_path, precision=precision, mmap=True)
+    copied = load_tiny(tmp_path, precision=precision, mmap=False)
+    norms = (2 * config.n_layers + 1) * config.dim * 4
+    assert mapped.weights_bytes == copied.weights_bytes
+    assert mapped.mapped_bytes > 0.9 * (mapped.weights_bytes - norms)
+    assert copied.mapped_bytes == 0
+    for ids in ([5], [7, 8, 9], list(range(40))):  # one row, several, many
+        here, there = (loaded.model.forward(ids, loaded.cache) for loaded in (mapped, copied))
+        assert (here - there).norm() < 0.02 * there.norm()
+
+
+def test_the_plan_maps_what_the_processor_does_not_want_packed(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpu.transformer import linear
+
+    def plan(precision: Precision, mmap: bool | None = None) -> LoadPlan:
+        return plan_loading(demo_model, precision=precision, mmap=mmap)
+
+    for hardware in (True, False):
+        monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
+        monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
+        assert plan(Precision.FLOAT32).mmap
+        assert not plan(Precision.FLOAT32, mmap=False).mmap
+        for precision in (Precision.BF16, Precision.INT8):
+            assert plan(precision).mmap is not hardware
+            assert plan(precision).packed is hardware
+            assert plan(precision, mmap=True).mmap
+            assert not plan(precision, mmap=True).packed
 
 
 def test_do_sample_false_is_greedy(demo_model: Path) -> None:

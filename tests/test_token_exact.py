@@ -7,7 +7,7 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama_cpu.config import ModelConfig, RopeScaling
-from llama_cpu.transformer.linear import PREFILL_CHUNK
+from llama_cpu.transformer.linear import PREFILL_CHUNK, make_output
 from llama_cpu.transformer.llama import Llama
 from tests.support.checkpoints import (
     random_weights,
@@ -137,8 +137,7 @@ def test_blocks_may_come_from_anywhere(tmp_path: Path) -> None:
 
     loaded.cache.reuse([])
     embeddings, norm = weights["tok_embeddings.weight"], weights["norm.weight"]
-    streamed = Llama(
-        config, embeddings, OneAtATime(), norm, weights["output.weight"], 512, prefill_chunk=64
-    )
+    output = make_output(weights["output.weight"], packed=False)
+    streamed = Llama(config, embeddings, OneAtATime(), norm, output, 512, prefill_chunk=64)
     object.__setattr__(loaded, "model", streamed)
     assert greedy(loaded, PROMPT, 16) == expected

@@ -50,6 +50,7 @@ def model_chooser(args: argparse.Namespace, first: LoadPlan, record: Record) -> 
             max_seq_len=first.max_seq_len if is_first else None,
             threads=args.threads,
             force=True,  # what is free will be more than now
+            mmap=args.mmap,
             lookup=args.lookup,
             draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,
         )

@@ -15,11 +15,12 @@ from llama_cpu.errors import UserError
 from llama_cpu.fingerprint import fingerprint
 from llama_cpu.history.store import History
 from llama_cpu.kept_caches import KeptCaches
-from llama_cpu.loading import LoadPlan, Progress, load
+from llama_cpu.loading import LoadPlan, load
 from llama_cpu.locations import history_path
 from llama_cpu.sampling import Sampling
 from llama_cpu.settings import RANGES
 from llama_cpu.standard_input import require_text
+from llama_cpu.weight_reader import Progress
 
 OpenSession = Callable[[Progress, Flag], ChatSession]
 

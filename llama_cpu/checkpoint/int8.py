@@ -39,6 +39,10 @@ class Int8Tensor:
         Raises UserError where a scale is none.
         """
         self.values.fill(values)
+        self.read_scale(scale)
+
+    def read_scale(self, scale: Tensor) -> None:
+        """Fill float32 ``scale`` [out]. Raises as ``read``."""
         self.scale.fill(scale)
         if not bool((scale >= 0).logical_and(scale.isfinite()).all()):
             raise UserError(

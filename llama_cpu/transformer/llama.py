@@ -16,7 +16,7 @@ from torch import Tensor
 from llama_cpu.config import ModelConfig
 from llama_cpu.errors import Cancelled
 from llama_cpu.transformer.kv_cache import KVCache, LayerCache
-from llama_cpu.transformer.linear import PREFILL_CHUNK, Linear, Weight, make_output, take_rows
+from llama_cpu.transformer.linear import PREFILL_CHUNK, Linear, Output, Weight, take_rows
 from llama_cpu.transformer.rope import Rope, Rotate
 
 
@@ -29,11 +29,11 @@ class Llama:
         tok_embeddings: Weight,
         blocks: Iterable["Block"],
         norm: Tensor,
-        output: Weight,
+        output: Output,
         max_seq_len: int,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        """``tok_embeddings`` and ``output``: [vocab, dim], one and the same where they are tied.
+        """``tok_embeddings``: [vocab, dim]. ``output``: dim -> vocab.
 
         ``prefill_chunk``: how many tokens of a prompt are to be read at once.
         """
@@ -42,7 +42,7 @@ class Llama:
         self.tok_embeddings = tok_embeddings
         self.blocks = blocks
         self.norm = RMSNorm(norm, config.norm_eps)
-        self.output = make_output(output)
+        self.output = output
         self.rope = Rope(config, max_seq_len)
 
     @torch.inference_mode()

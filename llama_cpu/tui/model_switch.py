@@ -22,8 +22,9 @@ from llama_cpu.tui.model_screen import ChosenModel
 if TYPE_CHECKING:
     from llama_cpu.chat.choose_model import Choice
     from llama_cpu.chat.session import ChatSession
-    from llama_cpu.loading import LoadPlan, Progress
+    from llama_cpu.loading import LoadPlan
     from llama_cpu.tui.app import ChatApp
+    from llama_cpu.weight_reader import Progress
 
 
 @dataclass

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llama_cpu import loading
+from llama_cpu import weight_reader
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.checkpoint.merge import total_bytes, write_model
@@ -84,13 +84,13 @@ def loaded_weights(folder: Path, monkeypatch) -> list[Tensor]:
     """Values and scale of every matrix as the loader hands them over, in its order."""
     weights = []
 
-    def make_linear(weight):
-        weights.extend([weight.values, weight.scale])
-        return make(weight)
+    def make_linear(weight, packed):
+        weights.extend([weight.values.clone(), weight.scale])
+        return make(weight, packed)
 
     with monkeypatch.context() as patch:
-        make = loading.make_linear
-        patch.setattr(loading, "make_linear", make_linear)
+        make = weight_reader.make_linear
+        patch.setattr(weight_reader, "make_linear", make_linear)
         embedding = load_tiny(folder, precision=Precision.INT8).model.tok_embeddings
     return [embedding.values, embedding.scale, *weights]
 
@@ -108,7 +108,7 @@ def test_the_loader_makes_the_same_of_the_shards(
     words = ("--input_dir", shards, "--int8", "--format", file_format)
     assert merge(*words, "--output_dir", output) == 0
     from_shards = loaded_weights(shards, monkeypatch)
-    monkeypatch.setattr(loading, "quantize_rows", lambda *_: pytest.fail("quantised"))
+    monkeypatch.setattr(weight_reader, "quantize_rows", lambda *_: pytest.fail("quantised"))
     from_file = loaded_weights(output, monkeypatch)
     assert len(from_file) == len(from_shards) > 2
     for one, other in zip(from_file, from_shards, strict=True):

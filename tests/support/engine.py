@@ -14,7 +14,7 @@ from llama_cpu.loading import LoadedModel, LoadPlan, load
 from llama_cpu.precision import Precision
 from llama_cpu.sampling import Sampler, Sampling
 from llama_cpu.tokenization import Tokenizer
-from llama_cpu.transformer.linear import Linear, make_linear
+from llama_cpu.transformer.linear import Linear, make_linear, packs
 from llama_cpu.transformer.llama import Block, BlockParts
 
 GREEDY = Sampling(temperature=0.0)
@@ -41,6 +41,7 @@ def load_tiny(
     precision: Precision = Precision.FLOAT32,
     max_seq_len: int = 512,
     tokenizer: Tokenizer | None = None,
+    mmap: bool | None = None,
 ) -> LoadedModel:
     plan = LoadPlan(
         open_checkpoint(path),
@@ -50,6 +51,7 @@ def load_tiny(
         threads=2,
         is_demo=False,
         generation_config={},
+        mmap=not packs(precision) if mmap is None else mmap,
     )
     return load(plan, lambda done, total, name: None, Flag())
 
@@ -61,7 +63,7 @@ def make_block(config: ModelConfig, weights: dict[str, Tensor], layer: int) -> B
         return weights[f"layers.{layer}.{kind}.weight"]
 
     def linear(*kinds: str) -> Linear:
-        return make_linear(torch.cat([weight(kind) for kind in kinds]))
+        return make_linear(torch.cat([weight(kind) for kind in kinds]), packed=False)
 
     parts = BlockParts(
         attention_norm=weight("attention_norm"),

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from llama_cpu.precision import Precision
 from llama_cpu.quantization import Int8Weight, quantize_rows
 from llama_cpu.transformer import linear
 from llama_cpu.transformer.linear import (
     Bfloat16Linear,
     Float32Linear,
     Int8Linear,
+    PackedBfloat16Linear,
     PlainInt8Linear,
     make_linear,
     make_output,
@@ -17,6 +19,10 @@ from llama_cpu.transformer.linear import (
 
 needs_int8_products = pytest.mark.skipif(
     not linear.int8_in_hardware(), reason="needs a processor with exact int8 products"
+)
+
+needs_bf16_products = pytest.mark.skipif(
+    not linear.bf16_in_hardware(), reason="needs a processor with products of bfloat16"
 )
 
 ROWS = [1, 2, 7, 64]
@@ -34,8 +40,8 @@ def weight_and_input(shape: tuple[int, int], rows: int) -> tuple[torch.Tensor, t
 def test_float32(shape: tuple[int, int], rows: int) -> None:
     weight, x = weight_and_input(shape, rows)
     expected = (x.double() @ weight.double().T).float()
-    assert isinstance(make_linear(weight), Float32Linear)
-    torch.testing.assert_close(make_linear(weight)(x), expected, rtol=1e-5, atol=1e-5)
+    assert isinstance(make_linear(weight, packed=False), Float32Linear)
+    torch.testing.assert_close(make_linear(weight, packed=False)(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("hardware", [True, False])
@@ -49,10 +55,50 @@ def test_bfloat16(
     weight, x = weight_and_input(shape, rows)
     weight = weight.bfloat16()
     expected = x @ weight.float().T
-    product = make_linear(weight)(x)
-    assert product.dtype == (torch.bfloat16 if hardware and rows > 1 else torch.float32)
+    product = make_linear(weight, packed=False)(x)
+    assert product.dtype == (torch.bfloat16 if hardware or rows == 1 else torch.float32)
     assert product.shape == (rows, shape[0])
     assert (product - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+@needs_bf16_products
+@pytest.mark.parametrize("rows", [*ROWS, 8, 600])
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
+def test_packed_bfloat16(shape: tuple[int, int], rows: int) -> None:
+    """The exact product rounded to bfloat16, or a neighbour of that."""
+    weight, x = weight_and_input(shape, rows)
+    weight, x = weight.bfloat16(), x.bfloat16()
+    exact = x.double() @ weight.double().T
+    packed = make_linear(weight, packed=True)
+    assert isinstance(packed, PackedBfloat16Linear)
+    product = packed(x.float())
+    assert product.dtype == torch.bfloat16
+    error = (product.double() - exact).abs()
+    assert (error <= 2**-7 * exact.abs() + 1e-6).all()
+
+
+@needs_bf16_products
+def test_packed_bfloat16_does_not_need_the_weight_any_more() -> None:
+    weight, x = weight_and_input((96, 64), 3)
+    weight = weight.bfloat16()
+    packed = make_linear(weight, packed=True)
+    before = packed(x)
+    weight.zero_()
+    assert torch.equal(packed(x), before)
+
+
+def test_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the processor's own products want arranged; anything else may be mapped."""
+    for hardware in (True, False):
+        monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
+        monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
+        assert [linear.packs(precision) for precision in Precision] == [False, hardware, hardware]
+    assert linear.rows_at_once(Precision.FLOAT32, packed=False) == 2
+    assert linear.rows_at_once(Precision.INT8, packed=True) == 8
+    assert linear.rows_at_once(Precision.INT8, packed=False) == 1
+    assert linear.rows_at_once(Precision.BF16, packed=False) == 1
+    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", True)
+    assert linear.rows_at_once(Precision.BF16, packed=False) == 8
 
 
 def test_the_scratch_is_shared_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +114,7 @@ def test_bfloat16_logits_of_the_best_are_exact(vocab: int) -> None:
     weight, x = weight_and_input((vocab, 64), 1)
     weight = weight.bfloat16()
     exact = (x @ weight.float().T)[0]
-    logits = make_output(weight)(x)[0]
+    logits = make_output(weight, packed=False)(x)[0]
     best = exact.topk(50).indices
     torch.testing.assert_close(logits[best], exact[best], rtol=1e-5, atol=1e-5)
     assert int(logits.argmax()) == int(exact.argmax())
@@ -79,7 +125,7 @@ def test_bfloat16_logits_of_several_rows() -> None:
     weight, x = weight_and_input((500, 64), 3)
     weight = weight.bfloat16()
     exact = x @ weight.float().T
-    logits = make_output(weight)(x)
+    logits = make_output(weight, packed=False)(x)
     assert logits.argmax(1).tolist() == exact.argmax(1).tolist()
 
 
@@ -119,7 +165,7 @@ def test_int8(shape: tuple[int, int], rows: int, great_values: bool) -> None:
     if great_values:
         x = with_great_values(x)
     int8 = quantized(weight)
-    product = make_linear(int8)(x)
+    product = make_linear(int8, packed=True)(x)
     assert product.dtype == torch.float32
     exact = (x.double() @ take_rows(int8, torch.arange(shape[0])).double().T).float()
     allowed = 1e-3 if rows <= Int8Linear.FEW_ROWS else 0.03
@@ -133,7 +179,7 @@ def test_int8(shape: tuple[int, int], rows: int, great_values: bool) -> None:
 def test_int8_weights_are_close_to_float32() -> None:
     weight, x = weight_and_input((512, 384), 4)
     plain = x @ weight.T
-    assert (make_linear(quantized(weight))(x) - plain).norm() < 0.01 * plain.norm()
+    assert (make_linear(quantized(weight), packed=True)(x) - plain).norm() < 0.01 * plain.norm()
 
 
 @needs_int8_products
@@ -142,7 +188,7 @@ def test_an_int8_row_does_not_depend_on_its_neighbours() -> None:
     weight, x = weight_and_input((512, 384), 16)
     x[7] *= 100
     x[9] = 0.0
-    product = make_linear(quantized(weight))
+    product = make_linear(quantized(weight), packed=True)
     together = product(x)
     for row in range(16):
         assert torch.equal(product(x[row : row + 1])[0], together[row])
@@ -153,21 +199,18 @@ def test_an_int8_row_does_not_depend_on_its_neighbours() -> None:
 def test_int8_shows_what_is_not_finite() -> None:
     weight, x = weight_and_input((96, 64), 2)
     x[1, 3] = float("nan")
-    product = make_linear(quantized(weight))(x)
+    product = make_linear(quantized(weight), packed=True)(x)
     assert product[0].isfinite().all()
     assert not product[1].isfinite().any()
 
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", [*SHAPES, (128, 192)])
-def test_int8_without_hardware(
-    shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_int8_as_it_lies_in_a_file(shape: tuple[int, int], rows: int) -> None:
     """Within 1% of the product with the same rounded weights."""
-    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", False)
     weight, x = weight_and_input(shape, rows)
     int8 = quantized(weight)
-    product = make_linear(int8)
+    product = make_linear(int8, packed=False)
     assert isinstance(product, PlainInt8Linear)
     expected = x @ take_rows(int8, torch.arange(shape[0])).T
     assert (product(x) - expected).abs().max() < 0.01 * expected.abs().max()
