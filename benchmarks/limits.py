@@ -43,10 +43,9 @@ def cache_bytes(config: ModelConfig, precision: str, context: int) -> int:
     return config.kv_cache_bytes(context, Precision(precision).cache_dtype.itemsize)
 
 
-def decode_seconds(config: ModelConfig, precision: str, context: int, machine: Machine) -> float:
-    """One token after so many."""
-    read = weight_bytes(config, precision) + cache_bytes(config, precision, context)
-    return read / machine.read
+def decode_bytes(config: ModelConfig, precision: str, context: int) -> int:
+    """What one token after so many reads."""
+    return weight_bytes(config, precision) + cache_bytes(config, precision, context)
 
 
 def prefill_seconds(config: ModelConfig, precision: str, task: Task, machine: Machine) -> float:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.limits import Machine, decode_seconds, prefill_seconds
+from benchmarks.limits import Machine, decode_bytes, prefill_seconds
 from benchmarks.models import ModelFiles
 from benchmarks.report import Report, Row, percent, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
@@ -174,14 +174,14 @@ class Subject:
             with opened(self._peer(PEERS[name])) as peer, self._ours() as ours:
                 self.bench.report.note(f"{name} is {peer.version}.")
                 for kind, task in tasks.items():
-                    machine, (mine, theirs) = self.bench.take_turns((ours, task), (peer, task))
+                    share, (mine, theirs) = self._take_turns(kind, task, ours, (peer, task))
                     my_rate, their_rate = speed(kind, task, mine), speed(kind, task, theirs)
                     self._row(
                         title(kind, task),
                         ours=rate(my_rate),
                         peer=f"{rate(their_rate)} {name}",
                         ratio=f"{my_rate / their_rate:.2f}",
-                        of_limit=self._of_limit(kind, task, my_rate, machine),
+                        of_limit=share,
                     )
         except SideFailed as error:
             if "ModuleNotFoundError" in str(error):
@@ -195,20 +195,31 @@ class Subject:
     def _alone(self, tasks: dict[str, Task]) -> None:
         with self._ours() as ours:
             for kind, task in tasks.items():
-                machine, (mine,) = self.bench.take_turns((ours, task))
-                my_rate = speed(kind, task, mine)
-                limit = self._of_limit(kind, task, my_rate, machine)
-                self._row(title(kind, task), ours=rate(my_rate), of_limit=limit)
+                share, (mine,) = self._take_turns(kind, task, ours)
+                self._row(title(kind, task), ours=rate(speed(kind, task, mine)), of_limit=share)
 
-    def _of_limit(self, kind: str, task: Task, speed: float, machine: Machine) -> str:
-        config = self.files.config
-        if kind == "decode":
-            context = task.prompt + task.decode // 2
-            least = decode_seconds(config, self.precision, context, machine)
-        else:
-            tokens = task.prompt - task.keep
-            least = prefill_seconds(config, self.precision, task, machine) / tokens
-        return percent(least * speed)
+    def _take_turns(
+        self, kind: str, task: Task, ours: Side, *others: tuple[Side, Task]
+    ) -> tuple[str, list[list[Times]]]:
+        """Our share of the machine's limit, and the times of us and the others.
+
+        Reading speed changes from second to second, so that decoding has a further turn, in which
+        it is taken between the tokens.
+        """
+        if kind != "decode":
+            machine, results = self.bench.take_turns((ours, task), *others)
+            seconds = (task.prompt - task.keep) / speed(kind, task, results[0])
+            least = prefill_seconds(self.files.config, self.precision, task, machine)
+            return percent(least / seconds), results
+        _, results = self.bench.take_turns((ours, task), *others, (ours, replace(task, reads=True)))
+        shares = [self._of_reading(task, times) for times in results.pop()]
+        return percent(statistics.median(shares)), results
+
+    def _of_reading(self, task: Task, times: Times) -> float:
+        """A token's time, were it only reading, as a share of what it took."""
+        context = task.prompt + task.decode // 2
+        read = decode_bytes(self.files.config, self.precision, context)
+        return read / times.figures["read"] / statistics.median(times.decode)
 
     def _lookup(self) -> None:
         """By the time of passes here, and by how many tokens one gives in the demo model's text."""
@@ -229,21 +240,23 @@ class Subject:
 
     def _long(self) -> None:
         with self._ours() as ours:
-            machine, (far, near) = self.bench.take_turns((ours, LONG), (ours, DECODE))
+            share, (far, near) = self._take_turns("decode", LONG, ours, (ours, DECODE))
         far_rate, near_rate = speed("decode", LONG, far), speed("decode", DECODE, near)
         self._row(
             title("decode", LONG),
             ours=rate(far_rate),
             peer=f"{rate(near_rate)} ours after {DECODE.prompt}",
             ratio=f"{far_rate / near_rate:.2f}",
-            of_limit=self._of_limit("decode", LONG, far_rate, machine),
+            of_limit=share,
         )
 
     def _turn(self) -> None:
         new = SECOND_TURN.prompt - SECOND_TURN.keep
         with self._ours() as ours, self._ours() as other:
             ours.run(FIRST_TURN)
-            machine, (kept, alone) = self.bench.take_turns((ours, SECOND_TURN), (other, NEW_ALONE))
+            share, (kept, alone) = self._take_turns(
+                "prefill", SECOND_TURN, ours, (other, NEW_ALONE)
+            )
         seconds, least = (
             statistics.median(one.prefill for one in times) for times in (kept, alone)
         )
@@ -252,7 +265,7 @@ class Subject:
             ours=f"{seconds:.3f}",
             peer=f"{least:.3f} ours, {new} alone",
             ratio=f"{least / seconds:.2f}",
-            of_limit=self._of_limit("prefill", SECOND_TURN, new / seconds, machine),
+            of_limit=share,
         )
 
     def _memory(self) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from benchmarks import sides
 from benchmarks.__main__ import some_of
 from benchmarks.gguf_files import write_random
-from benchmarks.limits import Machine, decode_seconds, prefill_seconds, weight_bytes
+from benchmarks.limits import Machine, decode_bytes, prefill_seconds, weight_bytes
 from benchmarks.measure import Subject, speed
 from benchmarks.models import ModelFiles
 from benchmarks.report import Report, Row, disturbance_note, machine_note, rate
@@ -77,6 +77,10 @@ def test_our_worker(ours: Side) -> None:
     assert len(ours.run(Task(prompt=40, decode=3, rows=4)).decode) == 3
     again = ours.run(Task(prompt=45, keep=40))  # raises unless 40 were in the cache
     assert again.decode == []
+    beside_reading = ours.run(Task(prompt=40, decode=3, reads=True))
+    assert len(beside_reading.decode) == 3
+    assert all(seconds > 0 for seconds in beside_reading.decode)
+    assert beside_reading.figures["read"] > 0
     assert again.figures["kv_cache"] == CONFIG.kv_cache_bytes(45, 4)
 
 
@@ -164,9 +168,9 @@ def test_limits_of_decode() -> None:
     norms = 5 * 64
     assert weight_bytes(CONFIG, "float32") == 4 * (matrices + norms)
     in_cache = 2 * 2 * 64 * 100
-    seconds = decode_seconds(CONFIG, "float32", 100, MACHINE)
-    assert seconds == pytest.approx(4 * (matrices + norms + in_cache) / 1e9)
-    assert decode_seconds(CONFIG, "bf16", 100, MACHINE) < seconds
+    read = decode_bytes(CONFIG, "float32", 100)
+    assert read == 4 * (matrices + norms + in_cache)
+    assert decode_bytes(CONFIG, "bf16", 100) == read // 2 + 2 * norms
 
 
 def test_limits_of_prefill() -> None:

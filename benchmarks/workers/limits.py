@@ -20,15 +20,13 @@ def load(options: Options) -> tuple[str, Run]:
     import torch
 
     torch.set_num_threads(options.threads)
-    values = torch.randn(BYTES // 4 // INNER, INNER)
-    vector = torch.randn(INNER)
     left, right = torch.randn(ROWS, INNER), torch.randn(COLUMNS, INNER)
     left_bf16, right_bf16 = left.bfloat16(), right.bfloat16()
     left_int8, right_int8 = (
         matrix.mul(30).clamp(-127, 127).to(torch.int8) for matrix in (left, right)
     )
     works: dict[str, tuple[float, Callable]] = {
-        "read": (values.nbytes, lambda: torch.mv(values, vector)),
+        "read": (BYTES, memory_reader()),
         "float32": (2 * ROWS * INNER * COLUMNS, lambda: left @ right.T),
         "bf16": (2 * ROWS * INNER * COLUMNS, lambda: left_bf16 @ right_bf16.T),
         "int8": (2 * ROWS * INNER * COLUMNS, lambda: torch._int_mm(left_int8, right_int8.T)),
@@ -39,6 +37,15 @@ def load(options: Options) -> tuple[str, Run]:
         return Times(0.0, [], rates)
 
     return f"torch {torch.__version__}", run
+
+
+def memory_reader() -> Callable:
+    """A function that reads BYTES of memory."""
+    import torch
+
+    values = torch.randn(BYTES // 4 // INNER, INNER)
+    vector = torch.randn(INNER)
+    return lambda: torch.mv(values, vector)
 
 
 def best(work: Callable) -> float:

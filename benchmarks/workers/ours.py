@@ -1,8 +1,13 @@
 """Our engine, by the way that the chat takes: the loader, then the generator."""
 
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Event as Flag
 
+from benchmarks.workers.limits import BYTES, memory_reader
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
 from llama_cpu.machine import memory_report, prepare_for_torch
 
@@ -11,6 +16,7 @@ def load(options: Options) -> tuple[str, Run]:
     prepare_for_torch()
     import llama_cpu
     from llama_cpu.drafting import DraftLength
+    from llama_cpu.events import Token
     from llama_cpu.generation import Limits, TextGenerator
     from llama_cpu.loading import load as load_model
     from llama_cpu.loading import plan_loading
@@ -35,6 +41,7 @@ def load(options: Options) -> tuple[str, Run]:
         def propose(self, context: list[int], count: int) -> list[int]:
             return [0] * count
 
+    reader = cache(memory_reader)
     greedy = Sampling(temperature=0.0)
 
     def run(task: Task) -> Times:
@@ -45,17 +52,31 @@ def load(options: Options) -> tuple[str, Run]:
         loaded.cache.reuse([*ids[: task.keep], -1])  # what is after them is forgotten
         timings = Timings()
         limits = Limits(task.decode + 1, frozenset())
+        reads: list[float] = []  # seconds
         for event in generator.generate(ids, Sampler(greedy), limits, Flag()):
             timings.observe(event)
+            if task.reads and isinstance(event, Token):
+                reads.append(seconds_of(reader()))
         assert timings.reused_tokens == task.keep
         assert timings.time_to_first_token is not None
-        return Times(timings.time_to_first_token, timings.token_seconds[1:], memory())
+        decode, figures = timings.token_seconds[1:], memory()
+        if reads:
+            # A token's time begins with the one before, and so has the reading in it.
+            decode = [seconds - read for seconds, read in zip(decode, reads, strict=False)]
+            figures["read"] = BYTES / statistics.median(reads)
+        return Times(timings.time_to_first_token, decode, figures)
 
     def memory() -> dict:
         used = loaded.cache.most_used * loaded.cache.bytes_per_token
         return {"peak": memory_report().peak, "weights": loaded.weights_bytes, "kv_cache": used}
 
     return llama_cpu.__version__, run
+
+
+def seconds_of(work: Callable) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

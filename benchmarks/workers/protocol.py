@@ -28,14 +28,16 @@ class Options:
 class Task:
     """Keep ``keep`` tokens of the last task's prompt, read up to ``prompt``, generate ``decode``.
 
-    The prompt's tokens are those of ``prompt_ids``. With ``rows`` (of our engine only) as many
-    tokens are proposed in each pass, all of them wrong.
+    The prompt's tokens are those of ``prompt_ids``. Of our engine only: with ``rows`` as many
+    tokens are proposed in each pass, all of them wrong; with ``reads`` memory is read between the
+    tokens, for its speed in the same moments.
     """
 
     prompt: int
     decode: int = 0
     keep: int = 0
     rows: int = 1
+    reads: bool = False
 
 
 @dataclass(frozen=True)
