@@ -75,4 +75,4 @@ def ids_of_text(tokenizer: Tokenizer, token_ids: list[int], text: str) -> list[i
     while kept and len(tokenizer.decode(kept)) > len(text):
         kept.pop()
     rest = text[len(tokenizer.decode(kept)) :]
-    return kept + tokenizer.encode(rest, specials=False, continued=True) if rest else kept
+    return kept + tokenizer.encode_message(rest) if rest else kept

@@ -189,7 +189,7 @@ class ChatSession:
         tokenizer = self.loaded.tokenizer
         ids = self._window.ids_of(answer)
         if not ids and answer.text:  # another model's
-            ids = tokenizer.encode(answer.text, specials=False, continued=True)
+            ids = tokenizer.encode_message(answer.text)
         prompt_ids = yield from self._prompt(self.record.line[:-1], ids)
         # A generator, which begins only after the record has found that nobody else writes.
         so_far, begun = whole_characters(tokenizer, ids)
@@ -249,7 +249,7 @@ class ChatSession:
         if len(seconds) < len(ids):
             seconds = []
         if not ids:
-            ids = self.loaded.tokenizer.encode(answer.text, specials=False, continued=True)
+            ids = self.loaded.tokenizer.encode_message(answer.text)
             seconds = []
         before = self.record.line[: self._place(answer)]
         prompt_ids = self._window.prompt_before(before, ids, self._renderer)
@@ -307,7 +307,7 @@ class ChatSession:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in a message. Any thread may call it, also during an answer."""
-        return len(self.loaded.tokenizer.encode(text, specials=False, continued=True))
+        return len(self.loaded.tokenizer.encode_message(text))
 
     @property
     def model_name(self) -> str:

@@ -106,9 +106,7 @@ class Window:
     def _about_tokens(self, message: StoredMessage) -> int:
         known, count = self._known_counts.get(message.id, (None, 0))
         if known is not message:
-            count = len(self.ids_of(message)) or len(
-                self._tokenizer.encode(message.text, specials=False, continued=True)
-            )
+            count = len(self.ids_of(message)) or len(self._tokenizer.encode_message(message.text))
             self._known_counts[message.id] = message, count
         return count + _TOKENS_AROUND
 

@@ -51,6 +51,10 @@ class Tokenizer(ABC):
         bos = [self.special_tokens[self.bos_token]] if self.adds_bos else []
         return bos + self.encode(text, specials=True)
 
+    def encode_message(self, text: str) -> list[int]:
+        """What a person or the model wrote, within a conversation: plain text that goes on."""
+        return self.encode(text, specials=False, continued=True)
+
     def decode(self, token_ids: list[int]) -> str:
         """All of the text, incomplete characters at its end replaced."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")

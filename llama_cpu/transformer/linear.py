@@ -12,13 +12,13 @@ from llama_cpu.quantization import Int8Weight
 
 
 def bf16_in_hardware() -> bool:
-    """Whether this processor multiplies bfloat16 itself (AMX or AVX512-BF16).
+    """Whether this processor multiplies bfloat16 itself (AMX or AVX512-BF16) and oneDNN is there.
 
     Without that, torch's bfloat16 product of many rows is several times slower than float32's.
     """
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     avx512 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(amx() or avx512())
+    return bool((amx() or avx512()) and torch.backends.mkldnn.is_available())
 
 
 def int8_in_hardware() -> bool:
