@@ -153,7 +153,7 @@ print(memory_report().peak - before, loaded.weights_bytes)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the peak from Linux")
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
 @pytest.mark.parametrize("layout", ["gguf", "meta, 3 shards of float16"])
 def test_loading_takes_little_more_than_the_weights(
     layout: str, precision: str, demo_model: Path, tmp_path: Path
