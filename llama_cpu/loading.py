@@ -20,7 +20,7 @@ from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.transformer.kv_cache import KVCache
 from llama_cpu.transformer.linear import packs, rows_at_once
 from llama_cpu.transformer.llama import Llama
-from llama_cpu.weight_reader import Progress, WeightReader
+from llama_cpu.weight_reader import Progress, WeightReader, can_map
 
 _LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
 _LONGEST_DRAFT_OF_MODEL = 4  # tokens; each costs a pass of the smaller model
@@ -38,7 +38,7 @@ class LoadPlan:
     threads: int
     is_demo: bool
     generation_config: dict  # of generation_config.json, {} where there is none
-    mmap: bool = True  # multiply weights where they lie in the files; else all are copied
+    mmap: bool  # multiply weights where they lie in the files; else all are copied
     lookup: bool = False  # propose what followed the same tokens before
     draft: "LoadPlan | None" = None  # a smaller model that proposes tokens instead
 
@@ -88,9 +88,9 @@ def plan_loading(
     """Open the checkpoint and its tokenizer, and make sure that they fit into memory.
 
     ``ckpt_dir`` None: the folder model/, or the demo model where that is empty; it is fetched if
-    need be. ``mmap`` None: unless the processor has a better layout for the weights than that of
-    the files. ``lookup`` None: where several rows cost little more than one. Raises UserError for
-    anything that is wrong.
+    need be. ``mmap``: where the files have weights in the wanted type; None: unless the processor
+    has a better layout for them. ``lookup`` None: where several rows cost little more than one.
+    Raises UserError for anything that is wrong.
     """
     is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
     if is_demo:
@@ -102,8 +102,10 @@ def plan_loading(
     checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
     context = _context(max_seq_len, checkpoint)
     available = available_memory()
+    mmap = (not packs(precision) if mmap is None else mmap) and can_map(checkpoint, precision)
+    packed = packs(precision) and not mmap
     if not force:
-        check_fits(checkpoint.config, precision, context, available)
+        check_fits(checkpoint.config, precision, context, available, packed)
     config_file = checkpoint.path / "generation_config.json"
     plan = LoadPlan(
         checkpoint,
@@ -113,16 +115,15 @@ def plan_loading(
         threads or physical_cores(),
         is_demo,
         read_json(config_file) if config_file.exists() else {},
-        mmap=not packs(precision) if mmap is None else mmap,
+        mmap,
+        rows_at_once(precision, packed) > 1 if lookup is None else lookup,
     )
-    several_rows = rows_at_once(precision, plan.packed) > 1
-    plan = replace(plan, lookup=several_rows if lookup is None else lookup)
     if draft_ckpt_dir is None:
         return plan
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path)
     if not force:
-        left = available - forecast(checkpoint.config, precision, context).total
-        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left)
+        left = available - forecast(checkpoint.config, precision, context, packed).total
+        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left, draft.packed)
     return replace(plan, draft=draft)
 
 
@@ -182,8 +183,10 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     torch.set_num_threads(plan.threads)
     config = plan.checkpoint.config
     cache = _kv_cache(plan)
-    total = forecast(config, plan.precision, plan.max_seq_len).weights
-    reader = WeightReader(plan.checkpoint, plan.precision, plan.mmap, total, on_progress, stop)
+    total = forecast(config, plan.precision, plan.max_seq_len, plan.packed).weights
+    reader = WeightReader(
+        plan.checkpoint, plan.precision, plan.mmap, plan.packed, total, on_progress, stop
+    )
     tok_embeddings = reader.weight("tok_embeddings")
     blocks = [reader.block(layer) for layer in range(config.n_layers)]
     norm = reader.norm("norm")

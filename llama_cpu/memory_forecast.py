@@ -25,14 +25,14 @@ class Forecast:
         return self.weights + self.kv_cache + self.working
 
 
-def forecast(config: ModelConfig, precision: Precision, max_seq_len: int) -> Forecast:
+def forecast(config: ModelConfig, precision: Precision, max_seq_len: int, packed: bool) -> Forecast:
+    """``packed``: weights are in a layout of this processor's, and not as in the files."""
     weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
     kv_cache = config.kv_cache_bytes(max_seq_len, precision.cache_dtype.itemsize)
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
-    packed = packs(precision)
     if widens(precision, packed):
         heads = config.n_heads + 2 * config.n_kv_heads
         working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
@@ -41,9 +41,11 @@ def forecast(config: ModelConfig, precision: Precision, max_seq_len: int) -> For
     return Forecast(weights, kv_cache, working)
 
 
-def check_fits(config: ModelConfig, precision: Precision, max_seq_len: int, available: int) -> None:
+def check_fits(
+    config: ModelConfig, precision: Precision, max_seq_len: int, available: int, packed: bool
+) -> None:
     """Raise UserError, saying what would help, if more than ``available`` bytes are needed."""
-    needed = forecast(config, precision, max_seq_len)
+    needed = forecast(config, precision, max_seq_len, packed)
     if needed.total <= available:
         return
     raise UserError(
@@ -66,7 +68,7 @@ def _what_would_help(
     options = [(other, max_seq_len) for other in smaller]
     options += [(other, length) for other in (precision, *smaller) for length in lengths]
     for other, length in options:
-        if forecast(config, other, length).total <= available:
+        if forecast(config, other, length, packs(other)).total <= available:
             switches = [f"--{other.value}"] if other is not precision else []
             switches += [f"--max_seq_len {length}"] if length != max_seq_len else []
             return f"{' '.join(switches)} would make it fit (--force tries it all the same)."

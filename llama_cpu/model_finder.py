@@ -25,6 +25,7 @@ from llama_cpu.loading import DEFAULT_CONTEXT
 from llama_cpu.locations import model_folder
 from llama_cpu.memory_forecast import Forecast, forecast
 from llama_cpu.precision import Precision
+from llama_cpu.transformer.linear import packs
 
 _MOST = 500  # models of one place that are listed
 _DEEPEST = 3  # folders within a folder that the user named
@@ -217,7 +218,10 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
         architecture=f"LLaMA, {config.n_layers} layers, {config.dim} wide",
         parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
         file_type=sizes.most_common(1)[0][0],
-        memory={precision: forecast(config, precision, context) for precision in Precision},
+        memory={
+            precision: forecast(config, precision, context, packs(precision))
+            for precision in Precision
+        },
     )
 
 

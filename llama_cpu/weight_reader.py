@@ -21,7 +21,6 @@ from llama_cpu.transformer.linear import (
     Weight,
     make_linear,
     make_output,
-    packs,
 )
 from llama_cpu.transformer.llama import Block, BlockParts
 
@@ -31,7 +30,7 @@ Progress = Callable[[int, int, str], None]  # bytes that are ready, of how many,
 class WeightReader:
     """Takes tensors out of a checkpoint, which is used up, and tells how far it is.
 
-    All methods raise Cancelled once ``stop`` is set, and UserError where a file is damaged.
+    What reads a tensor raises Cancelled once ``stop`` is set, UserError where a file is damaged.
     """
 
     def __init__(
@@ -39,15 +38,16 @@ class WeightReader:
         checkpoint: Checkpoint,
         precision: Precision,
         mmap: bool,
+        packed: bool,
         total: int,
         on_progress: Progress,
         stop: Flag,
     ) -> None:
         """``mmap``: weights stay in the files where these have them in the precision's type.
-        ``total``: bytes of all weights, for ``on_progress``."""
+        ``packed``: products have them in a layout of their own. ``total``: bytes of all weights,
+        for ``on_progress``."""
         self._config, self._tensors = checkpoint.config, checkpoint.tensors
-        self._precision, self._mmap = precision, mmap
-        self._packed = packs(precision) and not mmap
+        self._precision, self._mmap, self._packed = precision, mmap, packed
         self._total, self._on_progress, self._stop = total, on_progress, stop
         self._passing = torch.empty(0)  # for a weight on its way to be packed, one at a time
         self.done = 0  # bytes of weights that are ready
@@ -109,20 +109,18 @@ class WeightReader:
         return self._tensors.pop(name + ".weight")
 
     def _weight_in_place(self, stored: StoredTensor) -> Weight | None:
-        if not isinstance(stored, Int8Tensor):
-            return self._in_place(stored, self._precision.dtype)
-        if self._precision is not Precision.INT8:
-            return None
-        values = self._in_place(stored.values, torch.int8)
-        return None if values is None else Int8Weight(values, self._scale(stored))
+        values = self._in_place(_values(stored), self._precision.dtype)
+        if values is not None and isinstance(stored, Int8Tensor):
+            return Int8Weight(values, self._scale(stored))
+        return values
 
     def _in_place(self, stored: StoredTensor, wanted: torch.dtype) -> Tensor | None:
-        weight = stored.mapped() if self._mmap and stored.dtype == wanted else None
-        if isinstance(stored, FileTensor) and weight is not None:
-            self._to_read_ahead.append(stored)
+        weight = _mapped(stored, wanted) if self._mmap else None
         if weight is not None:
             self.done += weight.nbytes
             self.mapped += weight.nbytes
+            if isinstance(stored, FileTensor):
+                self._to_read_ahead.append(stored)
         return weight
 
     def _scale(self, stored: Int8Tensor) -> Tensor:
@@ -162,8 +160,23 @@ class WeightReader:
     def finish(self) -> None:
         """Mapped weights come from the disk while the user types, instead of one by one later."""
         self._on_progress(self._total, self._total, "")
+        self._passing = torch.empty(0)
         tensors = self._to_read_ahead
         Thread(target=_read_ahead, args=(tensors,), name="read ahead", daemon=True).start()
+
+
+def can_map(checkpoint: Checkpoint, precision: Precision) -> bool:
+    """Whether any of its matrices lies in a file as it is wanted."""
+    matrices = (tensor for tensor in checkpoint.tensors.values() if len(tensor.shape) == 2)
+    return any(_mapped(_values(tensor), precision.dtype) is not None for tensor in matrices)
+
+
+def _values(stored: StoredTensor) -> StoredTensor:
+    return stored.values if isinstance(stored, Int8Tensor) else stored
+
+
+def _mapped(stored: StoredTensor, wanted: torch.dtype) -> Tensor | None:
+    return stored.mapped() if stored.dtype == wanted else None
 
 
 def _read_ahead(tensors: list[FileTensor]) -> None:
@@ -188,7 +201,7 @@ def _quantize(stored: StoredTensor, values: Tensor, scale: Tensor) -> None:
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     try:
         return torch.empty(shape, dtype=dtype)
-    except RuntimeError as error:  # as above
+    except RuntimeError as error:  # only with --force; else the forecast has said so
         raise UserError(
             "The system has no memory for these weights; close other programs or take a smaller "
             "model."

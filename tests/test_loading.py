@@ -11,9 +11,10 @@ import gguf
 import pytest
 import torch
 
+from llama_cpu.arguments import chat_parser
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.loading import LoadPlan, load, plan_loading
+from llama_cpu.loading import LoadPlan, load, plan_from_arguments, plan_loading
 from llama_cpu.memory_forecast import check_fits, forecast
 from llama_cpu.precision import Precision
 from tests.support.checkpoints import (
@@ -141,7 +142,7 @@ _PEAK_OF_LOADING = """
 import sys
 from pathlib import Path
 from threading import Event
-from llama_cpu.loading import LoadPlan, load, plan_loading
+from llama_cpu.loading import load, plan_loading
 from llama_cpu.machine import memory_report
 from llama_cpu.precision import Precision
 precision = Precision(sys.argv[3])
@@ -184,7 +185,9 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
 
     from tests.support.engine import ByteTokenizer
 
-    plan = LoadPlan(open_checkpoint(tmp_path), ByteTokenizer(), Precision.FLOAT32, 64, 2, False, {})
+    plan = LoadPlan(
+        open_checkpoint(tmp_path), ByteTokenizer(), Precision.FLOAT32, 64, 2, False, {}, mmap=True
+    )
     with pytest.raises(Cancelled):
         load(plan, on_progress, stop)
     assert len(seen) == 5
@@ -192,12 +195,12 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
 
 
 def test_forecast_of_7b() -> None:
-    in_float32 = forecast(LLAMA_7B, Precision.FLOAT32, 2048)
+    in_float32 = forecast(LLAMA_7B, Precision.FLOAT32, 2048, packed=True)
     assert in_float32.weights == pytest.approx(6_738_415_616 * 4, rel=0.001)
     assert in_float32.kv_cache == 32 * 2 * 4096 * 2048 * 4
-    in_bf16 = forecast(LLAMA_7B, Precision.BF16, 2048)
+    in_bf16 = forecast(LLAMA_7B, Precision.BF16, 2048, packed=True)
     assert in_bf16.weights == pytest.approx(in_float32.weights / 2, rel=0.001)
-    in_int8 = forecast(LLAMA_7B, Precision.INT8, 2048)
+    in_int8 = forecast(LLAMA_7B, Precision.INT8, 2048, packed=True)
     assert in_int8.weights == pytest.approx(in_float32.weights / 4, rel=0.002)
     assert in_int8.kv_cache == in_bf16.kv_cache
 
@@ -214,13 +217,13 @@ def test_forecast_of_7b() -> None:
 )
 def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
     with pytest.raises(UserError, match="too little") as caught:
-        check_fits(LLAMA_7B, Precision.FLOAT32, 2048, available)
+        check_fits(LLAMA_7B, Precision.FLOAT32, 2048, available, packed=False)
     assert advice in str(caught.value)
 
 
 def test_what_fits_is_let_through() -> None:
-    check_fits(LLAMA_7B, Precision.FLOAT32, 2048, 32 * GIB)
-    check_fits(LLAMA_7B, Precision.BF16, 2048, 16 * GIB)
+    check_fits(LLAMA_7B, Precision.FLOAT32, 2048, 32 * GIB, packed=False)
+    check_fits(LLAMA_7B, Precision.BF16, 2048, 16 * GIB, packed=False)
 
 
 def test_kv_cache_is_touched_only_as_it_is_used() -> None:
@@ -326,23 +329,39 @@ def test_mapped_and_copied_weights_give_the_same(precision: Precision, tmp_path:
 
 
 def test_the_plan_maps_what_the_processor_does_not_want_packed(
-    demo_model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama_cpu.transformer import linear
 
-    def plan(precision: Precision, mmap: bool | None = None) -> LoadPlan:
-        return plan_loading(demo_model, precision=precision, mmap=mmap)
+    config, files = tiny_config(vocab_size=49152), {}
+    for precision in (Precision.FLOAT32, Precision.BF16):
+        weights = random_weights(config)
+        weights = {name: weight.to(precision.dtype) for name, weight in weights.items()}
+        files[precision] = write_meta(tmp_path / precision.value, config, weights)
+    files[Precision.INT8] = tmp_path / "int8"
+    words = ("--input_dir", files[Precision.BF16], "--int8", "--output_dir")
+    assert merge(*words, files[Precision.INT8]) == 0
+
+    def plan(precision: Precision, *options: str, of: Precision | None = None) -> LoadPlan:
+        words = ["--ckpt_dir", str(files[of or precision]), f"--{precision.value}", *options]
+        words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(demo_model)]
+        return plan_from_arguments(chat_parser("x").parse_args(words))
 
     for hardware in (True, False):
         monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
         monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
         assert plan(Precision.FLOAT32).mmap
-        assert not plan(Precision.FLOAT32, mmap=False).mmap
+        assert not plan(Precision.FLOAT32, "--no_mmap").mmap
         for precision in (Precision.BF16, Precision.INT8):
             assert plan(precision).mmap is not hardware
             assert plan(precision).packed is hardware
-            assert plan(precision, mmap=True).mmap
-            assert not plan(precision, mmap=True).packed
+            mapped = plan(precision, "--mmap")
+            assert mapped.mmap and not mapped.packed
+            assert mapped.draft is not None
+            # Nothing of these files is as it is wanted, so that there is nothing to map.
+            assert plan(precision, "--mmap", of=Precision.FLOAT32).packed is hardware
+            assert not mapped.draft.mmap
+    assert not plan(Precision.INT8, "--mmap").lookup
 
 
 def test_do_sample_false_is_greedy(demo_model: Path) -> None:

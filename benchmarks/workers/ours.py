@@ -51,12 +51,13 @@ def load(options: Options) -> tuple[str, Run]:
         generator.draft_length = wrong
         loaded.cache.reuse([*ids[: task.keep], -1])  # what is after them is forgotten
         timings = Timings()
+        read = reader() if task.reads else None  # has its memory before the first token
         limits = Limits(task.decode + 1, frozenset())
         reads: list[float] = []  # seconds
         for event in generator.generate(ids, Sampler(greedy), limits, Flag()):
             timings.observe(event)
-            if task.reads and isinstance(event, Token):
-                reads.append(seconds_of(reader()))
+            if read and isinstance(event, Token):
+                reads.append(seconds_of(read))
         assert timings.reused_tokens == task.keep
         assert timings.time_to_first_token is not None
         decode, figures = timings.token_seconds[1:], memory()

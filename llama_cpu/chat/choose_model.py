@@ -24,7 +24,7 @@ class Choice:
         """Bytes that it will take up."""
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
         return sum(
-            forecast(plan.checkpoint.config, plan.precision, plan.max_seq_len).total
+            forecast(plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.packed).total
             for plan in plans
         )
 
@@ -59,7 +59,7 @@ def model_chooser(args: argparse.Namespace, first: LoadPlan, record: Record) -> 
             wanted = min(args.max_seq_len, config.context_length)
             plan = replace(plan, max_seq_len=max(16, wanted))
         if free is not None and not args.force:
-            check_fits(config, precision, plan.max_seq_len, free)
+            check_fits(config, precision, plan.max_seq_len, free, plan.packed)
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
         return Choice(plan, session_opener(plan, args, record))

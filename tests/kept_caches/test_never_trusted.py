@@ -78,7 +78,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
     args = chat_parser("chat").parse_args([])
     for works in (True, False):
         checkpoint = open_checkpoint(model)
-        plan = LoadPlan(checkpoint, ByteTokenizer(), Precision.FLOAT32, 512, 2, False, {})
+        plan = LoadPlan(checkpoint, ByteTokenizer(), Precision.FLOAT32, 512, 2, False, {}, True)
         session = session_opener(plan, args, Record(history))(lambda *_: None, Flag())
         assert (session._keeper is not None) == works
         session.close()
