@@ -215,7 +215,10 @@ def test_forecast_of_7b() -> None:
         (6 * GIB, "take a smaller model"),
     ],
 )
-def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
+def test_what_does_not_fit_is_told_what_would(
+    available: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_cpu.transformer.linear._INT8_IN_HARDWARE", True)
     with pytest.raises(UserError, match="too little") as caught:
         check_fits(LLAMA_7B, Precision.FLOAT32, 2048, available, packed=False)
     assert advice in str(caught.value)
