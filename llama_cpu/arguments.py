@@ -82,9 +82,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--mmap",
         action="store_true",
         default=None,
-        help="use weights where they lie in the files, without a copy: ready at once, but with "
-        "--int8 a prompt takes several times as long (default: unless the processor has a faster "
-        "layout for them)",
+        help="use weights where they lie in the files, without a copy: ready at once (default: "
+        "unless the processor has a faster layout for them)",
     )
     model.add_argument(
         "--no_mmap", dest="mmap", action="store_false", help="copy all of them into memory"

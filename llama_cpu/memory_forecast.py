@@ -33,7 +33,7 @@ def forecast(config: ModelConfig, precision: Precision, max_seq_len: int, packed
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
-    if widens(precision, packed):
+    if widens(precision):
         heads = config.n_heads + 2 * config.n_kv_heads
         working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
     if precision is Precision.INT8 and packed and config.tied_output:

@@ -311,7 +311,7 @@ def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", list(Precision))
 def test_mapped_and_copied_weights_give_the_same(precision: Precision, tmp_path: Path) -> None:
-    """Rounded otherwise at the most: sums in another order, activations in 16 bits in int8."""
+    """Rounded otherwise at the most: sums in another order; in int8 activations of a few rows."""
     config = tiny_config()
     weights = random_weights(config)
     if precision is Precision.INT8:
@@ -328,7 +328,7 @@ def test_mapped_and_copied_weights_give_the_same(precision: Precision, tmp_path:
     assert copied.mapped_bytes == 0
     for ids in ([5], [7, 8, 9], list(range(40))):  # one row, several, many
         here, there = (loaded.model.forward(ids, loaded.cache) for loaded in (mapped, copied))
-        assert (here - there).norm() < 0.02 * there.norm()
+        assert (here - there).norm() < 0.03 * there.norm()
 
 
 def test_the_plan_maps_what_the_processor_does_not_want_packed(
@@ -364,7 +364,6 @@ def test_the_plan_maps_what_the_processor_does_not_want_packed(
             # Nothing of these files is as it is wanted, so that there is nothing to map.
             assert plan(precision, "--mmap", of=Precision.FLOAT32).packed is hardware
             assert not mapped.draft.mmap
-    assert not plan(Precision.INT8, "--mmap").lookup
 
 
 def test_do_sample_false_is_greedy(demo_model: Path) -> None:

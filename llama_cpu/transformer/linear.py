@@ -47,22 +47,25 @@ def packs(precision: Precision) -> bool:
     return precision is Precision.INT8 and _INT8_IN_HARDWARE
 
 
-def widens(precision: Precision, packed: bool) -> bool:
+def widens(precision: Precision) -> bool:
     """Whether weights become float32 just before the product with many rows."""
     if precision is Precision.BF16:
         return not _BF16_IN_HARDWARE
-    return precision is Precision.INT8 and not packed
+    return precision is Precision.INT8 and not _INT8_IN_HARDWARE
 
 
 def rows_at_once(precision: Precision, packed: bool) -> int:
     """Rows that take hardly longer than one: so many tokens are worth checking in one pass.
 
-    In float32 a third row costs as much as the first two. Widened weights cost the same for any
-    number, but several times one row's time.
+    In float32 a third row costs as much as the first two, and for int8 weights that are not packed
+    the fifth as much as the first four. Widened weights cost the same for any number, but several
+    times one row's time.
     """
     if precision is Precision.FLOAT32:
         return 2
-    return 1 if widens(precision, packed) else 8
+    if widens(precision):
+        return 1
+    return 4 if precision is Precision.INT8 and not packed else 8
 
 
 class _Scratch:
@@ -203,15 +206,14 @@ _MIDDLE_OF_16_BITS = torch.tensor(128 * 256 + 128 + 0.5)
 _LOW_HIGH = torch.tensor([0, 8], dtype=torch.int32).view(2, 1, 1)  # bits to shift by
 
 
-class PlainInt8Linear:
+class PlainInt8Linear(Int8Linear):
     """The same with weights as they lie in a file, or for a processor without exact int8 products
-    (before VNNI, Arm). Activations stay as they are.
+    (before VNNI, Arm).
 
-    A few rows: torch's product of bfloat16 and int8, 4 rows at a time, for which it reads the
-    weight once. It works on whole blocks and crashes beside them. More rows: widened.
+    Up to 4 rows: torch's product of bfloat16 and int8, which reads the weight once. It works on
+    whole blocks and crashes beside them. More rows: bytes, as above but with ``torch._int_mm``, or
+    without such products the weight widened, activations as they are.
     """
-
-    FEW_ROWS = 16
 
     def __init__(self, weight: Int8Weight) -> None:
         self._values = weight.values
@@ -221,13 +223,16 @@ class PlainInt8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
-        if x.shape[0] <= self.FEW_ROWS and self._in_blocks:
-            products = [
-                torch._weight_int8pack_mm(rows, self._values, self._ones)
-                for rows in x.bfloat16().split(4)
-            ]
-            return torch.cat(products) * self._scale
+        if x.shape[0] <= 4 and self._in_blocks:
+            product = torch._weight_int8pack_mm(x.bfloat16(), self._values, self._ones)
+            return product * self._scale
+        if _INT8_IN_HARDWARE:
+            return super().__call__(x)
         return F.linear(x.float(), _SCRATCH.widened(self._values)).mul_(self._scale)
+
+    def _of_bytes(self, x: Tensor) -> Tensor:
+        signed = (x ^ 128).view(torch.int8)  # x - 128
+        return torch._int_mm(signed, self._values.T).float().mul_(self._scale / 127)
 
 
 class SeparateLinears:

@@ -94,8 +94,10 @@ def test_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
         assert [linear.packs(precision) for precision in Precision] == [False, hardware, hardware]
     assert linear.rows_at_once(Precision.FLOAT32, packed=False) == 2
-    assert linear.rows_at_once(Precision.INT8, packed=True) == 8
     assert linear.rows_at_once(Precision.INT8, packed=False) == 1
+    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", True)
+    assert linear.rows_at_once(Precision.INT8, packed=False) == 4
+    assert linear.rows_at_once(Precision.INT8, packed=True) == 8
     assert linear.rows_at_once(Precision.BF16, packed=False) == 1
     monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", True)
     assert linear.rows_at_once(Precision.BF16, packed=False) == 8
@@ -176,6 +178,15 @@ def test_int8(shape: tuple[int, int], rows: int, great_values: bool) -> None:
 
 
 @needs_int8_products
+@pytest.mark.parametrize("rows", [7, 64])
+def test_int8_packed_or_not_is_bit_for_bit_the_same(rows: int) -> None:
+    """Beyond the few rows that keep their activations as they are."""
+    weight, x = weight_and_input((192, 1000), rows)
+    int8, x = quantized(weight), with_great_values(x)
+    assert torch.equal(make_linear(int8, packed=True)(x), make_linear(int8, packed=False)(x))
+
+
+@needs_int8_products
 def test_int8_weights_are_close_to_float32() -> None:
     weight, x = weight_and_input((512, 384), 4)
     plain = x @ weight.T
@@ -204,13 +215,25 @@ def test_int8_shows_what_is_not_finite() -> None:
     assert not product[1].isfinite().any()
 
 
+@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("great_values", [False, True])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", [*SHAPES, (128, 192)])
-def test_int8_as_it_lies_in_a_file(shape: tuple[int, int], rows: int) -> None:
-    """Within 1% of the product with the same rounded weights."""
+def test_int8_as_it_lies_in_a_file(
+    shape: tuple[int, int],
+    rows: int,
+    great_values: bool,
+    hardware: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within 1% of the product with the same rounded weights; 3 where activations have 8 bits."""
+    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
     weight, x = weight_and_input(shape, rows)
+    if great_values:
+        x = with_great_values(x)
     int8 = quantized(weight)
     product = make_linear(int8, packed=False)
     assert isinstance(product, PlainInt8Linear)
     expected = x @ take_rows(int8, torch.arange(shape[0])).T
-    assert (product(x) - expected).abs().max() < 0.01 * expected.abs().max()
+    allowed = 0.03 if hardware and rows > Int8Linear.FEW_ROWS else 0.01
+    assert (product(x) - expected).abs().max() < allowed * expected.abs().max()
