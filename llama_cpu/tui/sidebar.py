@@ -79,19 +79,21 @@ class Sidebar(Vertical):
 
     @work(exclusive=True, group="listing")
     async def _show(self, highlighted: str | None) -> None:
-        words = self.query_one(Input).value
+        words, listing = self.query_one(Input).value, self._list
         try:
             options = await asyncio.to_thread(self._options, words)
         except UserError as error:
             options = [Option(printable(str(error)), disabled=True)]
+        if not listing.is_attached:  # the app was left meanwhile
+            return
         highlighted = highlighted or str(self._record.kept_id)
-        self._list.set_options(options)
+        listing.set_options(options)
         ids = [option.id for option in options]
         selectable = [index for index, id in enumerate(ids) if id]
         if highlighted in ids:
-            self._list.highlighted = ids.index(highlighted)
+            listing.highlighted = ids.index(highlighted)
         elif selectable:
-            self._list.highlighted = selectable[0]
+            listing.highlighted = selectable[0]
 
     def _options(self, words: str) -> list[Option]:
         history = self._record.history

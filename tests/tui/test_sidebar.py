@@ -11,7 +11,7 @@ from textual.widgets import Input, OptionList
 from llama_cpu.history.store import History
 from llama_cpu.tui.ask import Ask
 from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.sidebar import NOTHING_FOUND, NOTHING_YET, day
+from llama_cpu.tui.sidebar import NOTHING_FOUND, NOTHING_YET, Sidebar, day
 from tests.tui.driving import (
     NARROW,
     WIDE,
@@ -256,3 +256,19 @@ async def test_titles_are_data(path: Path) -> None:
         history.create("m", title="[red]\x1b[2J[/]")
         async with chat(FakeSession([], [], history)) as pilot:
             await until(pilot, lambda: "[red]␛[2J[/]" in screen_text(pilot))
+
+
+async def test_the_app_is_left_while_the_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, leave = Sidebar._options, threading.Event()
+
+    def slowly(sidebar: Sidebar, words: str):
+        leave.wait(5)
+        return read(sidebar, words)
+
+    monkeypatch.setattr(Sidebar, "_options", slowly)
+    async with chat(FakeSession([])) as pilot:
+        screen(pilot).sidebar.show()
+        await pilot.pause()
+        await screen(pilot).sidebar.query_one(OptionList).remove()
+        leave.set()
+        await pilot.app.workers.wait_for_complete()
