@@ -102,10 +102,6 @@ def plan_loading(
     checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
     context = _context(max_seq_len, checkpoint)
     available = available_memory()
-    mmap = (not packs(precision) if mmap is None else mmap) and can_map(checkpoint, precision)
-    packed = packs(precision) and not mmap
-    if not force:
-        check_fits(checkpoint.config, precision, context, available, packed)
     config_file = checkpoint.path / "generation_config.json"
     plan = LoadPlan(
         checkpoint,
@@ -115,19 +111,24 @@ def plan_loading(
         threads or physical_cores(),
         is_demo,
         read_json(config_file) if config_file.exists() else {},
-        mmap,
-        rows_at_once(precision, packed) > 1 if lookup is None else lookup,
+        (not packs(precision) if mmap is None else mmap) and can_map(checkpoint, precision),
     )
+    if not force:
+        check_fits(checkpoint.config, precision, context, available, plan.packed)
+    several_rows = rows_at_once(precision, plan.packed) > 1
+    plan = replace(plan, lookup=several_rows if lookup is None else lookup)
     if draft_ckpt_dir is None:
         return plan
-    draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path)
+    draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
-        left = available - forecast(checkpoint.config, precision, context, packed).total
+        left = available - forecast(checkpoint.config, precision, context, plan.packed).total
         check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left, draft.packed)
     return replace(plan, draft=draft)
 
 
-def _plan_draft(plan: LoadPlan, ckpt_dir: Path, tokenizer_path: Path | None) -> LoadPlan:
+def _plan_draft(
+    plan: LoadPlan, ckpt_dir: Path, tokenizer_path: Path | None, mmap: bool | None
+) -> LoadPlan:
     """The plan of a model that proposes tokens to that of ``plan``, whose vocabulary it shares."""
     draft = plan_loading(
         ckpt_dir,
@@ -135,7 +136,7 @@ def _plan_draft(plan: LoadPlan, ckpt_dir: Path, tokenizer_path: Path | None) -> 
         precision=plan.precision,
         threads=plan.threads,
         force=True,
-        mmap=plan.mmap,
+        mmap=mmap,
     )
     if vocabularies_differ(plan.tokenizer, draft.tokenizer):
         raise UserError(

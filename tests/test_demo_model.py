@@ -91,7 +91,7 @@ def test_second_question_computes_only_its_own_tokens(loaded: LoadedModel) -> No
     assert "Berlin" in answer
 
 
-@pytest.mark.parametrize("layout", ["meta-1", "meta-3", "safetensors", "mapped bf16"])
+@pytest.mark.parametrize("layout", ["meta-1", "meta-3", "safetensors", "bf16"])
 def test_other_layouts_give_the_same_ids(
     layout: str, demo_model: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
@@ -101,7 +101,7 @@ def test_other_layouts_give_the_same_ids(
         write_hugging_face(tmp_path, config, weights)
     else:
         write_meta(tmp_path, config, weights, n_shards=3 if layout == "meta-3" else 1)
-    precision = Precision.BF16 if layout == "mapped bf16" else Precision.FLOAT32
+    precision = Precision.BF16 if layout == "bf16" else Precision.FLOAT32
     plan = plan_loading(tmp_path, demo_model, max_seq_len=1024, precision=precision)
     if precision is Precision.BF16:
         demo_plan = plan_loading(demo_model, max_seq_len=1024, precision=precision)

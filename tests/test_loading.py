@@ -345,9 +345,11 @@ def test_the_plan_maps_what_the_processor_does_not_want_packed(
     words = ("--input_dir", files[Precision.BF16], "--int8", "--output_dir")
     assert merge(*words, files[Precision.INT8]) == 0
 
-    def plan(precision: Precision, *options: str, of: Precision | None = None) -> LoadPlan:
+    def plan(
+        precision: Precision, *options: str, of: Precision | None = None, draft: Path = demo_model
+    ) -> LoadPlan:
         words = ["--ckpt_dir", str(files[of or precision]), f"--{precision.value}", *options]
-        words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(demo_model)]
+        words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(draft)]
         return plan_from_arguments(chat_parser("x").parse_args(words))
 
     for hardware in (True, False):
@@ -364,6 +366,9 @@ def test_the_plan_maps_what_the_processor_does_not_want_packed(
             # Nothing of these files is as it is wanted, so that there is nothing to map.
             assert plan(precision, "--mmap", of=Precision.FLOAT32).packed is hardware
             assert not mapped.draft.mmap
+            # Nor does what the model's files have decide for the draft's.
+            beside = plan(precision, "--mmap", of=Precision.FLOAT32, draft=files[precision])
+            assert beside.draft is not None and beside.draft.mmap and not beside.mmap
 
 
 def test_do_sample_false_is_greedy(demo_model: Path) -> None:

@@ -217,7 +217,8 @@ class PlainInt8Linear(Int8Linear):
 
     def __init__(self, weight: Int8Weight) -> None:
         self._values = weight.values
-        self._scale = weight.scale
+        self._step = weight.scale
+        self._scale = weight.scale / 127  # as above
         self._ones = torch.ones_like(weight.scale, dtype=torch.bfloat16)
         self._in_blocks = all(size % 64 == 0 for size in weight.values.shape)
 
@@ -225,14 +226,14 @@ class PlainInt8Linear(Int8Linear):
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
         if x.shape[0] <= 4 and self._in_blocks:
             product = torch._weight_int8pack_mm(x.bfloat16(), self._values, self._ones)
-            return product * self._scale
+            return product * self._step
         if _INT8_IN_HARDWARE:
             return super().__call__(x)
-        return F.linear(x.float(), _SCRATCH.widened(self._values)).mul_(self._scale)
+        return F.linear(x.float(), _SCRATCH.widened(self._values)).mul_(self._step)
 
     def _of_bytes(self, x: Tensor) -> Tensor:
         signed = (x ^ 128).view(torch.int8)  # x - 128
-        return torch._int_mm(signed, self._values.T).float().mul_(self._scale / 127)
+        return torch._int_mm(signed, self._values.T).float().mul_(self._scale)
 
 
 class SeparateLinears:
