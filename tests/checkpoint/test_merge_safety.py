@@ -253,12 +253,10 @@ def runs(larger_shards: Path, tmp_path_factory) -> Iterator[MergeRuns]:
     runs.close()
 
 
-def start_and_wait_for_the_first_byte(runs: MergeRuns, shards: Path, output: Path) -> int:
-    before = set(leftovers(output))
+def start_and_stop_within(runs: MergeRuns, shards: Path, output: Path) -> int:
     words = ("--input_dir", shards, "--output_dir", output, "--tokenizer_dir", output)
-    pid = runs.start(*words, "--force", "--verify")
-    while set(leftovers(output)) <= before:
-        time.sleep(0.0005)
+    pid = runs.start(*words, "--force", "--verify", stops=True)
+    assert f"merged.pth.part-{pid}" in leftovers(output)
     return pid
 
 
@@ -266,8 +264,9 @@ def start_and_wait_for_the_first_byte(runs: MergeRuns, shards: Path, output: Pat
 def test_signals_leave_everything_as_it_was(
     name: str, code: int, runs: MergeRuns, larger_shards: Path, output: Path
 ) -> None:
-    pid = start_and_wait_for_the_first_byte(runs, larger_shards, output)
+    pid = start_and_stop_within(runs, larger_shards, output)
     os.kill(pid, getattr(signal, name))
+    os.kill(pid, signal.SIGCONT)
     assert runs.wait() == code
     assert "Traceback" not in runs.printed.read_text()
     assert (output / "merged.pth").read_bytes() == OLD
@@ -287,7 +286,7 @@ def test_file_size_limit_while_writing(runs: MergeRuns, larger_shards: Path, out
 def test_killed_at_twenty_random_moments(
     runs: MergeRuns, larger_shards: Path, output: Path, tmp_path: Path
 ) -> None:
-    """Killed a little after the first byte: the old file is whole, or in its place the new one."""
+    """Killed a little after the first bytes: the old file is whole, or in its place the new one."""
     whole = tmp_path / "whole"
     assert merge("--input_dir", larger_shards, "--output_dir", whole) == 0
     assert_same(load_merged(whole), joined_by_cat(larger_shards))
@@ -296,8 +295,9 @@ def test_killed_at_twenty_random_moments(
     found = []
     for _ in range(20):
         (output / "merged.pth").write_bytes(OLD)
-        pid = start_and_wait_for_the_first_byte(runs, larger_shards, output)
-        time.sleep(chooser.uniform(0, 0.08))
+        pid = start_and_stop_within(runs, larger_shards, output)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(chooser.uniform(0, 0.15))
         with contextlib.suppress(ProcessLookupError):  # it was quicker
             os.kill(pid, signal.SIGKILL)
         runs.wait()

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -76,13 +78,23 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("*.part-*")]
 
 
-# Imports everything once and forks the runs, which would else be mostly imports.
+# Imports everything once and forks the runs, which would else be mostly imports. A run may stop
+# (SIGSTOP) as soon as it has written some of the weights.
 _FORKING = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 from llama_cpu.cli import merge_main
+from llama_cpu.checkpoint import pth_writer
 from llama_cpu.checkpoint.meta import open_shards
 open_shards(Path(sys.argv[1]))
+copy_tensors = pth_writer.copy_tensors
+def stop_after_first_bytes(file, placed, on_bytes):
+    left_to_stop = [os.getpid()]
+    def stop_once(count):
+        if left_to_stop:
+            os.kill(left_to_stop.pop(), signal.SIGSTOP)
+        on_bytes(count)
+    return copy_tensors(file, placed, stop_once)
 for line in sys.stdin:
     run = json.loads(line)
     pid = os.fork()
@@ -91,9 +103,11 @@ for line in sys.stdin:
         os.dup2(printed, 1)
         os.dup2(printed, 2)
         if run["file_size_limit"]:
-            import resource, signal
+            import resource
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (run["file_size_limit"],) * 2)
+        if run["stops"]:
+            pth_writer.copy_tensors = stop_after_first_bytes
         code = 99
         try:
             code = merge_main(run["words"])
@@ -118,16 +132,20 @@ class MergeRuns:
         pipe = subprocess.PIPE
         self._parent = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
-    def start(self, *words: object, file_size_limit: int = 0) -> int:
-        """Id of the process."""
+    def start(self, *words: object, file_size_limit: int = 0, stops: bool = False) -> int:
+        """Id of the process; with ``stops`` it has stopped in the midst of writing."""
         run = {
             "words": list(map(str, words)),
             "printed": str(self.printed),
             "file_size_limit": file_size_limit,
+            "stops": stops,
         }
         assert self._parent.stdin is not None
         print(json.dumps(run), file=self._parent.stdin, flush=True)
-        return self._line()
+        pid = self._line()
+        while stops and psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        return pid
 
     def wait(self) -> int:
         """Exit code; minus the number of the signal where one killed it."""
