@@ -297,7 +297,7 @@ def test_killed_at_twenty_random_moments(
         (output / "merged.pth").write_bytes(OLD)
         pid = start_and_stop_within(runs, larger_shards, output)
         os.kill(pid, signal.SIGCONT)
-        time.sleep(chooser.uniform(0, 0.15))
+        time.sleep(chooser.uniform(0, 0.3))
         with contextlib.suppress(ProcessLookupError):  # it was quicker
             os.kill(pid, signal.SIGKILL)
         runs.wait()
