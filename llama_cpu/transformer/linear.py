@@ -161,35 +161,34 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
-        x = x.float()
-        greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
-        # A row of zeros divides by zero; whatever comes out is multiplied by zero.
+        # A row of zeros is divided by zero; whatever comes out is multiplied by zero.
         if x.shape[0] <= self.FEW_ROWS:
-            product = self._in_16_bits(x, _STEPS_OF_16_BITS / greatest)
-        else:
-            product = self._in_8_bits(x, greatest)
-        return product.mul_(greatest)
+            return self._in_16_bits(x.float())
+        return self._in_8_bits(x.float())
 
-    def _in_16_bits(self, x: Tensor, steps: Tensor) -> Tensor:
-        """Product of x / greatest, with ``steps`` [rows, 1] to the unit of x."""
-        # With 128 as both bytes' zero, a number n is the bytes of n + 128 * 256 + 128.
-        shifted = torch.addcmul(_MIDDLE_OF_16_BITS, x, steps).to(torch.int32)
-        low_high = (shifted >> _LOW_HIGH).to(torch.uint8)  # [2, rows, in]; the lowest 8 bits
-        product = self._of_bytes(low_high.view(-1, x.shape[1]))
-        return torch.add(product[len(x) :], product[: len(x)], alpha=1 / 256)
+    def _in_16_bits(self, x: Tensor) -> Tensor:
+        # No value is greater than its row's length, which costs one operator instead of two.
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [rows, 1]
+        # Numbers of 16 bits are the lowest ones of these floats. With 128 as both bytes' zero, a
+        # number n is the bytes of n + 128 * 256 + 128.
+        shifted = torch.addcdiv(_MIDDLE_OF_16_BITS, x, length, value=256 * _STEPS).view(torch.int32)
+        low_high = (shifted.unsqueeze(1) >> _LOW_HIGH).to(torch.uint8)  # [rows, 2, in]
+        low, high = self._of_bytes(low_high.view(-1, x.shape[1])).view(len(x), 2, -1).unbind(1)
+        return torch.add(high, low, alpha=1 / 256).mul_(length)
 
-    def _in_8_bits(self, x: Tensor, greatest: Tensor) -> Tensor:
-        """Product of x / greatest, with a second row of bytes for some rows."""
+    def _in_8_bits(self, x: Tensor) -> Tensor:
+        """With a second row of bytes for some rows."""
+        greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
         steps = _STEPS / greatest
         rounded = torch.addcmul(_MIDDLE, x, steps).to(torch.uint8)
         size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
         coarse = (greatest > self.COARSE * size).squeeze(1).nonzero().squeeze(1)
         if not len(coarse):
-            return self._of_bytes(rounded)
+            return self._of_bytes(rounded).mul_(greatest)
         rest = (x[coarse] * steps[coarse]).sub_(rounded[coarse].float().sub_(128))
         rest = rest.mul_(2 * _STEPS).add_(_MIDDLE).to(torch.uint8)  # -0.5 to 0.5 as 1 to 255
         whole, rest = self._of_bytes(torch.cat([rounded, rest])).split([len(x), len(coarse)])
-        return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS))
+        return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS)).mul_(greatest)
 
     def _of_bytes(self, x: Tensor) -> Tensor:
         """Product of uint8 x - 128, [rows, in], and the weight / 127: float32 [rows, out]."""
@@ -201,9 +200,9 @@ class Int8Linear:
 
 _STEPS = 127.0
 _MIDDLE = torch.tensor(128.5)  # a half is added, as the rest is cut off
-_STEPS_OF_16_BITS = torch.tensor(256 * _STEPS)
-_MIDDLE_OF_16_BITS = torch.tensor(128 * 256 + 128 + 0.5)
-_LOW_HIGH = torch.tensor([0, 8], dtype=torch.int32).view(2, 1, 1)  # bits to shift by
+# From 2 ** 23 on, float32 has no fractions: what is added to it is rounded.
+_MIDDLE_OF_16_BITS = torch.tensor(2.0**23 + 128 * 256 + 128)
+_LOW_HIGH = torch.tensor([[0], [8]], dtype=torch.int32)  # bits to shift by
 
 
 class PlainInt8Linear(Int8Linear):
