@@ -189,9 +189,10 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         plan.checkpoint, plan.precision, plan.mmap, plan.packed, total, on_progress, stop
     )
     tok_embeddings = reader.weight("tok_embeddings")
+    # The largest matrix, which is there twice while it is packed: now, as there is room yet.
+    output = reader.output(tok_embeddings)
     blocks = [reader.block(layer) for layer in range(config.n_layers)]
     norm = reader.norm("norm")
-    output = reader.output(tok_embeddings)
     model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len)
     reader.finish()
     keep_freed_memory()

@@ -178,7 +178,8 @@ class Int8Linear:
 
     def _in_8_bits(self, x: Tensor) -> Tensor:
         """With a second row of bytes for some rows."""
-        greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
+        # abs would copy x.
+        greatest = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))  # [rows, 1]
         steps = _STEPS / greatest
         rounded = torch.addcmul(_MIDDLE, x, steps).to(torch.uint8)
         size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5

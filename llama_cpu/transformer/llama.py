@@ -67,8 +67,8 @@ class Llama:
     ) -> Iterator[Tensor]:
         """``forward`` layer by layer, for those who show how far it is.
 
-        Yields what each layer gives, [len(token_ids), dim]; the last comes when all of them are
-        read. Raises as ``forward``.
+        Yields what each layer gives, [len(token_ids), dim], in the same memory as the one before;
+        the last comes when all of them are read. Raises as ``forward``.
         """
         start = len(cache)
         x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
@@ -104,7 +104,7 @@ class BlockParts:
 
 
 class Block:
-    """One layer: attention, then feed-forward, each added to its input."""
+    """One layer: attention, then feed-forward, each added to its input in place."""
 
     def __init__(self, config: ModelConfig, parts: BlockParts) -> None:
         self.attention_norm = RMSNorm(parts.attention_norm, config.norm_eps)
@@ -113,8 +113,10 @@ class Block:
         self.feed_forward = FeedForward(parts.w13, parts.w2)
 
     def __call__(self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: LayerCache) -> Tensor:
-        h = x + self.attention(self.attention_norm(x), rotate, mask, cache)
-        return h + self.feed_forward(self.ffn_norm(h))
+        # In place, as x would else cut up the memory that the next layer can take again.
+        x += self.attention(self.attention_norm(x), rotate, mask, cache)
+        x += self.feed_forward(self.ffn_norm(x))
+        return x
 
 
 class Attention:
