@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llama_cpu.precision import Precision
 from llama_cpu.quantization import Int8Weight
+from llama_cpu.transformer.packing import pack_int8
 
 
 def bf16_in_hardware() -> bool:
@@ -157,7 +158,7 @@ class Int8Linear:
     def __init__(self, weight: Int8Weight) -> None:
         self._scale = weight.scale / 127
         self._zero_points = torch.zeros(len(weight.scale), dtype=torch.int64)
-        self._packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
+        self._packed = pack_int8(weight.values)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
