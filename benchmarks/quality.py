@@ -6,7 +6,8 @@
 All is compared with the first precision of the list. In the table that is printed:
 
 - perplexity of each text of benchmarks/text, read in windows of 512 tokens, each from an empty
-  cache, the first token of a window not counted; the ratio is to the first precision's;
+  cache, the first token of a window not counted; the ratio is to the first precision's. A window
+  is read at once, as a prompt is; with ``--pass_tokens 16`` by the products that write answers;
 - next token: at how many places of these texts the likeliest next token is the same;
 - answers: how much of a greedy answer comes before its first token that differs, over some
   questions, an answer being 64 tokens at most.
@@ -90,13 +91,18 @@ def main() -> None:
     parser.add_argument("--tokenizer_path", type=Path)
     parser.add_argument("--tokens", type=int, default=4000, help="of each text, at most")
     parser.add_argument("--precisions", type=precisions, default=list(Precision))
+    parser.add_argument("--pass_tokens", type=int, default=WINDOW, help="tokens read in one pass")
     args = parser.parse_args()
     if args.tokens < 2:
         parser.error("--tokens must be at least 2, as the first token is not foretold.")
+    if args.pass_tokens < 1:
+        parser.error("--pass_tokens must be at least 1.")
     try:
         qualities = {
             precision.value: measure(
-                plan_loading(args.ckpt_dir, args.tokenizer_path, precision=precision), args.tokens
+                plan_loading(args.ckpt_dir, args.tokenizer_path, precision=precision),
+                args.tokens,
+                args.pass_tokens,
             )
             for precision in args.precisions
         }
@@ -114,8 +120,9 @@ def precisions(text: str) -> list[Precision]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {names}") from error
 
 
-def measure(plan: LoadPlan, tokens: int) -> Quality:
-    """Loads the model, has it read at most ``tokens`` of each text, and asks it the questions."""
+def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
+    """Loads the model, has it read at most ``tokens`` of each text, ``pass_tokens`` at once, and
+    asks it the questions."""
     precision = plan.precision.value
     loaded = load(plan, lambda done, total, name: None, Flag())
     readings = {}
@@ -123,7 +130,7 @@ def measure(plan: LoadPlan, tokens: int) -> Quality:
         print(f"{precision}: reads {path.stem}", file=sys.stderr)
         text = path.read_text(encoding="utf-8")
         windows = text_windows(text, loaded.tokenizer, tokens, min(WINDOW, plan.max_seq_len))
-        readings[path.stem] = read(loaded.model, loaded.cache, windows)
+        readings[path.stem] = read(loaded.model, loaded.cache, windows, pass_tokens)
     print(f"{precision}: answers {len(QUESTIONS)} questions", file=sys.stderr)
     return Quality(loaded.weights_bytes, readings, answers(loaded))
 
@@ -141,12 +148,15 @@ def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> l
 
 
 @torch.inference_mode()
-def read(model: Llama, cache: KVCache, windows: Sequence[list[int]]) -> Reading:
+def read(
+    model: Llama, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
+) -> Reading:
     """Each window is read from an empty cache; its first token is not foretold."""
     log_likelihoods, greedy = [], []
     for ids in windows:
         cache.reuse([])
-        logits = model.forward(ids, cache, all_logits=True)[:-1]
+        passes = [ids[first : first + pass_tokens] for first in range(0, len(ids), pass_tokens)]
+        logits = torch.cat([model.forward(some, cache, all_logits=True) for some in passes])[:-1]
         for rows, following in zip(
             logits.split(_ROWS), torch.tensor(ids[1:]).split(_ROWS), strict=True
         ):

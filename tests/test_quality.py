@@ -28,14 +28,17 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
-@pytest.mark.parametrize("window", [200, 64])
-def test_perplexity_is_that_of_transformers(window: int, adds_bos: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("window", "pass_tokens"), [(200, 512), (64, 512), (64, 16), (64, 7)])
+def test_perplexity_is_that_of_transformers(
+    window: int, pass_tokens: int, adds_bos: bool, tmp_path: Path
+) -> None:
     config = tiny_config()
     weights = random_weights(config)
     loaded = load_tiny(write_meta(tmp_path, config, weights))
     tokenizer = ByteTokenizer()
     tokenizer.adds_bos = adds_bos
-    reading = read(loaded.model, loaded.cache, text_windows(TEXT, tokenizer, 300, window))
+    windows = text_windows(TEXT, tokenizer, 300, window)
+    reading = read(loaded.model, loaded.cache, windows, pass_tokens)
 
     reference = reference_model(config, weights)
     bos = [256] if adds_bos else []
