@@ -189,7 +189,7 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         plan.checkpoint, plan.precision, plan.mmap, plan.packed, total, on_progress, stop
     )
     tok_embeddings = reader.weight("tok_embeddings")
-    # The largest matrix, which is there twice while it is packed: now, as there is room yet.
+    # The largest matrix, there twice while it is packed, while there is room: before the layers.
     output = reader.output(tok_embeddings)
     blocks = [reader.block(layer) for layer in range(config.n_layers)]
     norm = reader.norm("norm")

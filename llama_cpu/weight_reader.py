@@ -161,7 +161,7 @@ class WeightReader:
         """Mapped weights come from the disk while the user types, instead of one by one later."""
         self._on_progress(self._total, self._total, "")
         self._passing = torch.empty(0)
-        tensors = self._to_read_ahead
+        tensors = sorted(self._to_read_ahead, key=lambda stored: (stored.file.path, stored.start))
         Thread(target=_read_ahead, args=(tensors,), name="read ahead", daemon=True).start()
 
 

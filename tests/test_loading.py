@@ -382,7 +382,7 @@ def test_do_sample_false_is_greedy(demo_model: Path) -> None:
 
 
 def test_mapped_weights_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, in the order in which they will be used, and only what the file has."""
+    """All of them, in the order of the disk, and only what the file has."""
     from llama_cpu.checkpoint import stored
 
     asked: list[tuple[int, int]] = []
@@ -403,3 +403,4 @@ def test_mapped_weights_are_read_ahead(tmp_path: Path, monkeypatch: pytest.Monke
     assert done.wait(10)
     assert loaded.mapped_bytes == loaded_bytes
     assert all(0 < length <= 4096 and start + length <= size for start, length in asked)
+    assert asked == sorted(asked)

@@ -63,7 +63,7 @@ def load(options: Options) -> tuple[str, Run]:
         decode, figures = timings.token_seconds[1:], memory()
         if reads:
             # A token's time begins with the one before, and so has the reading in it.
-            decode = [each - between for each, between in zip(decode, reads, strict=False)]
+            decode = [token - reading for token, reading in zip(decode, reads, strict=False)]
             figures["read"] = BYTES / statistics.median(reads)
         return Times(timings.time_to_first_token, decode, figures)
 

@@ -1,6 +1,9 @@
 """Running merge_weights.py, and an independent way of joining shards."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -131,6 +134,7 @@ class MergeRuns:
         command = [sys.executable, "-c", _FORKING, str(shards)]
         pipe = subprocess.PIPE
         self._parent = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self._running: int | None = None  # a process that nobody has waited for
 
     def start(self, *words: object, file_size_limit: int = 0, stops: bool = False) -> int:
         """Id of the process; with ``stops`` it has stopped in the midst of writing."""
@@ -142,16 +146,37 @@ class MergeRuns:
         }
         assert self._parent.stdin is not None
         print(json.dumps(run), file=self._parent.stdin, flush=True)
-        pid = self._line()
-        while stops and psutil.Process(pid).status() != psutil.STATUS_STOPPED:
-            time.sleep(0.001)
+        pid = self._running = self._line()
+        if stops:
+            self._wait_until_stopped(pid)
         return pid
+
+    def _wait_until_stopped(self, pid: int) -> None:
+        end = time.monotonic() + 60
+        try:
+            process = psutil.Process(pid)
+            while process.status() != psutil.STATUS_STOPPED:
+                assert time.monotonic() < end
+                time.sleep(0.001)
+        except (psutil.NoSuchProcess, AssertionError) as error:
+            self._kill()
+            raise AssertionError(
+                f"It did not stop, and printed: {self.printed.read_text()}"
+            ) from error
+
+    def _kill(self) -> None:
+        if self._running is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._running, signal.SIGKILL)
+            self.wait()
 
     def wait(self) -> int:
         """Exit code; minus the number of the signal where one killed it."""
-        return self._line()
+        code, self._running = self._line(), None
+        return code
 
     def close(self) -> None:
+        self._kill()
         assert self._parent.stdin is not None and self._parent.stdout is not None
         self._parent.stdin.close()
         self._parent.wait(timeout=60)
