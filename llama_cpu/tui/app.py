@@ -142,10 +142,11 @@ class ChatApp(App[int]):
             return
         self.session = message.session
         await self.uncover(LoadingScreen)  # there may be the help
-        self.switch_screen(ChatScreen(message.session, self.plan.is_demo, self.model_thread))
+        chat = ChatScreen(message.session, self.plan.is_demo, self.model_thread)
+        self.switch_screen(chat)
         marker = self._preferences.welcome_marker
         if marker and not marker.exists():
-            self.push_screen(WelcomeScreen(self.keymap, marker))
+            self.push_screen(WelcomeScreen(self.keymap, marker, lambda: chat.prompt))
 
     def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
         """Leave, where there is no way back; ``run_app`` passes the reason on."""

@@ -1,14 +1,17 @@
 """Every key as it is now, the commands that are typed, and the few lines for the first time."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Button, Static
 
 from llama_cpu.tui.keys import bindings_of, keys_of, scopes, shown
@@ -58,14 +61,20 @@ def _entry(left: str, right: str) -> str:
 
 
 class WelcomeScreen(ModalScreen[None]):
-    """What one has to know the first time, and where all else is found."""
+    """What one has to know the first time, and where all else is found.
+
+    It is in nobody's way: what is typed or pasted goes to the prompt behind it and closes it.
+    """
 
     BINDINGS = [Binding("escape,enter", "close", "Close", id="close_welcome")]
 
-    def __init__(self, keymap: Mapping[str, str], marker: Path) -> None:
+    def __init__(
+        self, keymap: Mapping[str, str], marker: Path, prompt: Callable[[], Widget]
+    ) -> None:
         super().__init__()
         self._keymap = keymap
         self._marker = marker
+        self._prompt = prompt
 
     def compose(self) -> ComposeResult:
         with Vertical(id="welcome"):
@@ -76,8 +85,24 @@ class WelcomeScreen(ModalScreen[None]):
         """The click for the key."""
         self.action_close()
 
+    def on_key(self, event: events.Key) -> None:
+        """The first letter of a message, and those that come before this is closed."""
+        if event.is_printable:
+            self._pass_on(events.Key(event.key, event.character))
+
+    def on_paste(self, event: events.Paste) -> None:
+        """A message that is written already."""
+        self._pass_on(events.Paste(event.text))
+
+    def _pass_on(self, event: events.Event) -> None:
+        with contextlib.suppress(NoMatches):  # the chat is not laid out yet
+            self._prompt().post_message(event)
+        self.action_close()
+
     def action_close(self) -> None:
         """Remember that it was seen; where that is not possible it is shown again."""
+        if not self.is_current:  # the second of two quick keys
+            return
         with contextlib.suppress(OSError):
             self._marker.parent.mkdir(parents=True, exist_ok=True)
             self._marker.touch()

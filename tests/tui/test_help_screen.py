@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Button
 
 from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen, help_text, welcome_text
@@ -51,6 +52,23 @@ async def test_the_first_start(size: tuple[int, int], tmp_path: Path) -> None:
         assert marker.exists() and prompt(pilot).has_focus
     async with chat(FakeSession([]), size, preferences=preferences) as pilot:
         assert not isinstance(pilot.app.screen, WelcomeScreen)
+
+
+async def test_what_is_typed_at_once_is_not_lost(tmp_path: Path) -> None:
+    preferences = Preferences(welcome_marker=tmp_path / "welcomed")
+    async with chat(FakeSession([]), preferences=preferences, is_first=True) as pilot:
+        await pilot.press(*"Hello", "space", *"you")
+        await until(pilot, lambda: prompt(pilot).text == "Hello you")
+        assert pilot.app.screen is screen(pilot) and prompt(pilot).has_focus
+    assert preferences.welcome_marker is not None and preferences.welcome_marker.exists()
+
+
+async def test_what_is_pasted_at_once_is_not_lost(tmp_path: Path) -> None:
+    preferences = Preferences(welcome_marker=tmp_path / "welcomed")
+    async with chat(FakeSession([]), preferences=preferences, is_first=True) as pilot:
+        pilot.app.post_message(events.Paste("one\r\ntwo"))
+        await until(pilot, lambda: prompt(pilot).text == "one\ntwo")
+        assert pilot.app.screen is screen(pilot) and prompt(pilot).has_focus
 
 
 async def test_it_is_five_lines() -> None:
