@@ -85,8 +85,11 @@ class WeightReader:
 
     def output(self, tok_embeddings: Weight) -> Output:
         """The last product, with its own weight or that of the embedding."""
-        tied = self._config.tied_output
-        return make_output(tok_embeddings if tied else self.weight("output"), self._packed)
+        if not self._config.tied_output:
+            return make_output(self.weight("output"), self._packed)
+        if self._packed and isinstance(tok_embeddings, Int8Weight):
+            self.done += tok_embeddings.nbytes  # there as a table, too
+        return make_output(tok_embeddings, self._packed)
 
     def _linear(self, *names: str) -> Linear:
         """One product with all of these weights, or several where they are mapped: what need not

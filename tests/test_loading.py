@@ -193,6 +193,21 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
     assert all(done <= total for done, total, _ in seen)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_forecast_counts_what_is_loaded(
+    precision: Precision, tied: bool, tmp_path: Path
+) -> None:
+    config = tiny_config(tied_output=tied)
+    write_hugging_face(tmp_path, config, random_weights(config))
+    for mmap in (None, True, False):
+        loaded = load_tiny(tmp_path, precision=precision, mmap=mmap)
+        plan = loaded.plan
+        assert plan.checkpoint.config.tied_output == tied
+        counted = forecast(config, precision, plan.max_seq_len, plan.packed).weights
+        assert loaded.weights_bytes == counted
+
+
 def test_forecast_of_7b() -> None:
     in_float32 = forecast(LLAMA_7B, Precision.FLOAT32, 2048, packed=True)
     assert in_float32.weights == pytest.approx(6_738_415_616 * 4, rel=0.001)
