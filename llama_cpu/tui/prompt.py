@@ -144,5 +144,7 @@ class Prompt(TextArea):
 
     async def _on_paste(self, event: events.Paste) -> None:
         # Runs before TextArea's own handler, which inserts event.text. Terminals send pasted
-        # line ends as carriage returns; control characters must not reach the screen.
+        # line ends as carriage returns; control characters must not reach the screen. Stopped here,
+        # as the app would give it to the prompt again if another screen has passed it on.
+        event.stop()
         event.text = printable(event.text.replace("\r\n", "\n").replace("\r", "\n"))
