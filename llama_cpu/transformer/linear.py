@@ -162,13 +162,15 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
-        # A row of zeros is divided by zero; whatever comes out is multiplied by zero.
-        if x.shape[0] <= self.FEW_ROWS:
-            return self._in_16_bits(x.float())
-        return self._in_8_bits(x.float())
-
-    def _in_16_bits(self, x: Tensor) -> Tensor:
+        x = x.float()
         greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
+        few = x.shape[0] <= self.FEW_ROWS
+        product = self._in_16_bits(x, greatest) if few else self._in_8_bits(x, greatest)
+        # A row of zeros was divided by zero; whatever came out is multiplied by zero.
+        return product.mul_(greatest)
+
+    def _in_16_bits(self, x: Tensor, greatest: Tensor) -> Tensor:
+        """Product of x / greatest."""
         # Numbers of 16 bits are the lowest ones of these floats. With 128 as both bytes' zero, a
         # number n is the bytes of n + 128 * 256 + 128.
         shifted = torch.addcdiv(_MIDDLE_OF_16_BITS, x, greatest, value=256 * _STEPS).view(
@@ -176,22 +178,20 @@ class Int8Linear:
         )
         low_high = (shifted.unsqueeze(1) >> _LOW_HIGH).to(torch.uint8)  # [rows, 2, in]
         low, high = self._of_bytes(low_high.view(-1, x.shape[1])).view(len(x), 2, -1).unbind(1)
-        return torch.add(high, low, alpha=1 / 256).mul_(greatest)
+        return torch.add(high, low, alpha=1 / 256)
 
-    def _in_8_bits(self, x: Tensor) -> Tensor:
-        """With a second row of bytes for some rows."""
-        # abs would copy x.
-        greatest = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))  # [rows, 1]
+    def _in_8_bits(self, x: Tensor, greatest: Tensor) -> Tensor:
+        """Product of x / greatest, with a second row of bytes for some rows."""
         steps = _STEPS / greatest
         rounded = torch.addcmul(_MIDDLE, x, steps).to(torch.uint8)
         size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
         coarse = (greatest > self.COARSE * size).squeeze(1).nonzero().squeeze(1)
         if not len(coarse):
-            return self._of_bytes(rounded).mul_(greatest)
+            return self._of_bytes(rounded)
         rest = (x[coarse] * steps[coarse]).sub_(rounded[coarse].float().sub_(128))
         rest = rest.mul_(2 * _STEPS).add_(_MIDDLE).to(torch.uint8)  # -0.5 to 0.5 as 1 to 255
         whole, rest = self._of_bytes(torch.cat([rounded, rest])).split([len(x), len(coarse)])
-        return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS)).mul_(greatest)
+        return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS))
 
     def _of_bytes(self, x: Tensor) -> Tensor:
         """Product of uint8 x - 128, [rows, in], and the weight / 127: float32 [rows, out]."""
