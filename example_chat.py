@@ -2,7 +2,7 @@
 
 import sys
 
-from llama_cpu.cli import chat_main
+from llama_cpu.cli.main import chat_main
 
 if __name__ == "__main__":
     sys.exit(chat_main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from llama_cpu.cli import complete_main
+from llama_cpu.cli.main import complete_main
 
 if __name__ == "__main__":
     sys.exit(complete_main())

@@ -23,8 +23,8 @@ from benchmarks.measure import KINDS, PEERS, Bench, Subject
 from benchmarks.models import MODELS, prepare
 from benchmarks.report import Report, disturbance_note, machine_note
 from benchmarks.sides import Rounds
-from llama_cpu.machine import physical_cores
-from llama_cpu.precision import Precision
+from llama_cpu.system.processor import physical_cores
+from llama_cpu.weights.precision import Precision
 
 PRECISIONS = tuple(precision.value for precision in Precision)
 

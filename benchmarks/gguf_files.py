@@ -13,7 +13,7 @@ from torch import Tensor
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.checkpoint.gguf import read_gguf
 from llama_cpu.checkpoint.stored import StoredTensor
-from llama_cpu.config import ModelConfig
+from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import GGUF_NAMES, renamed
 from tests.support.vocabularies import gguf_vocabulary
 

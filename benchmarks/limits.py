@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from benchmarks.workers.protocol import Task
 from llama_cpu.checkpoint.base import tensor_shapes
-from llama_cpu.config import ModelConfig
-from llama_cpu.precision import Precision
+from llama_cpu.model.config import ModelConfig
+from llama_cpu.weights.precision import Precision
 
 # A matrix may be widened before its product, where that is faster.
 _AT_LEAST_AS_WIDE = {

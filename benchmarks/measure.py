@@ -13,8 +13,8 @@ from benchmarks.report import Report, Row, percent, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times
 from llama_cpu.checkpoint.base import tensor_shapes
-from llama_cpu.machine import available_memory
-from llama_cpu.precision import Precision
+from llama_cpu.system.memory import available_memory
+from llama_cpu.weights.precision import Precision
 
 DECODE = Task(prompt=100, decode=16)
 PREFILL = Task(prompt=512)

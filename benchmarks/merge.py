@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
-from llama_cpu.checkpoint.pth_writer import write_pth
 from llama_cpu.checkpoint.sharding import split_dimension
+from llama_cpu.conversion.pth_writer import write_pth
 
 DIM, HEADS, HIDDEN, VOCAB, SHARDS = 5120, 40, 13824, 32000, 2
 SCRIPT = Path(__file__).resolve().parent.parent / "merge_weights.py"

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.gguf_files import rewrite_gguf, write_random
 from llama_cpu.checkpoint.gguf import open_gguf
-from llama_cpu.checkpoint.safetensors_writer import write_safetensors
-from llama_cpu.config import ModelConfig
-from llama_cpu.demo_model import fetch_demo_model
+from llama_cpu.conversion.safetensors_writer import write_safetensors
+from llama_cpu.loading.demo_model import fetch_demo_model
+from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import LLAMA_7B
 
 MODELS: dict[str, ModelConfig | None] = {

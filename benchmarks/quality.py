@@ -23,7 +23,7 @@ from itertools import takewhile
 from pathlib import Path
 from threading import Event as Flag
 
-from llama_cpu.machine import prepare_for_torch
+from llama_cpu.system.process import prepare_for_torch
 
 prepare_for_torch()  # before torch is imported
 
@@ -33,14 +33,14 @@ from torch import Tensor
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.errors import UserError
-from llama_cpu.events import Token
-from llama_cpu.loading import LoadedModel, LoadPlan, load, plan_loading
-from llama_cpu.precision import Precision
-from llama_cpu.sampling import Sampling
-from llama_cpu.text import human_bytes
+from llama_cpu.generation.events import Token
+from llama_cpu.generation.sampling import Sampling
+from llama_cpu.loading.load import LoadedModel, LoadPlan, load, plan_loading
+from llama_cpu.model.kv_cache import KVCache
+from llama_cpu.model.llama import Llama
+from llama_cpu.system.text import human_bytes
 from llama_cpu.tokenization import Tokenizer
-from llama_cpu.transformer.kv_cache import KVCache
-from llama_cpu.transformer.llama import Llama
+from llama_cpu.weights.precision import Precision
 
 TEXTS = sorted((Path(__file__).parent / "text").glob("*.txt"))
 WINDOW = 512

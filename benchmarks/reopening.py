@@ -18,23 +18,24 @@ import time
 from pathlib import Path
 from threading import Event as Flag
 
-from llama_cpu.machine import forget_cached, prepare_for_torch
+from llama_cpu.system.file_io import forget_cached
+from llama_cpu.system.process import prepare_for_torch
 
 prepare_for_torch()  # before torch is imported
 
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
-from llama_cpu.chat.record import Record
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.errors import UserError
-from llama_cpu.events import Prefill, Token
-from llama_cpu.fingerprint import fingerprint
+from llama_cpu.generation.events import Prefill, Token
+from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.store import History
-from llama_cpu.kept_caches import KeptCaches
-from llama_cpu.loading import LoadedModel, load, plan_loading
-from llama_cpu.precision import Precision
-from llama_cpu.sampling import Sampling
-from llama_cpu.text import human_bytes
+from llama_cpu.kv_store.fingerprint import fingerprint
+from llama_cpu.kv_store.store import KVStore
+from llama_cpu.loading.load import LoadedModel, load, plan_loading
+from llama_cpu.system.text import human_bytes
+from llama_cpu.weights.precision import Precision
 
 TEXT = Path(__file__).parent / "text" / "opticks.txt"
 LIMIT = 1 << 40
@@ -46,11 +47,11 @@ class Reopening:
     def __init__(self, loaded: LoadedModel, weights: str, folder: Path) -> None:
         self._loaded, self._weights = loaded, weights
         self._history = History(folder / "history.db")
-        self._kept = KeptCaches(self._history, LIMIT, LIMIT, folder / "kv")
+        self._kept = KVStore(self._history, LIMIT, LIMIT, folder / "kv")
 
     def begin(self, tokens: int) -> float:
         """A conversation with a message of so many tokens; returns the seconds of leaving it."""
-        session = self._session(Record(self._history))
+        session = self._session(Conversation(self._history))
         tokenizer = self._loaded.tokenizer
         ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"), specials=False)
         session.add_user(tokenizer.decode(ids[:tokens]))
@@ -59,24 +60,24 @@ class Reopening:
         start = time.perf_counter()
         session.keep_cache(unwatched, Flag())
         seconds = time.perf_counter() - start
-        assert session.record.kept_id
-        self._conversation = session.record.kept_id
+        assert session.conversation.kept_id
+        self._conversation_id = session.conversation.kept_id
         session.close()
         return seconds
 
     @property
     def file(self) -> Path:
-        return self._kept.path(self._conversation)
+        return self._kept.path(self._conversation_id)
 
     def ask(self, with_file: bool) -> tuple[float, Prefill]:
         """Seconds to the first token, and what was reused."""
         self._loaded.cache.truncate(0)
         with self.file.open("r+b", buffering=0) as file:
             forget_cached(file)  # type: ignore[arg-type]
-        session = self._session(Record(self._history), with_file)
+        session = self._session(Conversation(self._history), with_file)
         session.count_tokens("warm")
         start = time.perf_counter()
-        session.record.open(self._conversation)
+        session.conversation.open(self._conversation_id)
         session.prepare_cache(unwatched, Flag())
         session.add_user("What is this text about?")
         for event in session.answer(stop := Flag()):
@@ -85,17 +86,22 @@ class Reopening:
             elif isinstance(event, Token) and not stop.is_set():
                 seconds = time.perf_counter() - start
                 stop.set()
-        session.record.delete_last_turn()
+        session.conversation.delete_last_turn()
         session.close()
         return seconds, prefill
 
-    def _session(self, record: Record, with_file: bool = True) -> ChatSession:
+    def _session(self, conversation: Conversation, with_file: bool = True) -> ChatSession:
         loaded = self._loaded
         keeper = CacheKeeper(self._kept, loaded.plan, self._weights, loaded.cache)
         template = choose_template(None, loaded.tokenizer, loaded.plan.name)
         greedy = Sampling(temperature=0.0)
         return ChatSession(
-            loaded, template, greedy, 32, record=record, keeper=keeper if with_file else None
+            loaded,
+            template,
+            greedy,
+            32,
+            conversation=conversation,
+            keeper=keeper if with_file else None,
         )
 
     def close(self) -> None:

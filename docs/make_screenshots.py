@@ -16,18 +16,18 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command line sets it
 
 from textual.pilot import Pilot
 
-from llama_cpu.arguments import chat_parser
 from llama_cpu.chat.choose_model import model_chooser
-from llama_cpu.chat.open_session import open_record, session_opener
-from llama_cpu.demo_model import fetch_demo_model
-from llama_cpu.loading import plan_from_arguments
-from llama_cpu.locations import cache_folder
-from llama_cpu.model_finder import find_models
+from llama_cpu.chat.open_session import open_conversation, session_opener
+from llama_cpu.cli.options import chat_parser
+from llama_cpu.loading.demo_model import fetch_demo_model
+from llama_cpu.loading.discovery import find_models
+from llama_cpu.loading.load import plan_from_arguments
+from llama_cpu.system.paths import cache_folder
 from llama_cpu.tui import about
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.model_screen import ModelSource
 from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.models import ModelSource
 from tests.support.svg import smaller
 from tests.tui.driving import ask, screen_text
 
@@ -112,9 +112,9 @@ async def main() -> None:
     args = chat_parser("make_screenshots").parse_args(["--temperature", "0"])
     plan = plan_from_arguments(args)
     preferences = Preferences(welcome_marker=Path.home() / "welcomed")
-    with open_record(args) as record:
-        models = ModelSource(lambda: find_models([]), model_chooser(args, plan, record))
-        app = ChatApp(plan, session_opener(plan, args, record), preferences, models)
+    with open_conversation(args) as conversation:
+        models = ModelSource(lambda: find_models([]), model_chooser(args, plan, conversation))
+        app = ChatApp(plan, session_opener(plan, args, conversation), preferences, models)
         async with app.run_test(size=SIZE) as pilot:
             await visit(pilot)
         app.close()

@@ -1,5 +1,5 @@
 import sys
 
-from llama_cpu.cli import main
+from llama_cpu.cli.main import main
 
 sys.exit(main())

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_cpu.demo_model import demo_model_path, fetch_demo_model
-from llama_cpu.locations import state_folder
-from llama_cpu.machine import prepare_for_torch
+from llama_cpu.loading.demo_model import demo_model_path, fetch_demo_model
+from llama_cpu.system.paths import state_folder
+from llama_cpu.system.process import prepare_for_torch
 
 prepare_for_torch()
 # A shell that starts the tests in the background has SIGINT ignored, by them and by every program

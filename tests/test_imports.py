@@ -67,7 +67,7 @@ def test_imports_go_upwards(path: Path) -> None:
 
 def test_the_test_sees_imports() -> None:
     source = (
-        "import llama_cpu.cli\nfrom llama_cpu import __version__, chat\n"
+        "import llama_cpu.cli.main\nfrom llama_cpu import __version__, chat\n"
         "if TYPE_CHECKING:\n    from llama_cpu.tui.app import run_app\n"
         "def f():\n    from llama_cpu.checkpoint.meta import open_meta\n"
     )
@@ -86,10 +86,10 @@ def test_the_app_is_on_the_screen_before_torch_is_loaded() -> None:
 
 
 def test_loading_a_model_brings_no_code_that_writes_one() -> None:
-    readers = "import sys, llama_cpu.loading, llama_cpu.checkpoint.meta\n"
+    readers = "import sys, llama_cpu.loading.load, llama_cpu.checkpoint.meta\n"
     readers += "import llama_cpu.checkpoint.hugging_face, llama_cpu.checkpoint.gguf\n"
     writers = ("block_copy", "pth_writer", "safetensors_writer", "merge", "quantizing")
-    names = {f"llama_cpu.checkpoint.{name}" for name in writers} | {"isal"}
+    names = {f"llama_cpu.conversion.{name}" for name in writers} | {"isal"}
     done = subprocess.run(
         [sys.executable, "-c", f"{readers}print({names!r} & sys.modules.keys())"],
         cwd=ROOT,

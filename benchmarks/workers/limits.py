@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, serve
-from llama_cpu.machine import prepare_for_torch
+from llama_cpu.system.process import prepare_for_torch
 
 BYTES = 1 << 30  # more than any processor's cache
 ROWS, INNER, COLUMNS = 1024, 4096, 4096

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event as Flag
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, serve
-from llama_cpu.machine import prepare_for_torch
+from llama_cpu.system.process import prepare_for_torch
 
 PAGE = Path(__file__).with_name("heap.txt")
 QUESTION = "Repeat this code word for word, but rename the class Heap to {}:\n\n```python\n{}```"
@@ -20,13 +20,13 @@ def load(options: Options) -> tuple[str, Run]:
     import llama_cpu
     from llama_cpu.chat.session import ChatSession
     from llama_cpu.chat.templates import choose_template
-    from llama_cpu.demo_model import fetch_demo_model
-    from llama_cpu.drafting import DraftLength
-    from llama_cpu.events import Token
-    from llama_cpu.loading import load as load_model
-    from llama_cpu.loading import plan_loading
-    from llama_cpu.precision import Precision
-    from llama_cpu.sampling import Sampling
+    from llama_cpu.generation.events import Token
+    from llama_cpu.generation.sampling import Sampling
+    from llama_cpu.generation.speculative_decoding import DraftLength
+    from llama_cpu.loading.demo_model import fetch_demo_model
+    from llama_cpu.loading.load import load as load_model
+    from llama_cpu.loading.load import plan_loading
+    from llama_cpu.weights.precision import Precision
 
     class Longest(DraftLength):
         """The demo model's own costs do not matter here."""

@@ -9,20 +9,21 @@ from threading import Event as Flag
 
 from benchmarks.workers.limits import BYTES, memory_reader
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
-from llama_cpu.machine import memory_report, prepare_for_torch
+from llama_cpu.system.memory import memory_report
+from llama_cpu.system.process import prepare_for_torch
 
 
 def load(options: Options) -> tuple[str, Run]:
     prepare_for_torch()
     import llama_cpu
-    from llama_cpu.drafting import DraftLength
-    from llama_cpu.events import Token
-    from llama_cpu.generation import Limits, TextGenerator
-    from llama_cpu.loading import load as load_model
-    from llama_cpu.loading import plan_loading
-    from llama_cpu.precision import Precision
-    from llama_cpu.sampling import Sampler, Sampling
-    from llama_cpu.timings import Timings
+    from llama_cpu.generation.events import Token
+    from llama_cpu.generation.generate import Limits, TextGenerator
+    from llama_cpu.generation.sampling import Sampler, Sampling
+    from llama_cpu.generation.speculative_decoding import DraftLength
+    from llama_cpu.generation.timings import Timings
+    from llama_cpu.loading.load import load as load_model
+    from llama_cpu.loading.load import plan_loading
+    from llama_cpu.weights.precision import Precision
 
     plan = plan_loading(
         Path(options.model),

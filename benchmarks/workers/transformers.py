@@ -40,7 +40,7 @@ def _model(options: Options):
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    from llama_cpu.config import ModelConfig
+    from llama_cpu.model.config import ModelConfig
     from tests.support.checkpoints import hugging_face_config, hugging_face_weights
 
     dtypes = {"float32": torch.float32, "bf16": torch.bfloat16}

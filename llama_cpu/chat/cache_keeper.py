@@ -4,13 +4,13 @@ import hashlib
 from threading import Event as Flag
 
 from llama_cpu import __version__
-from llama_cpu.chat.record import Record
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.errors import Cancelled
-from llama_cpu.kept_caches import KeptCaches
-from llama_cpu.loading import LoadPlan
-from llama_cpu.transformer.kv_cache import KVCache
-from llama_cpu.transformer.kv_file import Progress
+from llama_cpu.kv_store.file_format import Progress
+from llama_cpu.kv_store.store import KVStore
+from llama_cpu.loading.load import LoadPlan
+from llama_cpu.model.kv_cache import KVCache
 
 FORMAT = "llama_cpu KV cache 1"
 
@@ -22,7 +22,7 @@ class CacheKeeper:
     prompt, as of anything that is in the cache (``KVCache.reuse``).
     """
 
-    def __init__(self, kept: KeptCaches, plan: LoadPlan, weights: str, cache: KVCache) -> None:
+    def __init__(self, kept: KVStore, plan: LoadPlan, weights: str, cache: KVCache) -> None:
         """``weights``: the fingerprint of the model's."""
         self._kept = kept
         self._cache = cache
@@ -35,7 +35,7 @@ class CacheKeeper:
             "precision": plan.precision.value,
         }
         self._label = self._model_label  # with the template that the tokens were made with
-        self._conversation: int | None = None  # whose tokens the cache holds; None: nobody's
+        self._conversation_id: int | None = None  # whose tokens the cache holds; None: nobody's
         self._message = 0  # the one that the last of them are of
         self._on_disk: list[int] = []  # what that conversation's file holds
         self._is_tidy = False
@@ -43,30 +43,30 @@ class CacheKeeper:
     @property
     def has_unkept(self) -> bool:
         """Whether ``keep`` would write something."""
-        if self._conversation is None or not self._message:
+        if self._conversation_id is None or not self._message:
             return False
         length = self._kept.length_kept(self._cache)
         return self._cache.token_ids[:length] != self._on_disk[:length]
 
     def turn_to(
-        self, record: Record, template: ChatTemplate, on_progress: Progress, stop: Flag
+        self, conversation: Conversation, template: ChatTemplate, on_progress: Progress, stop: Flag
     ) -> None:
-        """The record's conversation is at work from now on: keep the cache of the one before, and
-        have what is kept of this one. Nothing happens where it is at work already."""
+        """Switch to another conversation: keep the KV cache of the previous one and load what is
+        kept of this one. Does nothing if this conversation is already the current one."""
         if not self._is_tidy:
             self._is_tidy = True
             self._kept.tidy()
-        conversation = record.kept_id
-        if conversation == self._conversation:
+        conversation_id = conversation.kept_id
+        if conversation_id == self._conversation_id:
             return
         self.keep(on_progress, stop)
-        self._conversation, self._message, self._on_disk = conversation, 0, []
-        if conversation is None or stop.is_set():
+        self._conversation_id, self._message, self._on_disk = conversation_id, 0, []
+        if conversation_id is None or stop.is_set():
             return
         wanted, cache = self._labelled(template), self._cache
         try:
             message = self._kept.load(
-                conversation, wanted, cache, self._vocab_size, on_progress, stop
+                conversation_id, wanted, cache, self._vocab_size, on_progress, stop
             )
         except Cancelled:
             return
@@ -74,24 +74,24 @@ class CacheKeeper:
             self._label, self._message = wanted, message
             self._on_disk = cache.token_ids.copy()
 
-    def belongs_to(self, record: Record, template: ChatTemplate) -> None:
-        """The cache holds the prompt, or the answer, of the record's last message."""
-        if record.kept_id != self._conversation:  # it was moved to memory, or back
-            self._conversation, self._on_disk = record.kept_id, []
-        self._message = record.line[-1].id if record.line else 0
+    def belongs_to(self, conversation: Conversation, template: ChatTemplate) -> None:
+        """The cache holds the prompt, or the answer, of the conversation's last message."""
+        if conversation.kept_id != self._conversation_id:  # it was moved to memory, or back
+            self._conversation_id, self._on_disk = conversation.kept_id, []
+        self._message = conversation.line[-1].id if conversation.line else 0
         self._label = self._labelled(template)
 
     def keep(self, on_progress: Progress, stop: Flag) -> None:
         """Write the cache to the disk, unless it is there; stopped, or where that is not possible,
         there is no file, or the one of before."""
-        if self._conversation is None or not self._message:
+        if self._conversation_id is None or not self._message:
             return
         if not self.has_unkept:
-            self._kept.remove_if_gone(self._conversation, self._message)
+            self._kept.remove_if_gone(self._conversation_id, self._message)
             return
         try:
             is_new = self._kept.save(
-                self._conversation, self._message, self._label, self._cache, on_progress, stop
+                self._conversation_id, self._message, self._label, self._cache, on_progress, stop
             )
         except Cancelled:
             return

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import OpenSession, session_opener
-from llama_cpu.chat.record import Record
-from llama_cpu.loading import LoadPlan, plan_loading
-from llama_cpu.memory_forecast import check_fits, forecast
-from llama_cpu.precision import Precision
+from llama_cpu.loading.load import LoadPlan, plan_loading
+from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
+from llama_cpu.weights.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Choice:
         """Bytes that it will take up."""
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
         return sum(
-            forecast(plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.packed).total
+            estimate_memory(
+                plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.packed
+            ).total
             for plan in plans
         )
 
@@ -34,7 +36,9 @@ class Choice:
 ChooseModel = Callable[[Path, str, Precision, "int | None"], Choice]
 
 
-def model_chooser(args: argparse.Namespace, first: LoadPlan, record: Record) -> ChooseModel:
+def model_chooser(
+    args: argparse.Namespace, first: LoadPlan, conversation: Conversation
+) -> ChooseModel:
     """A function that opens a model's files, with the options of the command line.
 
     ``first``: the model of the start, to which its tokenizer and draft options belong. The function
@@ -62,6 +66,6 @@ def model_chooser(args: argparse.Namespace, first: LoadPlan, record: Record) -> 
             check_fits(config, precision, plan.max_seq_len, free, plan.packed)
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
-        return Choice(plan, session_opener(plan, args, record))
+        return Choice(plan, session_opener(plan, args, conversation))
 
     return choose

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.model.kv_cache import KVCache
+from llama_cpu.model.llama import Llama
 from llama_cpu.tokenization import StreamDecoder, Tokenizer
-from llama_cpu.transformer.kv_cache import KVCache
-from llama_cpu.transformer.llama import Llama
 
 ALTERNATIVES = 5
 _LOGITS_BYTES = 32 << 20  # of one pass: a large vocabulary's fill the memory otherwise

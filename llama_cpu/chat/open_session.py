@@ -7,26 +7,26 @@ from threading import Event as Flag
 from typing import Any
 
 from llama_cpu.chat.cache_keeper import CacheKeeper
-from llama_cpu.chat.record import Record
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
-from llama_cpu.config import Fields
 from llama_cpu.errors import UserError
-from llama_cpu.fingerprint import fingerprint
+from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.store import History
-from llama_cpu.kept_caches import KeptCaches
-from llama_cpu.loading import LoadPlan, load
-from llama_cpu.locations import history_path
-from llama_cpu.sampling import Sampling
-from llama_cpu.settings import RANGES
-from llama_cpu.standard_input import require_text
-from llama_cpu.weight_reader import Progress
+from llama_cpu.kv_store.fingerprint import fingerprint
+from llama_cpu.kv_store.store import KVStore
+from llama_cpu.loading.load import LoadPlan, load
+from llama_cpu.loading.weight_reader import Progress
+from llama_cpu.settings.generation_settings import RANGES
+from llama_cpu.system.fields import Fields
+from llama_cpu.system.paths import history_path
+from llama_cpu.system.standard_input import require_text
 
 OpenSession = Callable[[Progress, Flag], ChatSession]
 
 
 @contextmanager
-def open_record(args: argparse.Namespace) -> Iterator[Record]:
+def open_conversation(args: argparse.Namespace) -> Iterator[Conversation]:
     """The conversation that the options ask for: a new one, or with --continue the latest.
 
     Raises UserError where the database of conversations cannot be used.
@@ -36,37 +36,37 @@ def open_record(args: argparse.Namespace) -> Iterator[Record]:
     except UserError as error:
         raise UserError(f"{error} With --no_history nothing is kept and no file needed.") from error
     with history:
-        record = Record(history, system=args.system or "")
+        conversation = Conversation(history, system=args.system or "")
         if args.continue_latest and (latest := history.latest()):
-            record.open(latest.id)
+            conversation.open(latest.id)
             if args.system:
-                record.system = args.system
-                record.settings = {**record.settings, "system": args.system}
+                conversation.system = args.system
+                conversation.settings = {**conversation.settings, "system": args.system}
         try:
-            yield record
+            yield conversation
         finally:
-            record.close()
+            conversation.close()
 
 
 def session_opener(
-    plan: LoadPlan, args: argparse.Namespace, record: Record | None = None
+    plan: LoadPlan, args: argparse.Namespace, conversation: Conversation | None = None
 ) -> OpenSession:
     """A function that loads the model; everything that can be wrong with the options is wrong now.
 
-    ``record``: the conversation; None: one in memory. Raises UserError for an option out of its
-    range or an unknown template.
+    ``conversation``: None starts one that is kept in memory only. Raises UserError for an option
+    that is out of range and for an unknown template.
     """
     sampling = sampling_from(plan, args)
     require_text(args.system or "", "--system")
     template = choose_template(args.template, plan.tokenizer, plan.name)
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
-        kept = _kept_caches(args, record)
+        kept = _kept_caches(args, conversation)
         weights = _fingerprint(plan) if kept else ""  # before they are used up
         loaded = load(plan, on_progress, stop)
         keeper = CacheKeeper(kept, plan, weights, loaded.cache) if kept and weights else None
         return ChatSession(
-            loaded, template, sampling, args.max_gen_len, args.system, record, keeper
+            loaded, template, sampling, args.max_gen_len, args.system, conversation, keeper
         )
 
     return open_session
@@ -80,10 +80,10 @@ def _fingerprint(plan: LoadPlan) -> str:
         return ""
 
 
-def _kept_caches(args: argparse.Namespace, record: Record | None) -> KeptCaches | None:
-    if record is None or record.history.file is None:
+def _kept_caches(args: argparse.Namespace, conversation: Conversation | None) -> KVStore | None:
+    if conversation is None or conversation.history.file is None:
         return None
-    return KeptCaches(record.history, args.kv_file_mib << 20, args.kv_files_mib << 20)
+    return KVStore(conversation.history, args.kv_file_mib << 20, args.kv_files_mib << 20)
 
 
 def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:

@@ -5,9 +5,10 @@ from dataclasses import asdict, fields, replace
 from threading import Event as Flag
 
 from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
+from llama_cpu.chat.context import ModelContext
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.lens import LensPart, look
 from llama_cpu.chat.prompt import Message
-from llama_cpu.chat.record import Record
 from llama_cpu.chat.templates import (
     NAMED_TEMPLATES,
     ChatTemplate,
@@ -15,22 +16,21 @@ from llama_cpu.chat.templates import (
     choose_template,
 )
 from llama_cpu.chat.token_times import is_time
-from llama_cpu.chat.window import Window
 from llama_cpu.errors import UserError
-from llama_cpu.events import Event
-from llama_cpu.generation import Limits, TextGenerator
+from llama_cpu.generation.detokenizer import ids_of_text, whole_characters
+from llama_cpu.generation.events import Event
+from llama_cpu.generation.generate import Limits, TextGenerator
+from llama_cpu.generation.sampling import Sampler, Sampling
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.history.store import History
-from llama_cpu.loading import LoadedModel
-from llama_cpu.machine import MemoryReport
-from llama_cpu.sampling import Sampler, Sampling
-from llama_cpu.settings import Settings
-from llama_cpu.text_stream import ids_of_text, whole_characters
-from llama_cpu.transformer.kv_file import Progress
+from llama_cpu.kv_store.file_format import Progress
+from llama_cpu.loading.load import LoadedModel
+from llama_cpu.settings.generation_settings import Settings
+from llama_cpu.system.memory import MemoryReport
 
 
 class ChatSession:
-    """A record's messages and the KV cache that goes with them.
+    """A conversation's messages and the KV cache that goes with them.
 
     Between turns the cache is kept: an answer computes only those tokens of its prompt that the
     cache does not begin with, also after a message was edited or another branch was chosen.
@@ -43,16 +43,18 @@ class ChatSession:
         sampling: Sampling,
         max_gen_len: int,
         system: str | None = None,
-        record: Record | None = None,
+        conversation: Conversation | None = None,
         keeper: CacheKeeper | None = None,
     ) -> None:
-        """``record``: the conversation, with its system prompt; None: a new one in memory, with
-        ``system``. ``keeper``: keeps the KV caches of conversations on the disk."""
+        """``conversation``: None starts one that is kept in memory only, with the system prompt
+        ``system``. ``keeper``: keeps the KV caches of conversations on disk."""
         self.loaded = loaded
         self._keeper = keeper
-        self.record = record or Record(History(None), system=system or "")
-        self.record.model = loaded.plan.name
-        self._window = Window(self.record, loaded.tokenizer, self.model_name, self.context_size)
+        self.conversation = conversation or Conversation(History(None), system=system or "")
+        self.conversation.model = loaded.plan.name
+        self._context = ModelContext(
+            self.conversation, loaded.tokenizer, self.model_name, self.context_size
+        )
         self._generator = TextGenerator(
             loaded.model, loaded.cache, loaded.tokenizer, loaded.new_drafter, loaded.longest_draft
         )
@@ -61,7 +63,7 @@ class ChatSession:
         self._usual_template = template
         self._renderer = self._renderer_of(template)
         self._retired: list[TemplateRenderer] = []  # an answer may still be at them
-        self._followed: object = None  # the record's settings that are in use
+        self._followed: object = None  # the conversation's settings that are in use
         self._usual = self._settings()
 
     def _renderer_of(self, template: ChatTemplate) -> TemplateRenderer:
@@ -77,40 +79,42 @@ class ChatSession:
     @property
     def settings(self) -> Settings:
         """How the next answer will be given."""
-        self._follow_record()
+        self._follow_conversation()
         return self._settings()
 
     def apply(self, settings: Settings) -> None:
         """Give the answers from the next one on with these settings.
 
-        They are the conversation's from now on, and ``record.keep_settings`` stores them. May be
+        They become the conversation's settings; ``conversation.keep_settings`` stores them. May be
         called while another thread is at an answer, which ends as it began. Raises UserError where
         the template cannot be read; nothing has changed then.
         """
-        self._follow_record()
+        self._follow_conversation()
         self._use(settings)
-        usual = replace(self._usual, system=self._window.system_prompt()).as_dict()
+        usual = replace(self._usual, system=self._context.system_prompt()).as_dict()
         own = {name: each for name, each in settings.as_dict().items() if each != usual[name]}
-        system = {name: each for name, each in self.record.settings.items() if name == "system"}
-        self.record.settings = self._followed = {**system, **own}
-        self.record.system = settings.system
+        system = {
+            name: each for name, each in self.conversation.settings.items() if name == "system"
+        }
+        self.conversation.settings = self._followed = {**system, **own}
+        self.conversation.system = settings.system
 
     def _settings(self) -> Settings:
         return Settings(
-            self._window.system_prompt(),
+            self._context.system_prompt(),
             self._renderer.template.asked,
             max_gen_len=self._limits.max_gen_len,
             **asdict(self._sampler.sampling),
         )
 
-    def _follow_record(self) -> None:
+    def _follow_conversation(self) -> None:
         """Another conversation may have been opened, with settings of its own; where they are
         damaged, or name a template that is no longer there, the usual ones serve."""
-        if self.record.settings is self._followed:
+        if self.conversation.settings is self._followed:
             return
-        self._followed = self.record.settings
+        self._followed = self.conversation.settings
         try:
-            self._use(self._usual.updated(self.record.settings))
+            self._use(self._usual.updated(self.conversation.settings))
         except UserError:
             self._use(self._usual)
 
@@ -131,7 +135,7 @@ class ChatSession:
 
     @property
     def template_name(self) -> str:
-        self._follow_record()
+        self._follow_conversation()
         return self._renderer.template.name
 
     @property
@@ -143,15 +147,15 @@ class ChatSession:
     @property
     def messages(self) -> list[Message]:
         """What the model is told: the system prompt and all turns."""
-        return self._window.messages(self.record.line)
+        return self._context.messages(self.conversation.line)
 
     def add_user(self, text: str) -> None:
         """Add a message; one that was stopped before it was answered is answered along with it, as
         most templates want user and assistant to take turns."""
-        self.record.add_user(text)
+        self.conversation.add_user(text)
 
     def close(self) -> None:
-        """End the template's process. The record is its owner's to close."""
+        """End the template's process. The conversation is its owner's to close."""
         self._close_retired()
         self._renderer.close()
 
@@ -167,16 +171,16 @@ class ChatSession:
             self._retired.pop().close()
 
     def answer(self, stop: Flag) -> Iterator[Event]:
-        """Answer the last message, as a stream of events; see llama_cpu.events.
+        """Answer the last message, as a stream of events; see llama_cpu.generation.events.
 
         The answer is saved as it grows and becomes a message, also when it was stopped, unless
         nothing was generated. Raises UserError where the prompt cannot be made or does not fit.
         """
         sampler, limits = self._begin()
         self.prepare_cache(unwatched, stop)
-        prompt_ids = yield from self._prompt(self.record.line, [])
+        prompt_ids = yield from self._prompt(self.conversation.line, [])
         events = self._generator.generate(prompt_ids, sampler, limits, stop)
-        yield from self._noted(self.record.written(events, limits.end_ids, self._tidy))
+        yield from self._noted(self.conversation.written(events, limits.end_ids, self._tidy))
 
     def continue_answer(self, stop: Flag) -> Iterator[Event]:
         """Write on at the last message, an answer that was cut or stopped; as ``answer``.
@@ -185,23 +189,23 @@ class ChatSession:
         """
         sampler, limits = self._begin()
         self.prepare_cache(unwatched, stop)
-        answer = self.record.line[-1]
+        answer = self.conversation.line[-1]
         tokenizer = self.loaded.tokenizer
-        ids = self._window.ids_of(answer)
+        ids = self._context.ids_of(answer)
         if not ids and answer.text:  # another model's
             ids = tokenizer.encode_message(answer.text)
-        prompt_ids = yield from self._prompt(self.record.line[:-1], ids)
-        # A generator, which begins only after the record has found that nobody else writes.
+        prompt_ids = yield from self._prompt(self.conversation.line[:-1], ids)
+        # A generator, which begins only after the conversation has found that nobody else writes.
         so_far, begun = whole_characters(tokenizer, ids)
         events = self._generator.generate(prompt_ids, sampler, limits, stop, begun)
         yield from self._noted(
-            self.record.written_on(events, limits.end_ids, self._tidy, so_far, ids)
+            self.conversation.written_on(events, limits.end_ids, self._tidy, so_far, ids)
         )
 
     def _prompt(
         self, line: Sequence[StoredMessage], begun: list[int]
     ) -> Generator[Event, None, list[int]]:
-        return self._window.prompt(line, begun, self._renderer, self._limits.max_gen_len)
+        return self._context.prompt(line, begun, self._renderer, self._limits.max_gen_len)
 
     def _noted(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events; the keeper knows whose tokens the cache holds. A prompt that is refused
@@ -210,16 +214,16 @@ class ChatSession:
         try:
             for event in events:
                 if self._keeper and not has_begun:
-                    self._keeper.belongs_to(self.record, template)
+                    self._keeper.belongs_to(self.conversation, template)
                 has_begun = True
                 yield event
         finally:
             if self._keeper and has_begun:
-                self._keeper.belongs_to(self.record, template)
+                self._keeper.belongs_to(self.conversation, template)
 
     def _begin(self) -> tuple[Sampler, Limits]:
         """What an answer uses to its end, whatever is applied meanwhile."""
-        self._follow_record()
+        self._follow_conversation()
         self._close_retired()
         return self._sampler, self._limits
 
@@ -234,7 +238,7 @@ class ChatSession:
         ids = token_ids[:-1] if ends else token_ids
         text = self.loaded.tokenizer.decode(ids).lstrip()
         state = State.COMPLETE if ends else State.STOPPED
-        self.record.add_answer(self._place(answer), text, ids, seconds, state)
+        self.conversation.add_answer(self._place(answer), text, ids, seconds, state)
 
     def look(self, answer: StoredMessage, stop: Flag) -> Iterator[LensPart]:
         """What the model thinks of each token of an answer of the line; see chat.lens.
@@ -242,17 +246,17 @@ class ChatSession:
         An answer of another model is read as its text would be encoded. Nothing is changed.
         Raises UserError where it is longer than the context.
         """
-        self._follow_record()
+        self._follow_conversation()
         self.prepare_cache(unwatched, stop)
-        ids = self._window.ids_of(answer)
+        ids = self._context.ids_of(answer)
         seconds = [each if is_time(each) else None for each in answer.token_seconds]
         if len(seconds) < len(ids):
             seconds = []
         if not ids:
             ids = self.loaded.tokenizer.encode_message(answer.text)
             seconds = []
-        before = self.record.line[: self._place(answer)]
-        prompt_ids = self._window.prompt_before(before, ids, self._renderer)
+        before = self.conversation.line[: self._place(answer)]
+        prompt_ids = self._context.prompt_before(before, ids, self._renderer)
         loaded = self.loaded
         parts = (loaded.model, loaded.cache, loaded.tokenizer)
         cached = list(loaded.cache.token_ids)
@@ -261,14 +265,14 @@ class ChatSession:
         finally:
             # What was put back may be of a message that was deleted since: it stays that one's.
             if self._keeper and loaded.cache.token_ids != cached:
-                self._keeper.belongs_to(self.record, self._renderer.template)
+                self._keeper.belongs_to(self.conversation, self._renderer.template)
 
     def is_own(self, answer: StoredMessage) -> bool:
         """Whether the loaded model generated it, so that its tokens are known."""
-        return bool(self._window.ids_of(answer))
+        return bool(self._context.ids_of(answer))
 
     def _place(self, message: StoredMessage) -> int:
-        return [each.id for each in self.record.line].index(message.id)
+        return [each.id for each in self.conversation.line].index(message.id)
 
     def _tidy(self, ids: list[int], text: str) -> list[int]:
         return ids_of_text(self.loaded.tokenizer, ids, text)
@@ -283,8 +287,8 @@ class ChatSession:
         computed again.
         """
         if self._keeper:
-            self._follow_record()
-            self._keeper.turn_to(self.record, self._renderer.template, on_progress, stop)
+            self._follow_conversation()
+            self._keeper.turn_to(self.conversation, self._renderer.template, on_progress, stop)
 
     def keep_cache(self, on_progress: Progress, stop: Flag) -> None:
         """Keep the KV cache on the disk, where that is wanted, before the program ends."""

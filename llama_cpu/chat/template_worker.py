@@ -16,7 +16,7 @@ import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llama_cpu.machine import limit_memory, limit_time
+from llama_cpu.system.process import limit_memory, limit_time
 
 _MEMORY_LIMIT = 1 << 30  # bytes
 _LONGEST = 1 << 24  # characters

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.errors import UserError
-from llama_cpu.files import read_small_file
+from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.tokenization import Tokenizer
 
 RENDER_SECONDS = 5.0  # after which a template is taken to run for ever

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llama_cpu.chat.token_times import AnswerTimes, totals
-from llama_cpu.text import printable
+from llama_cpu.system.text import printable
 
 FORMAT, VERSION = "llama_cpu times", 1
 COLUMNS = ["answer", "model", "run", "phase", "tokens", "reused", "token", "token_id", "seconds"]

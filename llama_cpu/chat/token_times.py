@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
 
+from llama_cpu.generation.timings import Timings
 from llama_cpu.history.rows import Run, StoredMessage
-from llama_cpu.timings import Timings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.errors import UserError
-from llama_cpu.files import reason
+from llama_cpu.system.safe_reading import reason
 
 __all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
 

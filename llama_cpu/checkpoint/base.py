@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.checkpoint.stored import StoredTensor
-from llama_cpu.config import ModelConfig
 from llama_cpu.errors import UserError
+from llama_cpu.model.config import ModelConfig
 
 
 @dataclass(frozen=True)

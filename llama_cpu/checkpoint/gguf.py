@@ -17,8 +17,8 @@ from torch import Tensor
 
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, StoredTensor, in_row_chunks
-from llama_cpu.config import config_from_gguf
 from llama_cpu.errors import UserError
+from llama_cpu.model.config import config_from_gguf
 
 _SCALARS = {
     0: "B",

@@ -7,9 +7,9 @@ from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.stored import StoredTensor
-from llama_cpu.config import config_from_hugging_face
 from llama_cpu.errors import UserError
-from llama_cpu.files import read_json
+from llama_cpu.model.config import config_from_hugging_face
+from llama_cpu.system.safe_reading import read_json
 
 _TOP_LEVEL = {
     "model.embed_tokens.weight": "tok_embeddings.weight",

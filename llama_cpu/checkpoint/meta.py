@@ -13,9 +13,10 @@ from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.sharding import embedding_dimension_of_shard, split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor
-from llama_cpu.config import Fields, config_from_meta
 from llama_cpu.errors import UserError
-from llama_cpu.files import read_json
+from llama_cpu.model.config import config_from_meta
+from llama_cpu.system.fields import Fields
+from llama_cpu.system.safe_reading import read_json
 
 
 def open_meta(folder: Path) -> Checkpoint:

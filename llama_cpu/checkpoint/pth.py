@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, MemoryTensor, StoredTensor
 from llama_cpu.errors import UserError
-from llama_cpu.machine import available_memory
-from llama_cpu.text import human_bytes
+from llama_cpu.system.memory import available_memory
+from llama_cpu.system.text import human_bytes
 
 _PICKLE_BYTES = 8 << 20  # 723 tensors of LLaMA 65B take 150 kB
 _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then the data

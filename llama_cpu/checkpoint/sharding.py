@@ -5,7 +5,7 @@ Meta's published checkpoints, written by fairscale's ColumnParallelLinear (rows,
 RowParallelLinear (columns, dimension 1) and ParallelEmbedding.
 """
 
-from llama_cpu.config import ModelConfig
+from llama_cpu.model.config import ModelConfig
 
 # None: every rank holds a copy. The embedding is split in either of two ways, see below.
 _SPLIT_DIMENSION: dict[str, int | None] = {

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
-from llama_cpu.files import reason, require_regular
-from llama_cpu.machine import read_ahead, read_at
+from llama_cpu.system.file_io import read_ahead, read_at
+from llama_cpu.system.safe_reading import reason, require_regular
 
 # How much of a file is resident at once while it is converted: little enough that what is made of
 # it on the way to its place stays in the processor's cache.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama_cpu.errors import UserError
-from llama_cpu.files import reason
+from llama_cpu.system.safe_reading import reason
 
 # In the file's header, so that nothing is ever written into another program's database.
 APPLICATION_ID = 0x6C6C616D

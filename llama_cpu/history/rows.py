@@ -31,7 +31,7 @@ class Gone(UserError):
 
 
 @dataclass(frozen=True)
-class Conversation:
+class StoredConversation:
     """A tree of messages, of which the line from the first one to ``leaf`` is shown.
 
     Times are seconds since 1970, UTC.
@@ -86,11 +86,11 @@ class StoredMessage:
 
 
 def by_day(
-    conversations: Iterable[Conversation],
-) -> list[tuple[datetime.date, list[Conversation]]]:
+    conversations: Iterable[StoredConversation],
+) -> list[tuple[datetime.date, list[StoredConversation]]]:
     """Conversations under the day, in local time, of their last message; the order stays."""
 
-    def day(conversation: Conversation) -> datetime.date:
+    def day(conversation: StoredConversation) -> datetime.date:
         return datetime.datetime.fromtimestamp(conversation.updated).date()
 
     return [(date, list(group)) for date, group in groupby(conversations, day)]

@@ -13,10 +13,10 @@ from llama_cpu.errors import UserError
 from llama_cpu.history import tables
 from llama_cpu.history.database import connect, explained, transaction, true_path
 from llama_cpu.history.rows import (
-    Conversation,
     Gone,
     Run,
     State,
+    StoredConversation,
     StoredMessage,
     one_line,
     packed_figures,
@@ -93,32 +93,32 @@ class History:
 
     def create(
         self, model: str = "", settings: Mapping[str, Any] | None = None, title: str = ""
-    ) -> Conversation:
+    ) -> StoredConversation:
         """A conversation without messages. Without a title the first words of the user's first
         message will be it. ``settings``: anything that JSON can hold."""
         now = time.time()
         own = one_line(title)
-        new = Conversation(0, own, bool(own), model, settings or {}, now, now, None, 0)
+        new = StoredConversation(0, own, bool(own), model, settings or {}, now, now, None, 0)
         with self._writing():
             return self.get(tables.insert_conversation(self._connection, new))
 
-    def get(self, conversation: int) -> Conversation:
+    def get(self, conversation: int) -> StoredConversation:
         """Raises Gone."""
         with self._reading():
             return tables.get_conversation(self._connection, conversation)
 
-    def conversations(self, limit: int = -1) -> list[Conversation]:
+    def conversations(self, limit: int = -1) -> list[StoredConversation]:
         """All of them, or the first ``limit``, the one that was written to last first (see
         ``rows.by_day``)."""
         with self._reading():
             return tables.get_conversations(self._connection, limit)
 
-    def latest(self) -> Conversation | None:
+    def latest(self) -> StoredConversation | None:
         """The conversation that was written to last; None where there is none."""
         with self._reading():
             return next(iter(tables.get_conversations(self._connection, limit=1)), None)
 
-    def rename(self, conversation: int, title: str) -> Conversation:
+    def rename(self, conversation: int, title: str) -> StoredConversation:
         """Give it a title; a blank one brings the first words back. Raises Gone."""
         own = one_line(title)
         with self._writing():
@@ -129,7 +129,9 @@ class History:
             tables.derive_title(self._connection, conversation)
             return self.get(conversation)
 
-    def set_model(self, conversation: int, model: str, settings: Mapping[str, Any]) -> Conversation:
+    def set_model(
+        self, conversation: int, model: str, settings: Mapping[str, Any]
+    ) -> StoredConversation:
         """Remember which model goes on with it, and how. Raises Gone."""
         with self._writing():
             self._connection.execute(
@@ -144,7 +146,7 @@ class History:
             self.get(conversation)
             self._connection.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
 
-    def duplicate(self, conversation: int) -> Conversation:
+    def duplicate(self, conversation: int) -> StoredConversation:
         """The same conversation with all branches once more, as the newest. Raises Gone."""
         with self._writing():
             original, messages = self.tree(conversation)
@@ -154,8 +156,8 @@ class History:
             return self.add_copy(copy, messages)
 
     def add_copy(
-        self, conversation: Conversation, messages: Iterable[StoredMessage]
-    ) -> Conversation:
+        self, conversation: StoredConversation, messages: Iterable[StoredMessage]
+    ) -> StoredConversation:
         """Add a conversation from elsewhere, with ids of its own; parents come before children.
 
         An answer that is still being written there is a cut one here.
@@ -174,7 +176,7 @@ class History:
             tables.set_leaf(self._connection, copy, ids[conversation.leaf])
             return self.get(copy)
 
-    def search(self, words: str, limit: int = 100) -> list[tuple[Conversation, Found]]:
+    def search(self, words: str, limit: int = 100) -> list[tuple[StoredConversation, Found]]:
         """Conversations with these words in a message or the title, the one that was written to
         last first.
 
@@ -198,7 +200,7 @@ class History:
                 current = leaf
             return tables.get_line(self._connection, current)
 
-    def tree(self, conversation: int) -> tuple[Conversation, list[StoredMessage]]:
+    def tree(self, conversation: int) -> tuple[StoredConversation, list[StoredMessage]]:
         """The conversation and its messages on all branches, parents before children.
 
         Raises Gone.
@@ -290,7 +292,7 @@ class History:
                 (time.time(), message),
             )
 
-    def choose(self, message: int) -> Conversation:
+    def choose(self, message: int) -> StoredConversation:
         """Make the newest message after this one, on any branch, the current one. Raises Gone."""
         with self._writing():
             row = self.message(message)
@@ -298,7 +300,7 @@ class History:
             tables.set_leaf(self._connection, row.conversation, leaf)
             return self.get(row.conversation)
 
-    def delete_message(self, message: int) -> Conversation:
+    def delete_message(self, message: int) -> StoredConversation:
         """Delete a message and all that follow it on any branch.
 
         Where the current one was among them, the newest message that follows the same parent is

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llama_cpu.history.rows import (
-    Conversation,
     Gone,
     State,
+    StoredConversation,
     StoredMessage,
     first_words,
     packed_figures,
@@ -39,7 +39,7 @@ def stored(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def get_conversation(connection: sqlite3.Connection, id: int) -> Conversation:
+def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversation:
     """Raises Gone."""
     row = connection.execute(f"{_CONVERSATION} WHERE id = ?", (id,)).fetchone()
     if row is None:
@@ -47,13 +47,13 @@ def get_conversation(connection: sqlite3.Connection, id: int) -> Conversation:
     return _as_conversation(row)
 
 
-def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[Conversation]:
+def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[StoredConversation]:
     """The one written to last first; -1: all."""
     query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
     return [_as_conversation(row) for row in connection.execute(query, (limit,))]
 
 
-def insert_conversation(connection: sqlite3.Connection, conversation: Conversation) -> int:
+def insert_conversation(connection: sqlite3.Connection, conversation: StoredConversation) -> int:
     """Its new id; it has no messages yet."""
     return _insert(
         connection,
@@ -163,9 +163,9 @@ def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
     return new_id
 
 
-def _as_conversation(row: sqlite3.Row) -> Conversation:
+def _as_conversation(row: sqlite3.Row) -> StoredConversation:
     own, settings = bool(row["title_is_own"]), json.loads(row["settings"])
-    return Conversation(**{**row, "title_is_own": own, "settings": settings})
+    return StoredConversation(**{**row, "title_is_own": own, "settings": settings})
 
 
 def _as_message(row: sqlite3.Row) -> StoredMessage:

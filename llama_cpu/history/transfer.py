@@ -27,12 +27,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llama_cpu.config import Fields
 from llama_cpu.errors import UserError
-from llama_cpu.files import read_json
-from llama_cpu.history.rows import ROLES, Conversation, Run, State, StoredMessage, one_line
+from llama_cpu.history.rows import ROLES, Run, State, StoredConversation, StoredMessage, one_line
 from llama_cpu.history.store import History
-from llama_cpu.text import printable
+from llama_cpu.system.fields import Fields
+from llama_cpu.system.safe_reading import read_json
+from llama_cpu.system.text import printable
 
 FORMAT, VERSION = "llama_cpu conversation", 1
 _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
@@ -45,7 +45,7 @@ _LATEST = 2.5e11  # seconds: the year 9892, after which Python has no dates
 _SETTINGS_BYTES = 1 << 20
 
 
-def as_markdown(conversation: Conversation, path: Sequence[StoredMessage]) -> str:
+def as_markdown(conversation: StoredConversation, path: Sequence[StoredMessage]) -> str:
     """The messages on one line of the conversation under headings, as they would be read.
 
     Control characters are replaced by visible signs: the file may well be shown in a terminal.
@@ -68,7 +68,7 @@ def day_and_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def as_json(conversation: Conversation, messages: Iterable[StoredMessage]) -> str:
+def as_json(conversation: StoredConversation, messages: Iterable[StoredMessage]) -> str:
     """All branches, with everything that is stored; see this file's docstring.
 
     What is being written just now is a cut answer there.
@@ -113,14 +113,14 @@ def _shortened(figures: Iterable[float]) -> list[float | None]:
     return [float(f"{figure:.9g}") if math.isfinite(figure) else None for figure in figures]
 
 
-def import_json(history: History, path: Path) -> Conversation:
+def import_json(history: History, path: Path) -> StoredConversation:
     """Add the conversation of a file that ``as_json`` made. Raises UserError where a field of it
     is not what it must be; nothing is added then."""
     conversation, messages = read_conversation(path)
     return history.add_copy(conversation, messages)
 
 
-def read_conversation(path: Path) -> tuple[Conversation, list[StoredMessage]]:
+def read_conversation(path: Path) -> tuple[StoredConversation, list[StoredMessage]]:
     """What is in the file, every field checked. Raises UserError."""
     fields = _Checked(read_json(path, of="the export"), path)
     if fields.values.get("format") != FORMAT:
@@ -136,7 +136,7 @@ def read_conversation(path: Path) -> tuple[Conversation, list[StoredMessage]]:
         messages.append(message)
     if not messages:
         raise UserError(f"{path} has no messages; there is nothing to import.")
-    conversation = Conversation(
+    conversation = StoredConversation(
         id=0,
         title=one_line(fields.text("title")),
         title_is_own=fields.flag("title_is_own"),

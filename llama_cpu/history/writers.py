@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from llama_cpu.errors import UserError
-from llama_cpu.files import reason
-from llama_cpu.machine import lock_file
+from llama_cpu.system.file_io import lock_file
+from llama_cpu.system.safe_reading import reason
 
 
 class Writers:

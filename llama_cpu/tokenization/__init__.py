@@ -6,7 +6,7 @@ from typing import Any
 
 from llama_cpu.checkpoint import Checkpoint
 from llama_cpu.errors import UserError
-from llama_cpu.files import read_json, read_small_file
+from llama_cpu.system.safe_reading import read_json, read_small_file
 from llama_cpu.tokenization.base import StreamDecoder, Tokenizer
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]

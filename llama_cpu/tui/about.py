@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_cpu.locations import model_folder, tokenizer_folder
-from llama_cpu.text import printable
+from llama_cpu.system.paths import model_folder, tokenizer_folder
+from llama_cpu.system.text import printable
 
 if TYPE_CHECKING:
     from llama_cpu.chat.session import ChatSession

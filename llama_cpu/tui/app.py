@@ -15,21 +15,21 @@ from textual.screen import Screen
 from textual.theme import Theme
 
 from llama_cpu.errors import UserError
-from llama_cpu.text import printable
-from llama_cpu.tui.cache_work import LeavingScreen
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.figures_screen import FiguresScreen
-from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
-from llama_cpu.tui.lens_screen import LensScreen
-from llama_cpu.tui.loading_screen import LoadingScreen
-from llama_cpu.tui.model_screen import ChosenModel, ModelScreen, ModelSource
-from llama_cpu.tui.model_switch import ModelSwitch
+from llama_cpu.system.text import printable
+from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.controllers.model_switch import ModelSwitch
 from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.figures import FiguresScreen
+from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
+from llama_cpu.tui.screens.lens import LensScreen
+from llama_cpu.tui.screens.loading import LoadingScreen
+from llama_cpu.tui.screens.models import ChosenModel, ModelScreen, ModelSource
 
 if TYPE_CHECKING:
     from llama_cpu.chat.open_session import OpenSession
     from llama_cpu.chat.session import ChatSession
-    from llama_cpu.loading import LoadPlan
+    from llama_cpu.loading.load import LoadPlan
 
 EXIT_OK = 0
 EXIT_CANCELLED = 130

@@ -6,7 +6,7 @@ from functools import lru_cache
 from textual.binding import Binding
 from textual.keys import REPLACED_KEYS, Keys, _character_to_key, key_to_character
 
-from llama_cpu.user_config import UserConfig, meant
+from llama_cpu.settings.user_config import UserConfig, meant
 
 _MODIFIERS = {"alt", "ctrl", "hyper", "meta", "shift", "super"}
 _SAME_IN_TERMINALS = {
@@ -39,25 +39,25 @@ def key(
 def scopes() -> dict[str, tuple[type, ...]]:
     """What the keys act on, and the classes that have them; the app's own act everywhere."""
     from llama_cpu.tui.app import ChatApp
-    from llama_cpu.tui.ask import Ask
-    from llama_cpu.tui.cache_work import LeavingScreen
-    from llama_cpu.tui.chat_screen import ChatScreen
-    from llama_cpu.tui.confirm import Confirm
-    from llama_cpu.tui.figures_screen import FiguresScreen
-    from llama_cpu.tui.find_bar import FindBar
-    from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen
-    from llama_cpu.tui.lens_screen import LensScreen
-    from llama_cpu.tui.lens_text import LensText
-    from llama_cpu.tui.loading_screen import LoadingScreen
-    from llama_cpu.tui.messages import UserMessage
-    from llama_cpu.tui.model_screen import ModelScreen
-    from llama_cpu.tui.prompt import Prompt
-    from llama_cpu.tui.settings_screen import SettingsScreen
-    from llama_cpu.tui.sidebar import Sidebar
+    from llama_cpu.tui.controllers.cache_work import LeavingScreen
+    from llama_cpu.tui.screens.ask import Ask
+    from llama_cpu.tui.screens.chat import ChatScreen
+    from llama_cpu.tui.screens.confirm import Confirm
+    from llama_cpu.tui.screens.figures import FiguresScreen
+    from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
+    from llama_cpu.tui.screens.lens import LensScreen
+    from llama_cpu.tui.screens.loading import LoadingScreen
+    from llama_cpu.tui.screens.models import ModelScreen
+    from llama_cpu.tui.screens.settings import SettingsScreen
+    from llama_cpu.tui.widgets.find_bar import FindBar
+    from llama_cpu.tui.widgets.lens_text import LensText
+    from llama_cpu.tui.widgets.message_input import MessageInput
+    from llama_cpu.tui.widgets.message_views import UserMessage
+    from llama_cpu.tui.widgets.sidebar import Sidebar
 
     return {
         "Everywhere": (ChatApp,),
-        "In the chat": (Prompt, ChatScreen),
+        "In the chat": (MessageInput, ChatScreen),
         "At a message of yours": (UserMessage,),
         "In the list": (Sidebar,),
         "In the search": (FindBar,),

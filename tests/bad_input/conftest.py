@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_cpu.cli import complete_main
+from llama_cpu.cli.main import complete_main
 from tests.support.checkpoints import (
     random_weights,
     tiny_config,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_cpu.cli import chat_main, complete_main
+from llama_cpu.cli.main import chat_main, complete_main
 from tests.bad_input.conftest import CONFIG
 from tests.support.checkpoints import random_weights, write_meta
 from tests.support.vocabularies import sentencepiece_model
@@ -140,7 +140,7 @@ def interrupt(*_: object) -> None:
     [
         "llama_cpu.checkpoint.meta.read_pth",
         "llama_cpu.tokenization.sentencepiece.SentencePieceTokenizer.__init__",
-        "llama_cpu.loading._kv_cache",
+        "llama_cpu.loading.load._kv_cache",
     ],
 )
 @pytest.mark.parametrize("command", [chat_main, complete_main])

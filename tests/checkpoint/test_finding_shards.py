@@ -78,7 +78,7 @@ def test_the_folder_itself_with_its_size(shards: Path, output: Path, tmp_path: P
 
 
 def test_a_known_size_by_shards_and_width(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("llama_cpu.merge_command.SIZES", {"13B": (2, 64)})
+    monkeypatch.setattr("llama_cpu.cli.merge.SIZES", {"13B": (2, 64)})
     folder = write_half(tmp_path / "llama-2-13b", 2)
     arguments = ("--input_dir", folder, "--model_size", "13B")
     assert merge(*arguments, "--output_dir", tmp_path / "out") == 0

@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llama_cpu import weight_reader
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
-from llama_cpu.checkpoint.merge import total_bytes, write_model
 from llama_cpu.checkpoint.meta import open_shards
-from llama_cpu.checkpoint.quantizing import quantized
+from llama_cpu.conversion.merge import total_bytes, write_model
+from llama_cpu.conversion.quantizing import quantized
 from llama_cpu.errors import UserError
-from llama_cpu.new_files import NewFiles
-from llama_cpu.precision import Precision
+from llama_cpu.loading import weight_reader
+from llama_cpu.system.atomic_files import AtomicFiles
+from llama_cpu.weights.precision import Precision
 from tests.support.checkpoints import random_weights, read_all, tiny_config, write_meta
 from tests.support.engine import load_tiny
 from tests.support.merging import (
@@ -129,9 +129,9 @@ def test_in_the_other_precisions(int8_model: Path, monkeypatch) -> None:
 
 
 def test_blocks_smaller_than_a_matrix(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("llama_cpu.checkpoint.block_copy.BLOCK_BYTES", 1000)
-    monkeypatch.setattr("llama_cpu.checkpoint.merge.BLOCK_BYTES", 700)
-    monkeypatch.setattr("llama_cpu.checkpoint.quantizing._CHUNK_BYTES", 600)
+    monkeypatch.setattr("llama_cpu.conversion.block_copy.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("llama_cpu.conversion.merge.BLOCK_BYTES", 700)
+    monkeypatch.setattr("llama_cpu.conversion.quantizing._CHUNK_BYTES", 600)
     shards = write_half(tmp_path / "in", 4)
     words = ("--input_dir", shards, "--int8", "--verify")
     assert merge(*words, "--output_dir", tmp_path / "out") == 0
@@ -168,27 +168,27 @@ def test_too_little_room(tmp_path: Path, capsys, monkeypatch) -> None:
     tensors = quantized(open_shards(shards).tensors)
     needed = total_bytes(tensors, torch.float32) + 4096 * len(tensors)
     for free, code in ((needed - 1, 2), (needed, 0)):
-        monkeypatch.setattr(NewFiles, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(AtomicFiles, "free_bytes", lambda _, free=free: free)
         assert merge("--input_dir", shards, "--int8", "--output_dir", output) == code
     assert "GB free" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spoilt", ["values", "scale"])
 def test_verify_finds_a_changed_byte(spoilt: str, tmp_path: Path, capsys, monkeypatch) -> None:
-    sync = NewFiles.sync
+    sync = AtomicFiles.sync
     shards, output = write_half(tmp_path / "in", 2), tmp_path / "out"
     output.mkdir()
     name = MATRIX + ("_scale" if spoilt == "scale" else "")
     data = rounded(joined_by_cat(shards))[name].numpy().tobytes()
 
-    def sync_and_spoil(self: NewFiles) -> None:
+    def sync_and_spoil(self: AtomicFiles) -> None:
         sync(self)
         path = next(output.glob("merged.pth.part-*"))
         content = path.read_bytes()
         assert content.count(data) == 1
         path.write_bytes(content.replace(data, data[:-1] + bytes([data[-1] ^ 1])))
 
-    monkeypatch.setattr(NewFiles, "sync", sync_and_spoil)
+    monkeypatch.setattr(AtomicFiles, "sync", sync_and_spoil)
     sentence = refused(capsys, output, "--input_dir", shards, "--int8", "--verify")
     assert f"other values in '{name}'" in sentence
     assert leftovers(output) == []

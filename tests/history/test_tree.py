@@ -8,9 +8,9 @@ import pytest
 
 from llama_cpu.errors import UserError
 from llama_cpu.history.rows import (
-    Conversation,
     Gone,
     State,
+    StoredConversation,
     StoredMessage,
     by_day,
     first_words,
@@ -189,7 +189,7 @@ def test_the_list_is_by_day_and_the_last_used_first(history: History) -> None:
         replace(each, updated=noon - 86_400 * days)
         for each, days in zip(history.conversations(), (0, 0, 1), strict=True)
     ]
-    days: list[tuple[datetime.date, list[Conversation]]] = by_day(rows)
+    days: list[tuple[datetime.date, list[StoredConversation]]] = by_day(rows)
     assert [(day.day, [each.id for each in group]) for day, group in days] == [
         (4, [ids[0], ids[2]]),
         (3, [ids[1]]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.checkpoint.sharding import split_dimension
-from llama_cpu.config import ModelConfig
+from llama_cpu.model.config import ModelConfig
 
 Weights = dict[str, Tensor]
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from threading import Event as Flag
 
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import ChatTemplate
-from llama_cpu.events import Event, Prefill
+from llama_cpu.generation.events import Event, Prefill
 
 PLAIN = ChatTemplate(
     "plain",

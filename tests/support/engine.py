@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.config import ModelConfig
-from llama_cpu.events import Event, Token
-from llama_cpu.generation import Limits, TextGenerator
-from llama_cpu.loading import LoadedModel, LoadPlan, load
-from llama_cpu.precision import Precision
-from llama_cpu.sampling import Sampler, Sampling
+from llama_cpu.generation.events import Event, Token
+from llama_cpu.generation.generate import Limits, TextGenerator
+from llama_cpu.generation.sampling import Sampler, Sampling
+from llama_cpu.loading.load import LoadedModel, LoadPlan, load
+from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.llama import Block, BlockParts
 from llama_cpu.tokenization import Tokenizer
-from llama_cpu.transformer.linear import Linear, make_linear, packs
-from llama_cpu.transformer.llama import Block, BlockParts
+from llama_cpu.weights.linear import Linear, make_linear, packs
+from llama_cpu.weights.precision import Precision
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -6,7 +6,7 @@ from threading import Event as Flag
 
 from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.session import ChatSession
-from llama_cpu.events import Token
+from llama_cpu.generation.events import Token
 from tests.support.conversations import prefill_of, turn
 
 LONG = "tell me more " * 12
@@ -17,8 +17,8 @@ Open = Callable[..., ChatSession]  # with a conversation or without
 def leave(session: ChatSession) -> int:
     """The conversation that was left."""
     session.keep_cache(unwatched, Flag())
-    assert session.record.kept_id is not None
-    return session.record.kept_id
+    assert session.conversation.kept_id is not None
+    return session.conversation.kept_id
 
 
 def kept_one(open_session: Open) -> int:

@@ -13,8 +13,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from llama_cpu.cli import merge_main
-from llama_cpu.config import ModelConfig
+from llama_cpu.cli.main import merge_main
+from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 
 ROOT = Path(__file__).parent.parent.parent
@@ -86,8 +86,8 @@ def leftovers(folder: Path) -> list[str]:
 _FORKING = """
 import json, os, signal, sys
 from pathlib import Path
-from llama_cpu.cli import merge_main
-from llama_cpu.checkpoint import pth_writer
+from llama_cpu.cli.main import merge_main
+from llama_cpu.conversion import pth_writer
 from llama_cpu.checkpoint.meta import open_shards
 open_shards(Path(sys.argv[1]))
 copy_tensors = pth_writer.copy_tensors

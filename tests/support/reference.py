@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama_cpu.config import ModelConfig
+from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import Weights, hugging_face_config, hugging_face_weights
 
 

@@ -8,12 +8,12 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.help_screen import WelcomeScreen
-from llama_cpu.tui.messages import Answer, FinishedAnswer, Notice, Passage, UserMessage
-from llama_cpu.tui.model_screen import ModelSource
 from llama_cpu.tui.preferences import Preferences
-from llama_cpu.tui.prompt import Prompt
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.help import WelcomeScreen
+from llama_cpu.tui.screens.models import ModelSource
+from llama_cpu.tui.widgets.message_input import MessageInput
+from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, Passage, UserMessage
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
 
 WIDE = (120, 40)
@@ -40,7 +40,7 @@ async def chat(
         async with app.run_test(size=size) as pilot:
             wanted = WelcomeScreen if is_first else ChatScreen
             await until(pilot, lambda: isinstance(app.screen, wanted))
-            await until(pilot, lambda: any(p.has_focus for p in screen(pilot).query(Prompt)))
+            await until(pilot, lambda: any(p.has_focus for p in screen(pilot).query(MessageInput)))
             yield pilot
     finally:
         app.close()
@@ -68,8 +68,8 @@ async def ask_and_wait(pilot: Pilot[int], text: str) -> None:
     await until(pilot, lambda: not is_answering(pilot))
 
 
-def prompt(pilot: Pilot[int]) -> Prompt:
-    return screen(pilot).query_one(Prompt)
+def prompt(pilot: Pilot[int]) -> MessageInput:
+    return screen(pilot).query_one(MessageInput)
 
 
 def screen(pilot: Pilot[int]) -> ChatScreen:

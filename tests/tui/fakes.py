@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.lens import LensPart
-from llama_cpu.chat.record import Record
 from llama_cpu.errors import UserError
-from llama_cpu.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.history.store import History
-from llama_cpu.machine import MemoryReport
-from llama_cpu.precision import Precision
-from llama_cpu.settings import Settings
+from llama_cpu.settings.generation_settings import Settings
+from llama_cpu.system.memory import MemoryReport
+from llama_cpu.weights.precision import Precision
 
 END = 99  # an end token's id
 PATIENCE = 10  # seconds until a test that waits for something gives up
@@ -85,17 +85,19 @@ class FakeSession:
         return min(self.weights_bytes, report.resident // 4)
 
     def __post_init__(self) -> None:
-        self.record = Record(self.history, self.model_name)
+        self.conversation = Conversation(self.history, self.model_name)
         if self.earlier:
-            conversation, parent = self.history.create(self.model_name).id, None
+            conversation_id, parent = self.history.create(self.model_name).id, None
             for message in self.earlier:
-                added = self.history.add_message(conversation, parent, message.role, message.text)
+                added = self.history.add_message(
+                    conversation_id, parent, message.role, message.text
+                )
                 parent = added.id
-            self.record.open(conversation)
+            self.conversation.open(conversation_id)
 
     @property
     def messages(self) -> list[StoredMessage]:
-        return self.record.line
+        return self.conversation.line
 
     def apply(self, settings: Settings) -> None:
         if settings.template == "unheard-of":
@@ -122,12 +124,12 @@ class FakeSession:
         self.is_closed = True
 
     def answer(self, stop: threading.Event) -> Iterator[Event]:
-        yield from self.record.written(self._play(stop), frozenset(), lambda ids, text: ids)
+        yield from self.conversation.written(self._play(stop), frozenset(), lambda ids, text: ids)
 
     def continue_answer(self, stop: threading.Event) -> Iterator[Event]:
-        last = self.record.line[-1]
+        last = self.conversation.line[-1]
         ids, tidy = last.token_ids, lambda ids, text: ids
-        yield from self.record.written_on(self._play(stop), frozenset(), tidy, last.text, ids)
+        yield from self.conversation.written_on(self._play(stop), frozenset(), tidy, last.text, ids)
 
     def look(self, answer: StoredMessage, stop: threading.Event) -> Iterator[LensPart]:
         """One part after the other of what ``looks`` has; an event in it waits."""
@@ -149,8 +151,8 @@ class FakeSession:
             raise self.branch_error
         self.branches.append((answer, ids, seconds))
         state = State.COMPLETE if ids[-1] == END else State.STOPPED
-        place = self.record.line.index(answer)
-        self.record.add_answer(place, f"begun with {ids}", ids, seconds, state)
+        place = self.conversation.line.index(answer)
+        self.conversation.add_answer(place, f"begun with {ids}", ids, seconds, state)
 
     def _play(self, stop: threading.Event) -> Iterator[Event]:
         for step in self.scripts.pop(0):

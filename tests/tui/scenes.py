@@ -18,19 +18,20 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from llama_cpu.errors import Cancelled
-from llama_cpu.events import Finished, Prefill, StopReason
-from llama_cpu.history.rows import Conversation, Run, State, StoredMessage, first_words
+from llama_cpu.generation.events import Finished, Prefill, StopReason
+from llama_cpu.history.rows import Run, State, StoredConversation, StoredMessage, first_words
 from llama_cpu.history.store import History
-from llama_cpu.machine import MemoryReport, PagingReport
-from llama_cpu.memory_forecast import Forecast
-from llama_cpu.model_finder import FoundModel, ModelFacts
-from llama_cpu.precision import Precision
+from llama_cpu.loading.discovery import FoundModel, ModelFacts
+from llama_cpu.loading.memory_estimate import MemoryEstimate
+from llama_cpu.system.memory import MemoryReport
+from llama_cpu.system.paging import PagingReport
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.figures import PANEL_WIDTH
-from llama_cpu.tui.loading_screen import LoadingScreen
-from llama_cpu.tui.model_screen import ModelSource
+from llama_cpu.tui.number_format import PANEL_WIDTH
 from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.loading import LoadingScreen
+from llama_cpu.tui.screens.models import ModelSource
+from llama_cpu.weights.precision import Precision
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, script, tokens
 from tests.tui.lens_words import looks
@@ -93,7 +94,7 @@ def kept(history: History, days_ago: int, *messages: StoredMessage) -> int:
     at = datetime.datetime.combine(day, datetime.time(12)).timestamp()
     last = messages[-1].id
     title = first_words(messages[0].text)
-    blank = Conversation(0, title, False, "Test model", {}, at, at, last, len(messages))
+    blank = StoredConversation(0, title, False, "Test model", {}, at, at, last, len(messages))
     return history.add_copy(blank, messages).id
 
 
@@ -109,7 +110,7 @@ def a_talk() -> FakeSession:
         message(4, 3, "user", "And hares?"),
         message(5, 4, "assistant", "Hares do not dig burrows; they", state=State.CUT),
     )
-    session.record.open(talk)
+    session.conversation.open(talk)
     return session
 
 
@@ -127,7 +128,7 @@ def several_talks() -> FakeSession:
             message(2, 1, "assistant", "All that I know of it is little."),
         )
         latest = kept(session.history, days_ago, *words)
-    session.record.open(latest)
+    session.conversation.open(latest)
     return session
 
 
@@ -155,7 +156,7 @@ def timed_talk() -> FakeSession:
         message(5, 4, "user", "And hares?"),
         answer(6, (Run(0, 400, 9, 0.3), Run(40, 449, 1, 0.02)), 70, 0.04),
     )
-    session.record.open(talk)
+    session.conversation.open(talk)
     return session
 
 
@@ -263,9 +264,9 @@ class Day(datetime.date):
 MEMORY = MemoryReport(412 * MIB, 431 * MIB, 262 * MIB, 150 * MIB, 9 * GIB, 16 * GIB)
 
 
-def takes(weights: int) -> dict[Precision, Forecast]:
+def takes(weights: int) -> dict[Precision, MemoryEstimate]:
     return {
-        precision: Forecast(weights // share, 1 * GIB, 300 * MIB)
+        precision: MemoryEstimate(weights // share, 1 * GIB, 300 * MIB)
         for precision, share in zip(Precision, (1, 2, 4), strict=True)
     }
 
@@ -302,7 +303,7 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, change in changes.items():
         monkeypatch.setattr(f"llama_cpu.tui.{name}", change)
-    monkeypatch.setattr("llama_cpu.model_finder.facts_of", lambda found: MODELS[found.name])
+    monkeypatch.setattr("llama_cpu.loading.discovery.facts_of", lambda found: MODELS[found.name])
 
 
 # The picture

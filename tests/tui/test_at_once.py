@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from llama_cpu.tui.conversation import Conversation
-from llama_cpu.tui.turns import STILL_ANSWERING
+from llama_cpu.tui.controllers.turns import STILL_ANSWERING
+from llama_cpu.tui.widgets.conversation_view import ConversationView
 from tests.tui.driving import (
     ask,
     ask_and_wait,
@@ -24,14 +24,14 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        original = getattr(Conversation, method)
+        original = getattr(ConversationView, method)
 
         async def held_up(*arguments: object) -> None:
             self.reached.set()
             await asyncio.wait_for(self.opened.wait(), PATIENCE)
             await original(*arguments)
 
-        monkeypatch.setattr(Conversation, method, held_up)
+        monkeypatch.setattr(ConversationView, method, held_up)
 
 
 async def test_enter_while_the_last_answer_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from llama_cpu.chat.lens import LensPart
 from llama_cpu.history.store import History
-from llama_cpu.kept_files import kept_path
-from llama_cpu.locations import kv_folder
-from llama_cpu.tui import cache_work
-from llama_cpu.tui.cache_work import LeavingScreen
+from llama_cpu.kv_store.index import kept_path
+from llama_cpu.system.paths import kv_folder
+from llama_cpu.tui.controllers import cache_work
+from llama_cpu.tui.controllers.cache_work import LeavingScreen
 from tests.tui.driving import NARROW, WIDE, ask_and_wait, chat, prompt, screen, screen_text, until
 from tests.tui.fakes import PATIENCE, FakeMessage, FakeSession, script
 
@@ -33,7 +33,7 @@ class SlowSession(FakeSession):
         self.was_stopped = stop.is_set()
 
     def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
-        self.prepared.append(self.record.kept_id)
+        self.prepared.append(self.conversation.kept_id)
         self._work(on_progress, stop)
 
     def keep_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
@@ -99,13 +99,13 @@ async def test_every_other_conversation_is_prepared(tmp_path: Path) -> None:
     earlier = [FakeMessage("user", "one"), FakeMessage("assistant", "two")]
     session = SlowSession(earlier=earlier, history=History(tmp_path / "history.db"))
     session.go_on.set()
-    first = session.record.kept_id
+    first = session.conversation.kept_id
     async with chat(session, WIDE) as pilot:
         await until(pilot, lambda: session.prepared == [first])
         await pilot.press("ctrl+n")
         await until(pilot, lambda: session.prepared == [first, None])
-        conversation = session.history.get(first)
-        await screen(pilot).library.open(conversation)
+        stored = session.history.get(first)
+        await screen(pilot).library.open(stored)
         await until(pilot, lambda: session.prepared == [first, None, first])
     session.history.close()
 
@@ -202,8 +202,8 @@ def session_with_file(
         turns = [FakeMessage("user", "one"), FakeMessage("assistant", "two")] * 2
         session = SlowSession(earlier=turns, history=history)
         session.go_on.set()
-        assert history.file and session.record.kept_id
-        path = kept_path(kv_folder(), history.file, session.record.kept_id)
+        assert history.file and session.conversation.kept_id
+        path = kept_path(kv_folder(), history.file, session.conversation.kept_id)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
         yield session, path
@@ -231,8 +231,8 @@ async def test_a_deleted_conversation_takes_its_file_along(
     session, path = session_with_file
     history = session.history
     async with chat(session) as pilot:
-        conversation = history.get(session.record.kept_id)
-        work = pilot.app.run_worker(screen(pilot).library.delete(conversation))
+        stored = history.get(session.conversation.kept_id)
+        work = pilot.app.run_worker(screen(pilot).library.delete(stored))
         await until(pilot, lambda: len(pilot.app.screen_stack) > 2)
         await pilot.press("y")
         await until(pilot, lambda: work.is_finished)

@@ -6,15 +6,15 @@ import pytest
 from textual import events
 
 from llama_cpu.errors import UserError
-from llama_cpu.events import Finished, Prefill, StopReason, TurnsDropped
-from llama_cpu.tui.answering import ENDINGS
+from llama_cpu.generation.events import Finished, Prefill, StopReason, TurnsDropped
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.conversation import Conversation
-from llama_cpu.tui.figures import row
-from llama_cpu.tui.messages import Notice
-from llama_cpu.tui.turns import NOTHING_TO_REGENERATE, STILL_ANSWERING
+from llama_cpu.tui.controllers.answering import ENDINGS
+from llama_cpu.tui.controllers.turns import NOTHING_TO_REGENERATE, STILL_ANSWERING
+from llama_cpu.tui.number_format import row
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.widgets.conversation_view import ConversationView
+from llama_cpu.tui.widgets.message_views import Notice
 from tests.tui.driving import (
     NARROW,
     ask,
@@ -355,7 +355,7 @@ async def test_scrolling_up_is_left_alone_while_text_arrives() -> None:
     long_answer = "\n\n".join(f"Paragraph {n}." for n in range(60))
     session = FakeSession([[*tokens(long_answer), wait, *tokens("\n\nThe\n\nend.")]])
     async with chat(session, NARROW) as pilot:
-        view = screen(pilot).query_one(Conversation)
+        view = screen(pilot).query_one(ConversationView)
         await ask(pilot, "Hi")
         await until(pilot, lambda: "Paragraph 59." in conversation(pilot)[-1])
         await until(pilot, lambda: view.max_scroll_y > 0 and view.scroll_y == view.max_scroll_y)

@@ -14,21 +14,21 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Button, Input, OptionList
 
-from llama_cpu.locations import state_folder
-from llama_cpu.tui.ask import Ask
-from llama_cpu.tui.cache_work import LeavingScreen
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.figures_screen import FiguresScreen
-from llama_cpu.tui.find_bar import FOUND, FindBar
-from llama_cpu.tui.help_screen import HelpScreen
+from llama_cpu.system.paths import state_folder
+from llama_cpu.tui.controllers.cache_work import LeavingScreen
 from llama_cpu.tui.keys import actions
-from llama_cpu.tui.lens_screen import LensScreen
-from llama_cpu.tui.lens_text import LensText
-from llama_cpu.tui.loading_screen import LoadingScreen
-from llama_cpu.tui.messages import UserMessage
-from llama_cpu.tui.model_screen import ModelScreen
 from llama_cpu.tui.preferences import Preferences
-from llama_cpu.tui.settings_screen import SettingsScreen
+from llama_cpu.tui.screens.ask import Ask
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.screens.figures import FiguresScreen
+from llama_cpu.tui.screens.help import HelpScreen
+from llama_cpu.tui.screens.lens import LensScreen
+from llama_cpu.tui.screens.loading import LoadingScreen
+from llama_cpu.tui.screens.models import ModelScreen
+from llama_cpu.tui.screens.settings import SettingsScreen
+from llama_cpu.tui.widgets.find_bar import FOUND, FindBar
+from llama_cpu.tui.widgets.lens_text import LensText
+from llama_cpu.tui.widgets.message_views import UserMessage
 from tests.tui.driving import (
     NARROW,
     ask_and_wait,
@@ -280,16 +280,16 @@ async def _(key: str) -> None:
 async def _(key: str) -> None:
     async with at_the_end() as (pilot, end):
         await pilot.press(key)
-        await until(pilot, lambda: screen(pilot).conversation.scroll_y < end)
+        await until(pilot, lambda: screen(pilot).conversation_view.scroll_y < end)
 
 
 @pressing("scroll_down")
 async def _(key: str) -> None:
     async with at_the_end() as (pilot, end):
-        screen(pilot).conversation.scroll_home(animate=False)
-        await until(pilot, lambda: screen(pilot).conversation.scroll_y == 0)
+        screen(pilot).conversation_view.scroll_home(animate=False)
+        await until(pilot, lambda: screen(pilot).conversation_view.scroll_y == 0)
         await pilot.press(key)
-        await until(pilot, lambda: 0 < screen(pilot).conversation.scroll_y < end)
+        await until(pilot, lambda: 0 < screen(pilot).conversation_view.scroll_y < end)
 
 
 @asynccontextmanager
@@ -298,7 +298,7 @@ async def at_the_end() -> AsyncIterator[tuple[Pilot[int], float]]:
     lines = "\n\n".join(f"Line {number}" for number in range(60))
     session = FakeSession(earlier=[FakeMessage("user", "a"), FakeMessage("assistant", lines)])
     async with chat(session, NARROW) as pilot:
-        shown = screen(pilot).conversation
+        shown = screen(pilot).conversation_view
         await until(pilot, lambda: shown.scroll_y == shown.max_scroll_y > 60)
         yield pilot, shown.max_scroll_y
 

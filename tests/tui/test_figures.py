@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_cpu.tui.figures import PANEL_WIDTH, bar, duration, part_of, rate, row, sparkline
+from llama_cpu.tui.number_format import PANEL_WIDTH, bar, duration, part_of, rate, row, sparkline
 
 
 @pytest.mark.parametrize(

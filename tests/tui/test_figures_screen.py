@@ -10,13 +10,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from llama_cpu.events import Finished, Prefill, StopReason, Token
+from llama_cpu.generation.events import Finished, Prefill, StopReason, Token
 from llama_cpu.history.store import History
-from llama_cpu.machine import processor_name
-from llama_cpu.tui.ask import Ask
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.figures_screen import FiguresScreen
-from llama_cpu.tui.plot import TimesPlot
+from llama_cpu.system.processor import processor_name
+from llama_cpu.tui.screens.ask import Ask
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.screens.figures import FiguresScreen
+from llama_cpu.tui.widgets.plot import TimesPlot
 from tests.tui.driving import (
     NARROW,
     WIDE,
@@ -150,7 +150,7 @@ async def test_a_conversation_that_is_opened_again_has_its_times(tmp_path: Path)
         async with chat(FakeSession([answer(3, 0.02)], history=history)) as pilot:
             await ask_and_wait(pilot, "one")
         session = FakeSession([answer(2, 0.04)], history=history)
-        session.record.open(1)
+        session.conversation.open(1)
         async with chat(session) as pilot:
             figures = await open_figures(pilot)
             assert values(figures, "decode") == [0.02] * 3

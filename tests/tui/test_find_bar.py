@@ -5,8 +5,8 @@ import threading
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from llama_cpu.tui.conversation import Conversation
-from llama_cpu.tui.find_bar import FindBar
+from llama_cpu.tui.widgets.conversation_view import ConversationView
+from llama_cpu.tui.widgets.find_bar import FindBar
 from tests.tui.driving import NARROW, ask, chat, conversation, is_answering, prompt, screen, until
 from tests.tui.fakes import FakeMessage, FakeSession, tokens
 
@@ -28,7 +28,7 @@ async def search(pilot: Pilot[int], words: str) -> None:
 
 async def test_matches_are_counted_and_scrolled_to() -> None:
     async with chat(FakeSession([], list(LONG)), NARROW) as pilot:
-        view = screen(pilot).query_one(Conversation)
+        view = screen(pilot).query_one(ConversationView)
         await search(pilot, "strasse")
         await until(pilot, lambda: matches(pilot) == "40 of 40")
         await pilot.press("enter", "up")

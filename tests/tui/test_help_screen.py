@@ -6,10 +6,10 @@ import pytest
 from textual import events
 from textual.widgets import Button
 
-from llama_cpu.tui.help_screen import HelpScreen, WelcomeScreen, help_text, welcome_text
+from llama_cpu.tui.controllers.slash import COMMANDS
 from llama_cpu.tui.keys import actions
 from llama_cpu.tui.preferences import Preferences
-from llama_cpu.tui.slash import COMMANDS
+from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen, help_text, welcome_text
 from tests.tui.driving import NARROW, WIDE, chat, prompt, screen, screen_text, until
 from tests.tui.fakes import FakeSession
 

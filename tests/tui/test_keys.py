@@ -10,10 +10,10 @@ from textual.binding import Binding
 
 import llama_cpu.tui
 from llama_cpu.errors import UserError
-from llama_cpu.tui.confirm import Confirm
+from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.tui.keys import actions, keymap_from, normalized, scopes, shown
 from llama_cpu.tui.preferences import Preferences, preferences_from
-from llama_cpu.user_config import UserConfig, read_config
+from llama_cpu.tui.screens.confirm import Confirm
 from tests.tui.driving import ask_and_wait, chat, conversation, is_answering, prompt, screen, until
 from tests.tui.fakes import FakeSession, script
 

@@ -8,17 +8,17 @@ from textual.widgets import OptionList, Static
 
 from llama_cpu.chat.lens import Candidate, LensPart, LensToken
 from llama_cpu.errors import UserError
-from llama_cpu.tui.lens_screen import (
+from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.screens.lens import (
     EMPTY,
     NO_ANSWER,
     NOT_ITS_TOKENS,
     STILL_ANSWERING,
     LensScreen,
 )
-from llama_cpu.tui.lens_shades import UNKNOWN, by_probability, by_time
-from llama_cpu.tui.lens_text import LensText
-from llama_cpu.tui.messages import UserMessage
-from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.widgets.lens_shades import UNKNOWN, by_probability, by_time
+from llama_cpu.tui.widgets.lens_text import LensText
+from llama_cpu.tui.widgets.message_views import UserMessage
 from tests.tui.driving import (
     NARROW,
     WIDE,
@@ -88,7 +88,7 @@ async def test_the_answer_and_its_tokens_are_shown(size: tuple[int, int]) -> Non
         assert "Then it" in shown
         assert "1   20.0%" in shown
         assert "from 90%" in shown
-        assert session.looked_at == [session.record.line[-1]]
+        assert session.looked_at == [session.conversation.line[-1]]
 
 
 async def test_keys_move_over_the_tokens() -> None:
@@ -195,7 +195,7 @@ async def test_an_alternative_branches_the_conversation(how: str) -> None:
     session = FakeSession([script("The cat sat"), script(" runs")], looks=[looks()])
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "hi")
-        first = session.record.line[-1]
+        first = session.conversation.line[-1]
         await open_lens(pilot)
         await press(pilot, "right", "right")
         if how == "digit":
@@ -206,8 +206,8 @@ async def test_an_alternative_branches_the_conversation(how: str) -> None:
             await pilot.click(OptionList, offset=(3, 1))
         await until(pilot, lambda: not is_answering(pilot))
         assert session.branches == [(first, [0, 1, 121], [0.001, 0.02, 0.02])]
-        assert session.record.line[-1].text.endswith(" runs")
-        assert len(session.record.alternatives(first.id)) == 2
+        assert session.conversation.line[-1].text.endswith(" runs")
+        assert len(session.conversation.alternatives(first.id)) == 2
         assert conversation(pilot)[-1].endswith("runs")
         assert "reading" not in screen_text(pilot)
         assert len(conversation(pilot)) == 2
@@ -230,7 +230,7 @@ async def test_a_branch_that_ends_there_is_not_continued() -> None:
         await press(pilot, "1")
         await until(pilot, lambda: not is_answering(pilot))
         assert session.branches[0][1:] == ([END], [])
-        assert len(session.record.alternatives(session.record.line[-1].id)) == 2
+        assert len(session.conversation.alternatives(session.conversation.line[-1].id)) == 2
 
 
 async def test_a_branch_that_cannot_be_kept_is_told() -> None:

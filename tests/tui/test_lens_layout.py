@@ -2,9 +2,15 @@
 
 from textual.style import Style
 
-from llama_cpu.tui.lens_details import alternatives, figures, percent
-from llama_cpu.tui.lens_layout import escaped, laid_out
-from llama_cpu.tui.lens_shades import SHADES, UNKNOWN, by_probability, by_time, median_seconds
+from llama_cpu.tui.widgets.lens_details import alternatives, figures, percent
+from llama_cpu.tui.widgets.lens_layout import escaped, laid_out
+from llama_cpu.tui.widgets.lens_shades import (
+    SHADES,
+    UNKNOWN,
+    by_probability,
+    by_time,
+    median_seconds,
+)
 from tests.tui.lens_words import WORDS, token
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.tui.app import ChatApp, run_app
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.loading_screen import LoadingScreen, progress_text
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.loading import LoadingScreen, progress_text
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
 

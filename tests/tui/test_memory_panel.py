@@ -2,9 +2,9 @@
 
 import pytest
 
-from llama_cpu.machine import MemoryReport, memory_report
-from llama_cpu.tui.figures import row
-from llama_cpu.tui.memory_panel import ModelMemory, division, model_memory
+from llama_cpu.system.memory import MemoryReport, memory_report
+from llama_cpu.tui.number_format import row
+from llama_cpu.tui.widgets.memory_panel import ModelMemory, division, model_memory
 from tests.tui.fakes import FakeSession
 
 MIB = 1 << 20

@@ -10,14 +10,14 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.model_finder import FoundModel
-from llama_cpu.precision import Precision
-from llama_cpu.tui.cache_work import LeavingScreen
-from llama_cpu.tui.chat_screen import ChatScreen
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.help_screen import HelpScreen
-from llama_cpu.tui.loading_screen import LoadingScreen
-from llama_cpu.tui.model_screen import ModelScreen, ModelSource, count, needed
+from llama_cpu.loading.discovery import FoundModel
+from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.screens.help import HelpScreen
+from llama_cpu.tui.screens.loading import LoadingScreen
+from llama_cpu.tui.screens.models import ModelScreen, ModelSource, count, needed
+from llama_cpu.weights.precision import Precision
 from tests.support.checkpoints import random_weights, tiny_config, write_gguf
 from tests.tui.driving import (
     NARROW,
@@ -75,7 +75,7 @@ class Models:
 
 def opens(session: FakeSession, of: FakeSession) -> Opening:
     def open_session(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
-        session.record = of.record
+        session.conversation = of.conversation
         return session
 
     return open_session
@@ -100,7 +100,9 @@ def fails(error: Exception) -> Opening:
 @pytest.fixture(autouse=True)
 def room(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MiB are free."""
-    monkeypatch.setattr("llama_cpu.tui.model_switch.available_memory", lambda: 100 * MIB)
+    monkeypatch.setattr(
+        "llama_cpu.tui.controllers.model_switch.available_memory", lambda: 100 * MIB
+    )
 
 
 async def choose_other(pilot: Pilot[int]) -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from llama_cpu.machine import MemoryReport, PagingReport
-from llama_cpu.tui import chat_screen, panels
-from llama_cpu.tui.figures_screen import FiguresScreen
-from llama_cpu.tui.memory_panel import MemoryPanel
-from llama_cpu.tui.panels import Paging, warning
+from llama_cpu.settings.user_config import UserConfig, read_config
+from llama_cpu.system.memory import MemoryReport
+from llama_cpu.system.paging import PagingReport
+from llama_cpu.tui.controllers import panels
+from llama_cpu.tui.controllers.panels import Paging, warning
 from llama_cpu.tui.preferences import Preferences, preferences_from
-from llama_cpu.user_config import UserConfig, read_config
+from llama_cpu.tui.screens import chat as chat_screen
+from llama_cpu.tui.screens.figures import FiguresScreen
+from llama_cpu.tui.widgets.memory_panel import MemoryPanel
 from tests.tui.driving import (
     NARROW,
     ask_and_wait,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_cpu.tui.plot import _DOTS, _axis, drawn, scale
+from llama_cpu.tui.widgets.plot import _DOTS, _axis, drawn, scale
 
 
 def heights(values: list[float], columns: int, rows: int, logarithmic: bool = False) -> list[set]:

@@ -2,15 +2,15 @@
 
 import threading
 
-from llama_cpu.tui import prompt_area
-from llama_cpu.tui.prompt_memory import PromptMemory
-from llama_cpu.tui.turns import STILL_ANSWERING
+from llama_cpu.tui.controllers.turns import STILL_ANSWERING
+from llama_cpu.tui.widgets import message_area as prompt_area
+from llama_cpu.tui.widgets.input_history import InputHistory
 from tests.tui.driving import ask, ask_and_wait, chat, is_answering, prompt, until
 from tests.tui.fakes import FakeSession, script
 
 
 def test_memory() -> None:
-    memory = PromptMemory()
+    memory = InputHistory()
     assert memory.step("draft", -1) is None and memory.step("draft", 1) is None
     for text in ("one", "two", "two", " "):
         memory.add(text)

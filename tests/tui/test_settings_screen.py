@@ -6,9 +6,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static, TextArea
 
-from llama_cpu.settings import SETTINGS, Settings
-from llama_cpu.tui.chat_screen import SETTINGS_CHANGED
-from llama_cpu.tui.settings_screen import CONTEXT, SettingsScreen
+from llama_cpu.settings.generation_settings import SETTINGS, Settings
+from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
+from llama_cpu.tui.screens.settings import CONTEXT, SettingsScreen
 from tests.tui.driving import (
     NARROW,
     WIDE,

@@ -9,9 +9,9 @@ import pytest
 from textual.widgets import Input, OptionList
 
 from llama_cpu.history.store import History
-from llama_cpu.tui.ask import Ask
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.sidebar import NOTHING_FOUND, NOTHING_YET, Sidebar, day
+from llama_cpu.tui.screens.ask import Ask
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.widgets.sidebar import NOTHING_FOUND, NOTHING_YET, Sidebar, day
 from tests.tui.driving import (
     NARROW,
     WIDE,
@@ -152,7 +152,7 @@ async def test_open_while_an_answer_is_written(history: History) -> None:
     async with chat(session) as pilot:
         await ask(pilot, "A story")
         await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
-        story = session.record.kept_id
+        story = session.conversation.kept_id
         await open_list(pilot)
         await pilot.press("down", "enter")
         await until(pilot, lambda: conversation(pilot)[0] == "You\nHares in the snow")
@@ -230,7 +230,7 @@ async def test_delete_asks(history: History) -> None:
             await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
             await until(pilot, lambda: not is_answering(pilot))
             await until(pilot, lambda count=count: len(titles(pilot)) == count)
-        assert conversation(pilot) == [] and session.record.conversation is None
+        assert conversation(pilot) == [] and session.conversation.stored is None
         assert [each.title[:5] for each in history.conversations()] == ["Geese", "Foxes"]
 
 

@@ -7,13 +7,13 @@ import pytest
 from textual.pilot import Pilot
 
 from llama_cpu.errors import UserError
-from llama_cpu.settings import SETTINGS, Settings
-from llama_cpu.tui.chat_screen import SETTINGS_CHANGED
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.help_screen import HelpScreen
-from llama_cpu.tui.prompt_area import PromptArea, SlashMenu
-from llama_cpu.tui.settings_screen import SettingsScreen
-from llama_cpu.tui.slash import LONGEST_FILE, all_commands, completions, read_text
+from llama_cpu.settings.generation_settings import SETTINGS, Settings
+from llama_cpu.tui.controllers.slash import LONGEST_FILE, all_commands, completions, read_text
+from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.screens.help import HelpScreen
+from llama_cpu.tui.screens.settings import SettingsScreen
+from llama_cpu.tui.widgets.message_area import MessageArea, SlashMenu
 from tests.tui.driving import (
     ask,
     ask_and_wait,
@@ -32,7 +32,7 @@ async def command(pilot: Pilot[int], text: str) -> None:
     """Write and press Enter, the menu being closed."""
     prompt(pilot).insert(text)
     await pilot.pause()
-    screen(pilot).query_one(PromptArea).close_menu()
+    screen(pilot).query_one(MessageArea).close_menu()
     await pilot.press("enter")
     await pilot.app.workers.wait_for_complete()
     await pilot.pause()
@@ -192,7 +192,7 @@ async def test_what_was_written_while_a_file_was_read_stays(
         wait.wait(10)
         return "loaded"
 
-    monkeypatch.setattr("llama_cpu.tui.slash.read_text", slowly)
+    monkeypatch.setattr("llama_cpu.tui.controllers.slash.read_text", slowly)
     async with chat(FakeSession([])) as pilot:
         prompt(pilot).insert("/load x")
         await pilot.press("enter")

@@ -1,8 +1,8 @@
 """The line for narrow screens, with figures as large as they get."""
 
-from llama_cpu.machine import MemoryReport
-from llama_cpu.timings import Timings
-from llama_cpu.tui.summary import answer_parts, fitted, memory_parts
+from llama_cpu.generation.timings import Timings
+from llama_cpu.system.memory import MemoryReport
+from llama_cpu.tui.widgets.summary import answer_parts, fitted, memory_parts
 
 NARROW = 78  # columns of an 80-column screen
 GIB = 1 << 30

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from llama_cpu.chat.record import GONE
+from llama_cpu.chat.conversation import GONE
 from llama_cpu.errors import UserError
-from llama_cpu.events import Finished, StopReason
+from llama_cpu.generation.events import Finished, StopReason
 from llama_cpu.history.rows import State
 from llama_cpu.history.store import History
-from llama_cpu.tui import copying
-from llama_cpu.tui.answering import UNFINISHED
-from llama_cpu.tui.confirm import Confirm
-from llama_cpu.tui.messages import Answer, FinishedAnswer, UserMessage
-from llama_cpu.tui.turns import (
+from llama_cpu.tui.controllers import copying
+from llama_cpu.tui.controllers.answering import UNFINISHED
+from llama_cpu.tui.controllers.turns import (
     EDITING,
     NO_ALTERNATIVES,
     NO_CODE,
@@ -24,6 +22,8 @@ from llama_cpu.tui.turns import (
     NOTHING_TO_COPY,
     NOTHING_TO_EDIT,
 )
+from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, UserMessage
 from tests.tui.driving import (
     NARROW,
     ask,
@@ -52,7 +52,7 @@ def cut_answer(state: State = State.CUT) -> FakeSession:
     session = FakeSession([], CUT)
     answer = session.messages[-1]
     session.history.save_answer(answer.id, "two", [7], [0.5], state=state)
-    session.record.reload()
+    session.conversation.reload()
     return session
 
 
@@ -87,7 +87,9 @@ async def test_what_is_asked_next_follows_the_answer_that_is_shown() -> None:
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "Capital?")
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: len(screen(pilot).record.line) == 2 and not is_answering(pilot))
+        await until(
+            pilot, lambda: len(screen(pilot).conversation.line) == 2 and not is_answering(pilot)
+        )
         await pilot.press("alt+left")
         await until(pilot, lambda: not is_answering(pilot))
         await ask_and_wait(pilot, "Sure?")
@@ -211,7 +213,7 @@ async def test_a_continued_answer_that_another_window_writes(tmp_path: Path) -> 
         session = FakeSession([], CUT, history)
         answer = session.messages[-1]
         history.save_answer(answer.id, "two", [], state=State.CUT)
-        session.record.reload()
+        session.conversation.reload()
         async with chat(session) as pilot:
             other.continue_answer(answer.id)
             await pilot.press("ctrl+g")
@@ -279,7 +281,7 @@ async def test_deleted_in_another_window(tmp_path: Path) -> None:
         session = FakeSession([script("One."), script("Two.")], [], history)
         async with chat(session) as pilot:
             await ask_and_wait(pilot, "first")
-            other.delete(session.record.kept_id)
+            other.delete(session.conversation.kept_id)
             await ask_and_wait(pilot, "second")
             assert conversation(pilot) == ["You\nfirst", "One.", GONE]
             assert prompt(pilot).text == "second"
@@ -320,7 +322,7 @@ def long_conversation(messages: int) -> FakeSession:
 async def test_a_long_conversation_is_shown_from_its_end() -> None:
     session = long_conversation(300)
     async with chat(session, NARROW) as pilot:
-        view = screen(pilot).conversation
+        view = screen(pilot).conversation_view
         await until(pilot, lambda: view.scroll_y == view.max_scroll_y > 0)
         assert (
             conversation(pilot)[-1] == "message 299\n\nand more" and len(conversation(pilot)) < 50
@@ -375,4 +377,7 @@ async def test_an_answer_that_grows_is_one_widget_in_the_end() -> None:
     async with chat(FakeSession([script("a\n\nb", Finished(StopReason.END))])) as pilot:
         await ask_and_wait(pilot, "Hi")
         answer = screen(pilot).query_one(Answer)
-        assert len(answer.query("Passage")) == 1 and answer.message == screen(pilot).record.line[-1]
+        assert (
+            len(answer.query("Passage")) == 1
+            and answer.message == screen(pilot).conversation.line[-1]
+        )

@@ -1,0 +1,179 @@
+"""Which turns of a conversation the model is told, as ids that fit into its context."""
+
+from collections.abc import Generator, Sequence
+from itertools import chain
+
+from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.prompt import Message, build_prompt
+from llama_cpu.chat.templates import TemplateRenderer
+from llama_cpu.generation.detokenizer import ids_of_text
+from llama_cpu.generation.events import Event, TurnsDropped
+from llama_cpu.history.rows import StoredMessage
+from llama_cpu.tokenization import Tokenizer
+
+Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
+_TOKENS_AROUND = 5  # that a template puts around a message, about
+
+
+class ModelContext:
+    """Of a conversation, as one model sees it."""
+
+    def __init__(
+        self, conversation: Conversation, tokenizer: Tokenizer, model: str, context: int
+    ) -> None:
+        """``context``: tokens that the model can have before it."""
+        self._conversation = conversation
+        self._tokenizer = tokenizer
+        self._model = model
+        self._context = context
+        self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
+        self._known_ids: dict[int, tuple[StoredMessage, list[int]]] = {}
+        self._known_counts: dict[int, tuple[StoredMessage, int]] = {}
+
+    def prompt(
+        self,
+        line: Sequence[StoredMessage],
+        begun: list[int],
+        renderer: TemplateRenderer,
+        longest_answer: int,
+    ) -> Generator[Event, None, list[int]]:
+        """The prompt without the oldest turns, where they and an answer have no room, and the ids
+        of an answer that was begun. Tells of turns that are left out for the first time.
+
+        A quarter of the context (or the answer's greatest length, if less) is kept free, so that
+        after turns were dropped, and all that follows was computed again, it is some turns until
+        the next time. What cannot be dropped, and is still too long, the generator refuses.
+        """
+        turns = _turns(line)
+        before = self._already_dropped(turns)
+        room = min(longest_answer, self._context // 4)
+        ids, dropped = self._fitting(turns, begun, before, room, renderer)
+        if len(ids) >= self._context:  # too long by itself, it must not cost the others
+            return ids
+        if dropped > before:
+            self._first_kept = _mark(turns[dropped])
+            yield TurnsDropped(sum(map(len, turns[before:dropped])))
+        return ids
+
+    def prompt_before(
+        self, line: Sequence[StoredMessage], answer: list[int], renderer: TemplateRenderer
+    ) -> list[int]:
+        """The prompt that an answer with these ids was, or may have been, given to."""
+        turns = _turns(line)
+        # The last token need not be read: one more than fits may be there.
+        whole, _ = self._fitting(turns, answer, self._already_dropped(turns), -1, renderer)
+        return whole[: len(whole) - len(answer)]
+
+    def _fitting(
+        self,
+        turns: list[Turn],
+        begun: list[int],
+        before: int,
+        room: int,
+        renderer: TemplateRenderer,
+    ) -> tuple[list[int], int]:
+        """The prompt and what was begun, without ``before`` turns, or as many more as leave room
+        for so many tokens; and how many these are."""
+
+        def without(dropped: int) -> list[int]:
+            told = self._to_tell(turns[dropped:])
+            return build_prompt(told, renderer, self._tokenizer) + begun
+
+        def is_too_long(ids: list[int]) -> bool:
+            return len(ids) + room > self._context
+
+        last = max(0, len(turns) - 1)
+        dropped = max(before, self._about_to_drop(turns, self._context - room - len(begun)))
+        ids = without(dropped)
+        while dropped < last and is_too_long(ids):
+            dropped += 1
+            ids = without(dropped)
+        while dropped > before and not is_too_long(longer := without(dropped - 1)):
+            dropped -= 1
+            ids = longer
+        return ids, dropped
+
+    def _about_to_drop(self, turns: list[Turn], room: int) -> int:
+        """How many turns have to be left out for the others to have room, nearly.
+
+        Of a long conversation only what is kept is encoded, and message by message: the tokenizers
+        library lets no other thread run meanwhile, and the screen would stand still.
+        """
+        for index in reversed(range(len(turns))):
+            room -= sum(self._about_tokens(message) for message in turns[index])
+            if room < 0:
+                return min(index + 1, len(turns) - 1)
+        return 0
+
+    def _about_tokens(self, message: StoredMessage) -> int:
+        known, count = self._known_counts.get(message.id, (None, 0))
+        if known is not message:
+            count = len(self.ids_of(message)) or len(self._tokenizer.encode_message(message.text))
+            self._known_counts[message.id] = message, count
+        return count + _TOKENS_AROUND
+
+    def _already_dropped(self, turns: list[Turn]) -> int:
+        """How many turns were left out last time, as far as they are in this line."""
+        marks = [_mark(turn) for turn in turns]
+        return marks.index(self._first_kept) if self._first_kept in marks else 0
+
+    def messages(self, line: Sequence[StoredMessage]) -> list[Message]:
+        """The system prompt and all turns."""
+        return self._to_tell(_turns(line))
+
+    def _to_tell(self, turns: list[Turn]) -> list[Message]:
+        system = self.system_prompt()
+        told = [Message("system", system)] if system else []
+        for stored in chain.from_iterable(turns):
+            if stored.role == "user" and told and told[-1].role == "user":
+                told[-1] = Message("user", f"{told[-1].text}\n\n{stored.text}")
+            else:
+                told.append(Message(stored.role, stored.text, self.ids_of(stored)))
+        return told
+
+    def system_prompt(self) -> str:
+        """As it was set for the conversation, or its own message (as one that was imported may
+        have), or the conversation's."""
+        if "system" in self._conversation.settings:
+            return self._conversation.system
+        own = [message.text for message in self._conversation.line if message.role == "system"]
+        return own[-1] if own else self._conversation.system
+
+    def ids_of(self, message: StoredMessage) -> list[int]:
+        """The ids that the loaded model generated this answer as; none where it was another one."""
+        known, ids = self._known_ids.get(message.id, (None, []))
+        if known is not message:
+            ids = own_ids(message, self._model, self._tokenizer)
+            self._known_ids[message.id] = message, ids
+        return ids
+
+
+def own_ids(message: StoredMessage, model: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of an answer, as far as they stand for its text; none where this model, or another
+    of the same name, does not write that text with them."""
+    ids = list(message.token_ids)
+    if message.model != model or not all(0 <= id < tokenizer.n_tokens for id in ids):
+        return []
+    text = tokenizer.decode(ids)
+    shown = text.lstrip()
+    if not shown.startswith(message.text):
+        return []
+    return ids_of_text(tokenizer, ids, text[: len(text) - len(shown)] + message.text)
+
+
+def _turns(line: Sequence[StoredMessage]) -> list[Turn]:
+    turns: list[Turn] = []
+    before = ""
+    for message in line:
+        if message.role == "system":
+            continue
+        if not turns or (message.role == "user" and before != "user"):
+            turns.append([])
+        turns[-1].append(message)
+        before = message.role
+    return turns
+
+
+def _mark(turn: Turn) -> tuple[int, float]:
+    """Ids alone are not enough, as a conversation may move between disk and memory."""
+    return turn[0].id, turn[0].created

@@ -1,0 +1,323 @@
+"""The conversation that is shown. Every change of it is kept in the history."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_cpu.chat.autosave import Autosave
+from llama_cpu.errors import UserError
+from llama_cpu.generation.events import Event
+from llama_cpu.history.rows import Gone, State, StoredConversation, StoredMessage
+from llama_cpu.history.store import History
+
+GONE = (
+    "This conversation, or the message before, was deleted in another window. Your text is kept: "
+    "Enter sends it and keeps what is shown here as a new conversation, Ctrl+N begins anew."
+)
+GONE_WHILE_ANSWERING = (
+    "This conversation was deleted in another window while the answer was written; with your "
+    "next message what is shown here is kept as a new one."
+)
+IN_MEMORY = "What follows is kept in memory only, until it can be written again."
+
+TidyIds = Callable[[list[int], str], list[int]]
+
+
+class Conversation:
+    """The line of messages that is shown, from the first to the current one, and its alternatives.
+
+    What a verb changes is on the disk when it returns, so it is called where waiting does no harm.
+    Where the disk refuses, the conversation goes on in memory, and with each further message the
+    disk is tried again; ``take_trouble`` tells why. In the meantime nothing is missing in ``line``.
+
+    Verbs raise Gone where another window has deleted what they are about.
+    """
+
+    def __init__(self, history: History, model: str = "", system: str = "") -> None:
+        self.history = history
+        self.model = model  # the loaded one's name, which is stored with its answers
+        self.stored: StoredConversation | None = None  # None until the first message
+        self.line: list[StoredMessage] = []
+        self.system = self._default_system = system
+        self.settings: Mapping[str, Any] = {}  # the conversation's own, stored with it
+        self._alternatives: dict[int, tuple[int, ...]] = {}
+        self._store = history  # where this conversation is
+        self._trouble = ""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the conversation will be there after the program has ended."""
+        return self._store is self.history and self.history.file is not None
+
+    @property
+    def kept_id(self) -> int | None:
+        """The conversation's id in the history; None where it is not, or not yet, there."""
+        is_there = self.stored is not None and self._store is self.history
+        return self.stored.id if self.stored and is_there else None
+
+    def take_trouble(self) -> str:
+        """Why the conversation is not being kept, one sentence or two, told once; else ""."""
+        trouble, self._trouble = self._trouble, ""
+        return trouble
+
+    def alternatives(self, message: int) -> tuple[int, ...]:
+        """Ids of the messages with the same parent, the oldest first, its own among them."""
+        return self._alternatives.get(message, (message,))
+
+    # Which conversation
+
+    def open(self, conversation_id: int) -> None:
+        """Show another conversation, where it was left. Raises Gone."""
+        opened = self.history.get(conversation_id)
+        line = self.history.path(conversation_id)
+        self._forget()
+        self.stored, self.line = opened, line
+        self._alternatives = self.history.siblings(conversation_id)
+        system = opened.settings.get("system")
+        self.system = system if isinstance(system, str) else self._default_system
+        self.settings = opened.settings
+
+    def clear(self) -> None:
+        """Begin anew; what was shown stays in the history."""
+        self._forget()
+        self.system, self.settings = self._default_system, {}
+
+    def keep_settings(self) -> None:
+        """Store the settings and the system prompt as they are now, once there are messages."""
+        if self.stored is not None:
+            self._store.set_model(self.stored.id, self.model, self._all_settings())
+
+    def _all_settings(self) -> dict[str, Any]:
+        system = {"system": self.system} if self.system else {}
+        return {**system, **self.settings}
+
+    def close(self) -> None:
+        """Try a last time to write what is only in memory. The history is its owner's to close."""
+        self._back_to_disk()
+        if self._store is not self.history:
+            self._store.close()
+
+    def _forget(self) -> None:
+        self.close()
+        self._store = self.history
+        self.stored, self.line, self._alternatives = None, [], {}
+
+    # Messages
+
+    def add_user(self, text: str, place: int | None = None) -> None:
+        """Add a message at the end, or as an alternative to the one at ``place`` of the line.
+
+        Raises Gone; the same call then makes a new conversation of what is shown.
+        """
+        self._back_to_disk()
+        try:
+            self._add_user(self.line[:place], text)
+        except Gone as error:
+            self._move_to_memory(self.line, "")
+            raise Gone(GONE) from error
+        except UserError as error:
+            self._move_to_memory(self.line, f"{error} {IN_MEMORY}")
+            self._add_user(self.line[:place], text)
+
+    def take_back(self) -> str:
+        """Delete the user's message at the end, which cannot be answered; returns its text."""
+        if not self.line or self.line[-1].role != "user":
+            return ""
+        text = self.line[-1].text
+        self._delete(self.line[-1].id)
+        return text
+
+    def delete_last_turn(self) -> bool:
+        """Delete the user's last message with all that follows; False where there is none."""
+        for message in reversed(self.line):
+            if message.role == "user":
+                self._delete(message.id)
+                return True
+        return False
+
+    def add_answer(
+        self,
+        place: int,
+        text: str,
+        token_ids: Sequence[int],
+        token_seconds: Sequence[float],
+        state: State,
+    ) -> None:
+        """Add an answer as an alternative to the one at ``place`` of the line. Raises Gone."""
+        self._back_to_disk()
+        try:
+            self._add_answer(place, text, token_ids, token_seconds, state)
+        except Gone:
+            raise
+        except UserError as error:
+            self._move_to_memory(self.line, f"{error} {IN_MEMORY}")
+            self._add_answer(place, text, token_ids, token_seconds, state)
+
+    def set_aside_answer(self) -> bool:
+        """Take the last answer out of the line, so that another one can be given; it stays an
+        alternative. False where there is none."""
+        if self.line and self.line[-1].role == "assistant":
+            self.line = self.line[:-1]
+            return True
+        return False
+
+    def choose(self, message: int) -> None:
+        """Show the line through this message."""
+        self._store.choose(message)
+        self.reload()
+
+    def reload(self) -> None:
+        """Show the line as it is stored."""
+        if self.stored is not None:
+            self._show(self.stored.id)
+
+    # Answers
+
+    def written(
+        self, events: Iterator[Event], end_ids: frozenset[int], tidy: TidyIds
+    ) -> Iterator[Event]:
+        """Pass on the events of an answer to the line's last message, and save it as it grows.
+
+        ``tidy``: which of the ids stand for the text. Unless nothing was generated the answer is
+        the last message then, however the events end.
+        """
+
+        def begin() -> int:
+            assert self.stored is not None
+            parent = self.line[-1].id
+            return self._store.begin_answer(self.stored.id, parent, self.model).id
+
+        yield from self._written(Autosave(self._store, begin, end_ids), events, begin, tidy)
+
+    def written_on(
+        self,
+        events: Iterator[Event],
+        end_ids: frozenset[int],
+        tidy: TidyIds,
+        text: str,
+        token_ids: Sequence[int],
+    ) -> Iterator[Event]:
+        """The same for the line's last message, an answer that goes on.
+
+        ``text``: what it has, also any spaces before it; ``token_ids``: the same as ids.
+        Raises UserError where it is being written in another window.
+        """
+
+        def begin() -> int:
+            return self._store.continue_answer(self.line[-1].id).id
+
+        before = self.line[-1]
+        try:
+            message = begin()  # now, as another window may be at it
+        except Gone:
+            raise
+        except UserError as error:
+            if self._store.message(before.id).state is State.WRITING:
+                raise
+            self._move_to_memory(self.line, f"{error} {IN_MEMORY}")
+            message = begin()
+        seconds, runs = before.token_seconds, before.runs
+        writing = Autosave(self._store, begin, end_ids, text, token_ids, seconds, runs)
+        writing.message = message
+        try:
+            yield from self._written(writing, events, begin, tidy)
+        finally:
+            if writing.is_empty:  # it is what it was
+                figures = (before.token_ids, before.token_seconds, before.token_logprobs)
+                with contextlib.suppress(UserError):  # then it is cut in the end
+                    self._store.save_answer(message, before.text, *figures, before.state, runs)
+
+    def _written(
+        self,
+        writing: Autosave,
+        events: Iterator[Event],
+        begin: Callable[[], int],
+        tidy: TidyIds,
+    ) -> Iterator[Event]:
+        try:
+            for event in events:
+                yield writing.observe(event)
+        finally:  # also if the one who listens goes away
+            if not writing.is_empty:
+                writing.finish(tidy(writing.token_ids, writing.whole_text))
+                self._end_writing(writing, begin)
+
+    def _end_writing(self, writing: Autosave, begin: Callable[[], int]) -> None:
+        if writing.problem:
+            gone = isinstance(writing.problem, Gone)
+            trouble = GONE_WHILE_ANSWERING if gone else f"{writing.problem} {IN_MEMORY}"
+            self._move_to_memory(self.line, trouble)
+            writing.save_into(self._store, begin)
+        assert self.stored is not None
+        self._show(self.stored.id, writing.message)
+
+    # Where it is stored
+
+    def _add_user(self, before: list[StoredMessage], text: str) -> None:
+        store, stored = self._store, self.stored
+        parent = before[-1].id if before else None
+        with store.together():
+            if stored is None:
+                stored = store.create(self.model, self._all_settings())
+            elif stored.model != self.model:
+                store.set_model(stored.id, self.model, self._all_settings())
+            message = store.add_message(stored.id, parent, "user", text)
+        self._show(stored.id, message.id)
+
+    def _add_answer(
+        self,
+        place: int,
+        text: str,
+        token_ids: Sequence[int],
+        token_seconds: Sequence[float],
+        state: State,
+    ) -> None:
+        assert self.stored is not None
+        parent = self.line[place].parent
+        with self._store.together():
+            message = self._store.begin_answer(self.stored.id, parent, self.model).id
+            self._store.save_answer(message, text, token_ids, token_seconds, state=state)
+        self._show(self.stored.id, message)
+
+    def _delete(self, message: int) -> None:
+        """Delete it and all that follows; no conversation stays without messages."""
+        assert self.stored is not None
+        after = self._store.delete_message(message)
+        if after.message_count:
+            self._show(after.id)
+        else:
+            self._store.delete(after.id)
+            self.stored, self.line, self._alternatives = None, [], {}
+
+    def _show(self, conversation_id: int, leaf: int | None = None) -> None:
+        self.stored = self._store.get(conversation_id)
+        self.line = self._store.path(conversation_id, leaf)
+        self._alternatives = self._store.siblings(conversation_id)
+
+    def _move_to_memory(self, line: list[StoredMessage], trouble: str) -> None:
+        """Go on with these messages in memory."""
+        self._trouble = trouble
+        memory = History(None)
+        now = time.time()
+        settings = self._all_settings()
+        blank = StoredConversation(0, "", False, self.model, settings, now, now, None, 0)
+        self._copy(memory, self.stored or blank, line)
+
+    def _back_to_disk(self) -> None:
+        if self._store is self.history or self.stored is None or not self.line:
+            return
+        memory = self._store
+        with contextlib.suppress(UserError):  # it stays in memory
+            self._copy(self.history, self.stored, self.line)
+            memory.close()
+
+    def _copy(self, store: History, stored: StoredConversation, line: list[StoredMessage]) -> None:
+        """Go on in ``store``, with a copy of these messages."""
+        if not line:
+            self._store, self.stored, self.line = store, None, []
+            return
+        copy = store.add_copy(replace(stored, leaf=line[-1].id), line)
+        self._store = store
+        self._show(copy.id)

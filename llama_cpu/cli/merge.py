@@ -1,0 +1,308 @@
+"""``merge_weights.py``: find the shards, ask before overwriting, say what was done."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_cpu.cli.merge_display import MergeDisplay
+from llama_cpu.errors import UserError
+from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
+from llama_cpu.system.fields import Fields
+from llama_cpu.system.paths import model_folder, tokenizer_folder
+from llama_cpu.system.safe_reading import read_json, reason
+
+if TYPE_CHECKING:  # it brings PyTorch, which --help does not need
+    from llama_cpu.conversion.merge import Tensors, Written
+
+# How many shards a size has where Meta published it, and the model's width; 33B is the paper's
+# name for 30B.
+SIZES = {
+    "7B": (1, 4096),
+    "13B": (2, 5120),
+    "30B": (4, 6656),
+    "33B": (4, 6656),
+    "65B": (8, 8192),
+    "70B": (8, 8192),
+}
+_WRITTEN = ("merged.pth", "model.safetensors", "consolidated.??.pth", "params.json")
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model_size",
+        metavar="SIZE",
+        help="7B, 13B, 30B, 33B, 65B, 70B or the name of another model's folder",
+    )
+    parser.add_argument(
+        "--input_dir",
+        type=Path,
+        metavar="DIR",
+        help="the folder that holds 13B/, 30B/ and so on (default: LLaMA/, then this folder), or "
+        "the folder of one model; with --split, the model to cut (default: model/)",
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        metavar="DIR",
+        help="where the result goes (default: model/; with --split N, model/split-N/)",
+    )
+    parser.add_argument(
+        "--tokenizer_dir",
+        type=Path,
+        metavar="DIR",
+        help="gets tokenizer.model, if it holds none (default: tokenizer/)",
+    )
+    dtype = parser.add_mutually_exclusive_group()
+    dtype.add_argument("--bf16", action="store_true", help="write bfloat16")
+    dtype.add_argument("--fp32", action="store_true", help="write float32")
+    dtype.add_argument(
+        "--int8", action="store_true", help="write matrices in int8, with a scale for each row"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("pth", "safetensors"),
+        default="pth",
+        help="merged.pth (the default) or model.safetensors",
+    )
+    parser.add_argument(
+        "--split", type=int, metavar="N", help="the other direction: cut a model into N shards"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="read the result back and compare it with the shards"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite without asking")
+    parser.add_argument(
+        "--debug", action="store_true", help="show where in the program an error came from"
+    )
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Exit code 0, or 1 where the user did not want a file overwritten. Raises UserError."""
+    if args.split is not None and not 1 <= args.split <= 100:
+        raise UserError(f"--split is {args.split}, but must be from 1 to 100.")
+    if args.split is not None and args.format != "pth":
+        raise UserError("--split writes .pth shards only; leave out --format.")
+    if args.split is not None and args.int8:
+        raise UserError("--split writes no int8, as a row's scale is not split; leave out --int8.")
+    source = _model_to_split(args) if args.split else find_shard_folder(args)
+    output = args.output_dir or _default_output(args.split)
+    _refuse_same_folder(source, output)
+    files = _open(source, args)
+    try:
+        params = (source / "params.json").read_bytes()
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be used ({reason(error)}).") from error
+    remove_leftovers(output, _WRITTEN)
+    _refuse_other_weights(output, files)
+    if not args.force and not _may_overwrite(output, files, params):
+        print("Nothing was changed.")
+        return 1
+    with _termination_cleans_up():
+        _write(files, params, output, args)
+        if not args.split:
+            _copy_tokenizer(source, args.tokenizer_dir or tokenizer_folder())
+    return 0
+
+
+def find_shard_folder(args: argparse.Namespace) -> Path:
+    """The folder of the one model that the arguments name. Raises UserError."""
+    size, given = args.model_size, args.input_dir
+    if size is None and given is None:
+        raise UserError("Say which model: --model_size 13B, or --input_dir with its folder.")
+    candidates = []
+    if size is not None:
+        parents = [given] if given is not None else [Path("LLaMA"), Path()]
+        candidates = [parent / name for parent in parents for name in _folder_names(size)]
+    for folder in candidates:
+        if (folder / "params.json").is_file():
+            _check_shard_count(folder, size)
+            return folder
+    if given is not None:
+        candidates.append(given)
+        if (given / "params.json").is_file():
+            _check_is_that_size(given, size)
+            return given
+    looked_for = ", ".join(str(folder / "params.json") for folder in candidates)
+    raise UserError(f"No model was found (looked for {looked_for}); name its folder: --input_dir.")
+
+
+def _folder_names(size: str) -> list[str]:
+    if size.upper() not in SIZES:
+        return [size]
+    names = {"30B": ["30B", "33B"], "33B": ["33B", "30B"]}.get(size.upper(), [size.upper()])
+    return list(dict.fromkeys([size, *names]))
+
+
+def _check_is_that_size(folder: Path, size: str | None) -> None:
+    """A folder named by --input_dir may be any model's: see that it is the one of that size."""
+    if size is None or folder.resolve().name.upper() in map(str.upper, _folder_names(size)):
+        _check_shard_count(folder, size)
+        return
+    if size.upper() not in SIZES:
+        raise UserError(
+            f"{folder} holds a model but no folder {size}; leave out --model_size if you mean "
+            "that model."
+        )
+    _check_shard_count(folder, size)
+    params_file = folder / "params.json"
+    dim = Fields(read_json(params_file), params_file).integer("dim", 1, 1 << 20)
+    wanted = SIZES[size.upper()][1]
+    if dim != wanted:
+        raise UserError(
+            f"{folder} holds a model of width {dim}, but {size} has {wanted}; name the right "
+            "--model_size, or none if you mean that model."
+        )
+
+
+def _check_shard_count(folder: Path, size: str | None) -> None:
+    from llama_cpu.checkpoint.meta import find_shards
+
+    count = len(find_shards(folder))
+    if size is None or size.upper() not in SIZES:
+        return
+    wanted = SIZES[size.upper()][0]
+    if count != wanted:
+        raise UserError(
+            f"{folder} holds {count} shard{'s' if count > 1 else ''}, but {size} has {wanted}; "
+            "get the missing files, or name the right --model_size (or none, with --input_dir)."
+        )
+
+
+def _model_to_split(args: argparse.Namespace) -> Path:
+    if args.model_size is not None:
+        return find_shard_folder(args)
+    folder: Path = args.input_dir or model_folder()
+    if not (folder / "params.json").is_file():
+        raise UserError(f"{folder} holds no params.json; name the model to cut with --input_dir.")
+    return folder
+
+
+def _default_output(split_count: int | None) -> Path:
+    return model_folder() / f"split-{split_count}" if split_count else model_folder()
+
+
+def _refuse_same_folder(source: Path, output: Path) -> None:
+    if output.resolve() == source.resolve():
+        raise UserError(
+            f"The output would go into the input's own folder, {source}; name another --output_dir."
+        )
+
+
+def _open(source: Path, args: argparse.Namespace) -> "dict[str, Tensors]":
+    from llama_cpu.checkpoint.meta import open_meta, open_shards
+    from llama_cpu.conversion.merge import split
+    from llama_cpu.conversion.quantizing import quantized
+
+    if args.split:
+        return split(open_meta(source), args.split)
+    name = "merged.pth" if args.format == "pth" else "model.safetensors"
+    tensors = open_shards(source).tensors
+    return {name: quantized(tensors) if args.int8 else tensors}
+
+
+def _refuse_other_weights(output: Path, files: Mapping[str, Any]) -> None:
+    """The loader takes merged.pth before shards before model.safetensors."""
+    if "merged.pth" in files:
+        return
+    for path in [*output.glob("merged.pth"), *output.glob("consolidated.*.pth")]:
+        if path.name not in files:
+            raise UserError(
+                f"{path} is there already and would be loaded instead of {next(iter(files))}; "
+                "move it away or name another --output_dir."
+            )
+
+
+def _may_overwrite(output: Path, files: Mapping[str, Any], params: bytes) -> bool:
+    existing = [output / name for name in files if (output / name).exists()]
+    params_file = output / "params.json"
+    if params_file.exists() and params_file.read_bytes() != params:
+        existing.append(params_file)
+    if not existing:
+        return True
+    names = " and ".join(map(str, existing))
+    if not sys.stdin.isatty():
+        raise UserError(f"{names} would be overwritten; add --force if that is what you want.")
+    try:
+        return input(f"Overwrite {names}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl+D
+        print()
+        return False
+
+
+@contextmanager
+def _termination_cleans_up() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the work the way Ctrl+C does, through ``finally``."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only there may handlers be set
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write(
+    files: "Mapping[str, Tensors]", params: bytes, output: Path, args: argparse.Namespace
+) -> None:
+    import torch
+
+    from llama_cpu.conversion.merge import total_bytes, write_model
+
+    dtype = torch.bfloat16 if args.bf16 else torch.float32 if args.fp32 or args.int8 else None
+    total = sum(total_bytes(tensors, dtype) for tensors in files.values())
+    with MergeDisplay(total) as display:
+        display.begin("Writing")
+        written = write_model(
+            files,
+            params,
+            output,
+            dtype,
+            display.advance,
+            before_verifying=(lambda: display.begin("Verifying")) if args.verify else None,
+        )
+    _report(written, [output / name for name in files], display.peak, args.verify)
+
+
+def _report(written: "Written", paths: list[Path], peak: int, verified: bool) -> None:
+    names = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
+    seconds = max(written.seconds, 1e-6)
+    print(
+        f"{names}: {written.size / 1e9:.2f} GB in {seconds:.2f} s "
+        f"({written.size / 1e6 / seconds:.0f} MB/s), {written.sync_seconds:.2f} s more until it "
+        f"was on the disk; anonymous memory at most {peak / 1e6:.0f} MB"
+        + ("; read back and compared: identical." if verified else ".")
+    )
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    """Meta puts it beside the shards (Llama 2, 3) or into the folder above (LLaMA 1)."""
+    if (folder / "tokenizer.model").exists():
+        return
+    for candidate in (source / "tokenizer.model", source.resolve().parent / "tokenizer.model"):
+        if candidate.is_file():
+            break
+    else:
+        print(f"No tokenizer.model was found beside {source}; put it into {folder}.")
+        return
+    try:
+        remove_leftovers(folder, ["tokenizer.model"])
+        with AtomicFiles(folder) as atomic_files:
+            atomic_files.open("tokenizer.model").write(candidate.read_bytes())
+            atomic_files.publish()
+    except OSError as error:
+        raise UserError(
+            f"{candidate} cannot be copied into {folder} ({reason(error)}); copy it yourself."
+        ) from error
+    print(f"{folder / 'tokenizer.model'}: copied from {candidate}.")

@@ -1,0 +1,91 @@
+"""The chat without the app: line by line, for pipes and scripts."""
+
+import argparse
+import sys
+from threading import Event as Flag
+
+from llama_cpu.chat.cache_keeper import unwatched
+from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.open_session import session_opener
+from llama_cpu.chat.session import ChatSession
+from llama_cpu.cli.progress import load_with_progress
+from llama_cpu.errors import UserError
+from llama_cpu.generation.events import Finished, Token, TurnsDropped
+from llama_cpu.history.rows import Gone
+from llama_cpu.loading.demo_model import demo_notice
+from llama_cpu.loading.load import LoadPlan
+from llama_cpu.system.standard_input import read_line
+from llama_cpu.system.text import printable
+
+DELETED = (
+    "This conversation was deleted in another window; what was said here is kept as a new one."
+)
+
+
+def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, conversation: Conversation) -> int:
+    """One line in, one answer out, until the input ends.
+
+    The conversation is kept as the app's are. A line that cannot be answered is explained and the
+    chat goes on; the exit code, 0 or 2, says whether there was one.
+    """
+    session = load_with_progress(plan, session_opener(plan, args, conversation))
+    if plan.is_demo:
+        _note(demo_notice())
+    all_answered = True
+    try:
+        while (line := _read_line()) is not None:
+            if line.strip():
+                all_answered &= _answer(session, line)
+        session.keep_cache(unwatched, Flag())
+    finally:
+        session.close()
+    return 0 if all_answered else 2
+
+
+def _read_line() -> str | None:
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    return read_line()
+
+
+def _answer(session: ChatSession, line: str) -> bool:
+    """Whether the line could be answered. Ctrl+C stops the answer, not the chat."""
+    _add_user(session, line)
+    problem = ""
+    try:
+        for event in session.answer(Flag()):
+            if isinstance(event, TurnsDropped):
+                _note(f"The {event.count} oldest messages no longer fit in and were left out.")
+            if isinstance(event, (Token, Finished)):
+                print(printable(event.text), end="", flush=True)
+            if isinstance(event, Finished):
+                problem = event.message
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    except UserError as error:
+        session.conversation.take_back()
+        problem = str(error)
+    print(flush=True)
+    _tell_trouble(session)
+    if problem:
+        print(f"Error: {printable(problem)}", file=sys.stderr)
+    return not problem
+
+
+def _add_user(session: ChatSession, line: str) -> None:
+    try:
+        session.add_user(line)
+    except Gone:
+        _note(DELETED)
+        session.add_user(line)
+    _tell_trouble(session)
+
+
+def _tell_trouble(session: ChatSession) -> None:
+    if trouble := session.conversation.take_trouble():
+        _note(printable(trouble))
+
+
+def _note(text: str) -> None:
+    print(f"[{text}]", file=sys.stderr)

@@ -1,0 +1,218 @@
+"""Shards -> one file, or one file -> shards, tensor by tensor.
+
+Nothing here holds a tensor whole: sources are joined or cut as their rows are read, block by
+block, and written where they belong.
+"""
+
+import errno
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import torch
+
+from llama_cpu.checkpoint.base import Checkpoint
+from llama_cpu.checkpoint.pth import read_pth
+from llama_cpu.checkpoint.safetensors import read_safetensors
+from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_dimension
+from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
+from llama_cpu.conversion.block_copy import BLOCK_BYTES, OnBytes
+from llama_cpu.conversion.pth_writer import WRITABLE, write_pth
+from llama_cpu.conversion.safetensors_writer import write_safetensors
+from llama_cpu.errors import UserError
+from llama_cpu.model.config import ModelConfig
+from llama_cpu.system.atomic_files import AtomicFiles
+from llama_cpu.system.file_io import forget_cached, write_at
+from llama_cpu.system.safe_reading import reason
+
+Tensors = Mapping[str, StoredTensor]
+
+_HEADER_BYTES = 4096  # at most, for each tensor: its entries in a file's tables, and padding
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written and how long it took."""
+
+    size: int  # bytes of tensors
+    seconds: float  # to write
+    sync_seconds: float  # to have it all on the disk
+
+
+def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
+    """Cut a checkpoint into ``count`` shards by the table of sharding: tensors by file name.
+
+    The embedding is cut as Meta cut it: a Llama 3's along the vocabulary, others along the
+    model's width. Raises UserError where ``count`` does not divide what is to be cut.
+    """
+    _check_heads(checkpoint.config, count)
+    embedding = embedding_dimension_of_model(checkpoint.config)
+    shards: dict[str, dict[str, StoredTensor]] = {}
+    for rank in range(count):
+        shards[f"consolidated.{rank:02d}.pth"] = {
+            name: _slice(name, tensor, split_dimension(name, embedding), rank, count)
+            for name, tensor in checkpoint.tensors.items()
+        }
+    return dict(shards)
+
+
+def _check_heads(config: ModelConfig, count: int) -> None:
+    """A rank that has half a head can compute nothing with it, though its rows may be divisible."""
+    for what, heads in (("heads", config.n_heads), ("key-value heads", config.n_kv_heads)):
+        if heads % count:
+            raise UserError(
+                f"The model has {heads} {what if heads > 1 else what[:-1]}, which {count} shards "
+                "cannot share evenly; choose another number for --split."
+            )
+
+
+def _slice(
+    name: str, tensor: StoredTensor, along: int | None, rank: int, count: int
+) -> StoredTensor:
+    if along is None or count == 1:
+        return tensor
+    length, rest = divmod(tensor.shape[along], count)
+    if rest:
+        raise UserError(
+            f"The tensor '{name}' has {tensor.shape[along]} "
+            f"{'rows' if along == 0 else 'columns'}, which {count} shards cannot share evenly; "
+            "choose another number for --split."
+        )
+    return slice_tensor(tensor, along, rank * length, length)
+
+
+def write_model(
+    files: Mapping[str, Tensors],
+    params: bytes,
+    folder: Path,
+    dtype: torch.dtype | None,
+    on_bytes: OnBytes,
+    before_verifying: Callable[[], None] | None = None,
+) -> Written:
+    """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
+
+    ``dtype``: None keeps each tensor's own, which int8 values do in any case. All files appear in
+    ``folder`` when they are whole and synced; until then, and where this fails, what was there
+    stays. With ``before_verifying``, which is called first, they are read back and compared before.
+
+    Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
+    """
+    size = sum(total_bytes(tensors, dtype) for tensors in files.values())
+    with _explained(folder), AtomicFiles(folder) as atomic_files:
+        _check_free_space(folder, atomic_files.free_bytes(), size, sum(map(len, files.values())))
+        opened = {name: atomic_files.open(name) for name in files}
+        # One file of weights that fits the params.json that is there is published alone, which
+        # cannot be interrupted; otherwise params.json comes last, and nothing loads without it.
+        if len(files) > 1 or not _holds(folder / "params.json", params):
+            write_at(atomic_files.open("params.json"), 0, memoryview(params))
+        start = time.perf_counter()
+        for name, tensors in files.items():
+            write = write_safetensors if name.endswith(".safetensors") else write_pth
+            write(opened[name], tensors, _dtypes(tensors, dtype), on_bytes)
+        written = time.perf_counter()
+        atomic_files.sync()
+        synced = time.perf_counter()
+        if before_verifying is not None:
+            before_verifying()
+            for name, tensors in files.items():
+                _verify(opened[name], name, tensors, _dtypes(tensors, dtype), on_bytes)
+        atomic_files.publish()
+    return Written(size, written - start, synced - written)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    dtypes = {}
+    for name, tensor in tensors.items():
+        is_int8 = tensor.dtype == torch.int8  # nothing but what ``quantized`` made of a matrix
+        wanted = tensor.dtype if is_int8 else dtype or tensor.dtype
+        if wanted not in WRITABLE:
+            what = f"has the type {wanted}" if wanted else "is quantised"
+            raise UserError(f"The tensor '{name}' {what}; try --bf16 or --fp32.")
+        dtypes[name] = wanted
+    return dtypes
+
+
+def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
+    """Size of all values in that type (None: in their own). Raises UserError for an odd type."""
+    dtypes = _dtypes(tensors, dtype)
+    return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
+
+
+def _check_free_space(folder: Path, free: int, size: int, tensor_count: int) -> None:
+    needed = size + tensor_count * _HEADER_BYTES
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free but {needed / 1e9:.1f} GB will be written; "
+            "make room or name another --output_dir."
+        )
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else reason(error)
+        raise UserError(
+            f"{folder} cannot be written to ({why}); what was there is unchanged. "
+            "Put that right or name another --output_dir."
+        ) from error
+
+
+def _verify(
+    file: FileIO, name: str, tensors: Tensors, dtypes: Mapping[str, torch.dtype], on_bytes: OnBytes
+) -> None:
+    """Compare what is on the disk with its sources, shard by shard. Raises UserError."""
+    forget_cached(file)
+    path = Path(str(file.name))
+    written = (read_safetensors if name.endswith(".safetensors") else read_pth)(path)
+    if written.keys() != tensors.keys():
+        raise UserError(f"{name} reads back with other tensors than were written; run this again.")
+    for tensor_name, source in tensors.items():
+        for part, whole in _slices(written[tensor_name], source):
+            if not _same(whole, part, dtypes[tensor_name], on_bytes):
+                raise UserError(
+                    f"{name} reads back with other values in '{tensor_name}' than were written: "
+                    "the disk or the memory is not reliable. Nothing was changed."
+                )
+
+
+def _slices(
+    written: StoredTensor, source: StoredTensor
+) -> Iterator[tuple[StoredTensor, StoredTensor]]:
+    """Each shard of the source with the slice of the written tensor that it became."""
+    if not isinstance(source, JoinedTensor):
+        yield source, written
+        return
+    start = 0
+    for part in source.parts:
+        length = part.shape[source.dim]
+        yield part, slice_tensor(written, source.dim, start, length)
+        start += length
+
+
+def _same(
+    written: StoredTensor, source: StoredTensor, dtype: torch.dtype, on_bytes: OnBytes
+) -> bool:
+    if written.shape != source.shape or written.dtype != dtype:
+        return False
+    row_bytes = math.prod(source.shape[1:]) * dtype.itemsize
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for first in range(0, source.shape[0], step):
+        last = min(first + step, source.shape[0])
+        values = torch.empty(2, last - first, *source.shape[1:], dtype=dtype)
+        written.rows(first, last).fill(values[0])
+        source.rows(first, last).fill(values[1])
+        # Bytes, so that NaN equals itself.
+        if not torch.equal(values[0].view(torch.uint8), values[1].view(torch.uint8)):
+            return False
+        on_bytes((last - first) * row_bytes)
+    return True

@@ -1,0 +1,43 @@
+"""Writes Hugging Face's safetensors without holding it."""
+
+import json
+import math
+from collections.abc import Mapping
+from io import FileIO
+
+import torch
+
+from llama_cpu.checkpoint.safetensors import DTYPES
+from llama_cpu.checkpoint.stored import StoredTensor
+from llama_cpu.conversion.block_copy import OnBytes, PlacedTensor, copy_tensors
+from llama_cpu.system.file_io import write_at
+
+
+def write_safetensors(
+    file: FileIO,
+    tensors: Mapping[str, StoredTensor],
+    dtypes: Mapping[str, torch.dtype],
+    on_bytes: OnBytes,
+) -> None:
+    """Write the tensors, in the type that ``dtypes`` has for each name, to an empty file.
+
+    ``on_bytes`` is told of the tensors' bytes as they are written. Raises UserError where a
+    tensor cannot be read, OSError where the file cannot be written.
+    """
+    type_names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    # Wide types first, so that each tensor begins at a multiple of its type's size.
+    for name in sorted(tensors, key=lambda name: -dtypes[name].itemsize):
+        shape = tensors[name].shape
+        begin, end = end, end + math.prod(shape) * dtypes[name].itemsize
+        type_name = type_names[dtypes[name]]
+        header[name] = {"dtype": type_name, "shape": shape, "data_offsets": (begin, end)}
+    table = json.dumps(header, ensure_ascii=False).encode()
+    table += b" " * (-(8 + len(table)) % 64)
+    placed = [
+        PlacedTensor(tensor, dtypes[name], 8 + len(table) + int(header[name]["data_offsets"][0]))
+        for name, tensor in tensors.items()
+    ]
+    copy_tensors(file, placed, on_bytes, checksums=False)
+    write_at(file, 0, memoryview(len(table).to_bytes(8, "little") + table))

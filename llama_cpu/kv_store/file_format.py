@@ -1,0 +1,184 @@
+"""A KV cache in a file: safetensors with two tensors, ``token_ids`` and ``keys_values``.
+
+What the file must be like, to its last byte but the keys and values, follows from its label and its
+number of tokens. A reader makes the table of contents that it expects and compares; nothing else
+that a file says of sizes and places is ever used. A checksum covers all of it.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from io import FileIO
+from pathlib import Path
+from threading import Event as Flag
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from llama_cpu.errors import Cancelled
+from llama_cpu.model.kv_cache import KVCache
+from llama_cpu.system.file_io import read_at, write_at
+from llama_cpu.system.safe_reading import require_regular
+
+Progress = Callable[[int, int], None]  # bytes done, of all
+
+_HEADER_BYTES = 1 << 16
+_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+_NO_CHECKSUM = "0" * 64
+
+
+class Damaged(Exception):
+    """The file is not what its label says, or has no label."""
+
+
+def write_kv(
+    file: FileIO,
+    label: Mapping[str, str],
+    cache: KVCache,
+    length: int,
+    on_progress: Progress,
+    stop: Flag,
+) -> None:
+    """Write the cache's first ``length`` tokens to an empty file.
+
+    ``label``: what a reader is to know before it trusts the file. Raises OSError, and Cancelled
+    once ``stop`` is set.
+    """
+    header = _header(label, cache, length, _NO_CHECKSUM)
+    ids = _packed(cache.token_ids[:length])
+    checksum = hashlib.sha256(header + ids)
+    write_at(file, len(header), memoryview(ids))
+    start, end = len(header) + len(ids), file_bytes(cache, length, label)
+    for piece in cache.pieces(length):
+        if stop.is_set():
+            raise Cancelled
+        data = _bytes(piece)
+        write_at(file, start, data)
+        checksum.update(data)
+        start += len(data)
+        on_progress(start, end)
+    write_at(file, 0, memoryview(_header(label, cache, length, checksum.hexdigest())))
+
+
+def file_bytes(cache: KVCache, length: int, label: Mapping[str, str]) -> int:
+    """Size of the file that ``write_kv`` writes."""
+    header = len(_header(label, cache, length, _NO_CHECKSUM))
+    return header + (4 + cache.bytes_per_token) * length
+
+
+class KVFile:
+    """A file that may be one of these, open for reading. Its label is what it says of itself.
+
+    Raises OSError where it cannot be read, Damaged where it has no label.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_regular(path)
+        self._file = FileIO(path, "r")
+        try:
+            self.label = self._read_label()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "KVFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _read_label(self) -> dict[str, str]:
+        size = int.from_bytes(self._read(0, 8), "little")
+        if size > _HEADER_BYTES:
+            raise Damaged
+        try:
+            label = json.loads(self._read(8, size))["__metadata__"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise Damaged from error
+        if not isinstance(label, dict) or not all(isinstance(each, str) for each in label.values()):
+            raise Damaged
+        return label
+
+    def read_into(
+        self, cache: KVCache, vocab_size: int, on_progress: Progress, stop: Flag
+    ) -> list[int]:
+        """Have the cache hold what is in the file, and nothing else; returns the tokens' ids.
+
+        Where that fails the cache is as it was, or empty. Raises Damaged, OSError, and Cancelled
+        once ``stop`` is set.
+        """
+        label = dict(self.label)
+        length, expected = _count(label.pop("tokens", "")), label.pop("sha256", "")
+        if not 0 < length <= cache.max_seq_len or len(expected) != len(_NO_CHECKSUM):
+            raise Damaged
+        header = _header(label, cache, length, expected)
+        end = file_bytes(cache, length, label)
+        if os.fstat(self._file.fileno()).st_size != end or self._read(0, len(header)) != header:
+            raise Damaged
+        packed = self._read(len(header), 4 * length)
+        ids = _unpacked(packed)
+        if not all(0 <= id < vocab_size for id in ids):
+            raise Damaged
+        cache.truncate(0)
+        checksum = hashlib.sha256(_header(label, cache, length, _NO_CHECKSUM) + packed)
+        start = len(header) + len(packed)
+        for piece in cache.pieces(length):
+            if stop.is_set():
+                raise Cancelled
+            data = _bytes(piece)
+            if read_at(self._file, start, data) < len(data) or not math.isfinite(piece.sum()):
+                raise Damaged
+            checksum.update(data)
+            start += len(data)
+            on_progress(start, end)
+        if checksum.hexdigest() != expected:
+            raise Damaged
+        cache.extend(ids)
+        return ids
+
+    def _read(self, start: int, length: int) -> bytes:
+        data = bytearray(length)
+        if read_at(self._file, start, memoryview(data)) < length:
+            raise Damaged
+        return bytes(data)
+
+
+def _header(label: Mapping[str, str], cache: KVCache, length: int, checksum: str) -> bytes:
+    """The file up to its tensors (safetensors README, "Format")."""
+    ids_end = 4 * length
+    table = {
+        "__metadata__": {**label, "tokens": str(length), "sha256": checksum},
+        "token_ids": {"dtype": "I32", "shape": [length], "data_offsets": [0, ids_end]},
+        "keys_values": {
+            "dtype": _TYPE_NAMES[cache.dtype],
+            "shape": cache.shape(length),
+            "data_offsets": [ids_end, ids_end + cache.bytes_per_token * length],
+        },
+    }
+    text = json.dumps(table).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _packed(ids: list[int]) -> bytes:
+    return torch.tensor(ids, dtype=torch.int32).numpy().tobytes()
+
+
+def _unpacked(data: bytes) -> list[int]:
+    return torch.frombuffer(bytearray(data), dtype=torch.int32).tolist()
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _bytes(piece: Tensor) -> memoryview:
+    return piece.reshape(-1).view(torch.uint8).numpy().data

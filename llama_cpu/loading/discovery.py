@@ -1,0 +1,232 @@
+"""The models on this computer: where they may be, and what their headers say of them.
+
+Nothing is written, and no weights are read. The folders of other programs are as these document
+them: Hugging Face's cache (huggingface_hub, "Understand caching": hub/models--ORG--NAME/refs and
+snapshots) and Ollama's (manifests that name blobs by their SHA-256).
+"""
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.checkpoint.base import tensor_shapes
+from llama_cpu.errors import UserError
+from llama_cpu.loading.demo_model import demo_model_path
+from llama_cpu.loading.load import DEFAULT_CONTEXT
+from llama_cpu.loading.memory_estimate import MemoryEstimate, estimate_memory
+from llama_cpu.system.paths import model_folder
+from llama_cpu.system.safe_reading import reason
+from llama_cpu.weights.linear import packs
+from llama_cpu.weights.precision import Precision
+
+_MOST = 500  # models of one place that are listed
+_DEEPEST = 3  # folders within a folder that the user named
+_MANIFEST_BYTES = 1 << 20
+_OLLAMA_MODEL = "application/vnd.ollama.image.model"
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """Where a model is, and what it is called there."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the headers say; ``problem`` is a sentence where they cannot be used."""
+
+    architecture: str = ""
+    parameters: int = 0
+    file_type: str = ""
+    memory: dict[Precision, MemoryEstimate] = field(default_factory=dict)
+    problem: str = ""
+
+
+def find_models(folders: Iterable[Path]) -> Iterator[FoundModel]:
+    """Those in model/, in the user's folders, in the two caches and the demo model, each once."""
+    seen: set[Path] = set()
+    for found in _everywhere(folders):
+        try:
+            real = found.path.resolve()
+        except (OSError, RuntimeError):  # links in a circle
+            continue
+        if real not in seen:
+            seen.add(real)
+            yield found
+
+
+def _everywhere(folders: Iterable[Path]) -> Iterator[FoundModel]:
+    for folder in (model_folder(), *folders):
+        yield from islice(_in_folder(folder, _DEEPEST), _MOST)
+    yield from islice(_in_hugging_face_cache(_hugging_face_cache()), _MOST)
+    yield from islice(_in_ollama_cache(_ollama_cache()), _MOST)
+    if demo_model_path().is_file():
+        yield FoundModel(demo_model_path(), demo_model_path().stem)
+
+
+def _in_folder(folder: Path, depth: int) -> Iterator[FoundModel]:
+    if folder.is_file():  # the user named one file
+        yield FoundModel(folder, folder.stem)
+        return
+    entries = _entries(folder)
+    gguf_files = [entry for entry in entries if entry.suffix == ".gguf"]
+    if holds_checkpoint(folder) and not gguf_files:
+        yield FoundModel(folder, folder.resolve().name)
+        return
+    yield from (FoundModel(file, file.stem) for file in gguf_files)
+    if depth:
+        for entry in entries:
+            if _is_folder(entry):
+                yield from _in_folder(entry, depth - 1)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """In order; none of a folder that may not be looked into."""
+    try:
+        return sorted(islice(folder.iterdir(), 10 * _MOST))
+    except (OSError, ValueError):
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    """Links to folders are not followed: they may lead anywhere, and back."""
+    return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+
+
+def _hugging_face_cache() -> Path:
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    return _expanded(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
+
+
+def _ollama_cache() -> Path:
+    return _expanded(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models")
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no home
+        return Path(path)
+
+
+def _in_hugging_face_cache(hub: Path) -> Iterator[FoundModel]:
+    for repository in _entries(hub):
+        if repository.name.startswith("models--"):
+            name = repository.name.removeprefix("models--").replace("--", "/")
+            snapshot = _snapshot(repository)
+            if snapshot is None:
+                continue
+            gguf_files = [entry for entry in _entries(snapshot) if entry.suffix == ".gguf"]
+            yield from (FoundModel(file, f"{name}/{file.stem}") for file in gguf_files)
+            if not gguf_files and _has_weights(snapshot):
+                yield FoundModel(snapshot, name)
+
+
+def _snapshot(repository: Path) -> Path | None:
+    """The files of its main branch, or of whatever was fetched."""
+    snapshots = _entries(repository / "snapshots")
+    try:
+        with (repository / "refs" / "main").open(encoding="ascii") as file:
+            main = file.read(100).strip()
+    except (OSError, ValueError):
+        main = ""
+    named = [snapshot for snapshot in snapshots if snapshot.name == main]
+    return next(iter(named or snapshots), None)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Many repositories are there with a tokenizer only."""
+    files = {entry.suffix for entry in _entries(folder)}
+    return (folder / "config.json").exists() and bool(files & {".safetensors", ".bin"})
+
+
+def _in_ollama_cache(models: Path) -> Iterator[FoundModel]:
+    for manifest in islice(_files_under(models / "manifests", 4), 10 * _MOST):
+        digest = _model_of(manifest)
+        blob = models / "blobs" / f"sha256-{digest}"
+        if digest and blob.is_file():
+            *_, name, tag = manifest.parts
+            yield FoundModel(blob, f"{name}:{tag}")
+
+
+def _files_under(folder: Path, depth: int) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if depth and _is_folder(entry):
+            yield from _files_under(entry, depth - 1)
+        elif entry.is_file():
+            yield entry
+
+
+def _model_of(manifest: Path) -> str:
+    """SHA-256 of the file with the weights; "" where the manifest names none."""
+    try:
+        with manifest.open("rb") as file:
+            values: Any = json.loads(file.read(_MANIFEST_BYTES))
+        for layer in values["layers"]:
+            if layer["mediaType"] == _OLLAMA_MODEL:
+                match = re.fullmatch(r"sha256:([0-9a-f]{64})", layer["digest"])
+                return match[1] if match else ""
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        pass
+    return ""
+
+
+def facts_of(found: FoundModel) -> ModelFacts:
+    """Read the headers. Never raises: what is wrong with the files is ``problem``."""
+    if old := _file_of_old_format(found.path):
+        return ModelFacts(problem=f"{old} is in PyTorch's old format; only loading shows its size.")
+    try:
+        checkpoint = open_checkpoint(found.path)
+        return _facts(checkpoint)
+    except UserError as error:
+        return ModelFacts(problem=str(error))
+    except Exception as error:  # a fault of ours must not hide all the other models
+        return ModelFacts(problem=f"{found.path}: {type(error).__name__}: {reason(error)}"[:300])
+
+
+def _file_of_old_format(folder: Path) -> Path | None:
+    """A file that could only be read whole."""
+    if folder.is_dir():
+        for file in _entries(folder):
+            if file.suffix in (".pth", ".bin") and file.is_file():
+                try:
+                    with file.open("rb") as opened:
+                        if opened.read(2) != b"PK":
+                            return file
+                except OSError:
+                    return None
+    return None
+
+
+def _facts(checkpoint: Checkpoint) -> ModelFacts:
+    config = checkpoint.config
+    context = min(config.context_length, DEFAULT_CONTEXT)
+    sizes = Counter[str]()
+    for tensor in checkpoint.tensors.values():
+        sizes[_type_of(tensor)] += math.prod(tensor.shape)
+    return ModelFacts(
+        architecture=f"LLaMA, {config.n_layers} layers, {config.dim} wide",
+        parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
+        file_type=sizes.most_common(1)[0][0],
+        memory={
+            precision: estimate_memory(config, precision, context, packs(precision))
+            for precision in Precision
+        },
+    )
+
+
+def _type_of(tensor: Any) -> str:
+    """``Q4_1``, ``bfloat16``: of a quantised tensor ggml's name."""
+    if tensor.dtype is not None:
+        return str(tensor.dtype).removeprefix("torch.")
+    return str(tensor.quantization.name)

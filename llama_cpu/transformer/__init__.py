@@ -1,1 +1,0 @@
-"""The LLaMA forward pass. It knows token ids and tensors; no text, no files."""

@@ -1,0 +1,110 @@
+"""Progress while the model is loaded."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from llama_cpu.errors import Cancelled
+from llama_cpu.system.text import human_bytes, printable
+from llama_cpu.tui.number_format import bar, duration
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.open_session import OpenSession
+    from llama_cpu.chat.session import ChatSession
+
+BAR_WIDTH = 56
+
+
+class LoadingScreen(Screen[None]):
+    """Opens the session in the model's thread and posts the outcome."""
+
+    BINDINGS = [Binding("escape", "cancel", "Cancel", key_display="Esc", id="cancel_loading")]
+
+    class Loaded(Message):
+        """The model is ready."""
+
+        def __init__(self, session: "ChatSession") -> None:
+            super().__init__()
+            self.session = session
+
+    class Failed(Message):
+        """The model could not be loaded; the error says why."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
+    class Cancelled(Message):
+        """The user does not want to wait."""
+
+    def __init__(self, title: str, open_session: "OpenSession", model_thread: Executor) -> None:
+        super().__init__()
+        self._title = title
+        self._open_session = open_session
+        self._model_thread = model_thread
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        self._progress = (0, 0, "")  # written by the model's thread, read by the screen
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="loading"):
+            yield Static(printable(self._title), markup=False, classes="title")
+            yield Static(progress_text(0, 0, "", 0), markup=False, id="progress")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Start loading."""
+        self.set_interval(0.1, self._show_progress)
+        self._load()
+
+    def action_cancel(self) -> None:
+        """Stop soon; what comes then is the app's to say."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self.post_message(self.Cancelled())
+
+    def on_unmount(self) -> None:
+        """Whoever leaves this screen has the model or no longer wants it."""
+        self._stop.set()
+
+    @work
+    async def _load(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            session = await loop.run_in_executor(
+                self._model_thread, self._open_session, self._on_progress, self._stop
+            )
+        except Cancelled:  # the app is about to close
+            return
+        except Exception as error:
+            self.post_message(self.Failed(error))
+            return
+        if not self._stop.is_set():
+            self.post_message(self.Loaded(session))
+
+    def _on_progress(self, done: int, total: int, tensor: str) -> None:
+        self._progress = (done, total, tensor)
+
+    def _show_progress(self) -> None:
+        text = progress_text(*self._progress, time.monotonic() - self._started)
+        self.query_one("#progress", Static).update(text, layout=False)
+
+
+def progress_text(done: int, total: int, tensor: str, seconds: float) -> str:
+    """A bar, how much is done and how long the rest will take, and the tensor in hand."""
+    if not total:
+        return f"{bar(0, BAR_WIDTH)}\nopening the files\n"
+    figures = f"{human_bytes(done)} of {human_bytes(total)}  ·  {done / total:.0%}"
+    if done and seconds > 1:
+        figures += f"  ·  about {duration(seconds * (total - done) / done)} left"
+    return f"{bar(done / total, BAR_WIDTH)}\n{figures}\n{printable(tensor)}"

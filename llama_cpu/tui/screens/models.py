@@ -1,0 +1,183 @@
+"""The models on this computer, and what each would take; choosing one loads it."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Static
+from textual.widgets.data_table import ColumnKey
+
+from llama_cpu.errors import UserError
+from llama_cpu.system.memory import available_memory
+from llama_cpu.system.text import human_bytes, printable
+from llama_cpu.tui.about import short_path
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.choose_model import Choice, ChooseModel
+    from llama_cpu.loading.discovery import FoundModel, ModelFacts
+    from llama_cpu.weights.precision import Precision
+
+PRECISIONS = ("float32", "bf16", "int8")
+HELP = "Left, right: how the weights are kept; Enter loads; ! is more than there is."
+NOTHING = "No models were found; put one into model/, or name folders in config.toml."
+_WIDEST = 100  # columns of the screen, as in the style sheet
+_BESIDE_NAME = 58  # columns
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """What to load, and how."""
+
+    found: "FoundModel"
+    precision: "Precision"
+
+
+def _no_models() -> Iterable["FoundModel"]:
+    return ()
+
+
+def _no_choice(*_: object) -> "Choice":
+    raise UserError("This app was started with one model only.")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """``find`` looks for models, ``choose`` checks one; both are called in threads."""
+
+    find: Callable[[], Iterable["FoundModel"]] = _no_models
+    choose: "ChooseModel" = _no_choice
+
+
+class ModelScreen(ModalScreen[ChosenModel | None]):
+    """A table of models; headers are read in a thread, one after the other."""
+
+    BINDINGS = [Binding("escape", "cancel", "Cancel", id="cancel_models")]
+
+    class Listed(Message):
+        """All that were found."""
+
+        def __init__(self, models: list["FoundModel"]) -> None:
+            super().__init__()
+            self.models = models
+
+    class Read(Message):
+        """What the header of one says."""
+
+        def __init__(self, row: int, facts: "ModelFacts") -> None:
+            super().__init__()
+            self.row, self.facts = row, facts
+
+    def __init__(self, find: Callable[[], Iterable["FoundModel"]], precision: str) -> None:
+        """``precision``: the one that is chosen at first."""
+        super().__init__()
+        self._find = find
+        self._precision = precision
+        self._models: list[FoundModel] = []
+        self._facts: dict[int, ModelFacts] = {}  # by the row
+        self._left = threading.Event()
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="models"):
+            yield Static("Looking for models…", markup=False, id="free")
+            yield DataTable(cursor_type="cell", zebra_stripes=False)
+            yield Static(HELP, markup=False, id="details")
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        table = self.query_one(DataTable)
+        for label in ("Model", "Size", "Type", *PRECISIONS):
+            table.add_column(label, key=label)
+        table.focus()
+        self._look()
+
+    def on_unmount(self) -> None:
+        """Nobody waits for the rest."""
+        self._left.set()
+
+    @work(thread=True, exit_on_error=False)
+    def _look(self) -> None:
+        from llama_cpu.loading.discovery import facts_of
+
+        models = list(self._find())
+        self.post_message(self.Listed(models))
+        for row, found in enumerate(models):
+            if self._left.is_set():
+                return
+            self.post_message(self.Read(row, facts_of(found)))
+
+    def on_model_screen_listed(self, message: Listed) -> None:
+        """Names first."""
+        table, models = self.query_one(DataTable), message.models
+        free = human_bytes(available_memory())
+        self.query_one("#free", Static).update(f"{free} of memory are free." if models else NOTHING)
+        self._models = models
+        room = min(self.size.width, _WIDEST) - _BESIDE_NAME
+        for row, found in enumerate(models):
+            name = printable(found.name)
+            shown = name if len(name) <= room else name[: room - 1] + "…"
+            blank = [Text("…", "dim")] * 5
+            table.add_row(Text(shown.replace("\n", " ")), *blank, key=str(row))
+        if models:
+            table.move_cursor(row=0, column=3 + PRECISIONS.index(self._precision))
+
+    def on_model_screen_read(self, message: Read) -> None:
+        """Fill a row."""
+        table, row, facts = self.query_one(DataTable), message.row, message.facts
+        self._facts[row] = facts
+        free = available_memory()
+        cells = ["?", "?", "-", "-", "-"]
+        if facts.memory:
+            cells = [count(facts.parameters), facts.file_type]
+            cells += [needed(each.total, free) for each in facts.memory.values()]
+        for column, cell in zip(list(table.columns)[1:], cells, strict=True):
+            table.update_cell(str(row), ColumnKey(column.value), Text(cell), update_width=True)
+        if table.cursor_row == row:
+            self._explain(row)
+
+    @on(DataTable.CellHighlighted)
+    def _moved(self, event: DataTable.CellHighlighted) -> None:
+        self._explain(event.coordinate.row)
+
+    def _explain(self, row: int) -> None:
+        if not 0 <= row < len(self._models):
+            return
+        facts, found = self._facts.get(row), self._models[row]
+        about = "its header is being read"
+        if facts:
+            about = facts.problem or f"{facts.architecture} · {short_path(found.path)}"
+        self.query_one("#details", Static).update(f"{printable(about)}\n{HELP}")
+
+    @on(DataTable.CellSelected)
+    def _chosen(self, event: DataTable.CellSelected) -> None:
+        from llama_cpu.weights.precision import Precision
+
+        row, column = event.coordinate
+        if row < len(self._models):
+            precision = PRECISIONS[column - 3] if column >= 3 else self._precision
+            self.dismiss(ChosenModel(self._models[row], Precision(precision)))
+
+    def action_cancel(self) -> None:
+        """Stay with the present one."""
+        self.dismiss(None)
+
+
+def count(parameters: int) -> str:
+    """``135 M``, ``6.7 B``."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            amount = parameters / size
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
+    return str(parameters)
+
+
+def needed(amount: int, free: int) -> str:
+    """Memory, and a sign where there is less."""
+    return human_bytes(amount) + ("!" if amount > free else "")

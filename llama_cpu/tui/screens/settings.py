@@ -1,0 +1,130 @@
+"""The settings of the conversation, each with its range checked as it is typed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.suggester import SuggestFromList
+from textual.widgets import Button, Input, Static, TextArea
+
+from llama_cpu.errors import UserError
+from llama_cpu.settings.generation_settings import SETTINGS, Range, Settings
+from llama_cpu.system.text import printable
+
+LABELS = {"system": "system prompt", "max_gen_len": "answer length"}
+# Its length is the model's cache, which cannot change under it.
+CONTEXT = "another length takes loading anew, with --max_seq_len or in config.toml"
+
+
+class SettingsScreen(ModalScreen[bool]):
+    """Edits the settings; ``apply`` gets them, and its UserError is shown. True: applied."""
+
+    BINDINGS = [
+        Binding("escape", "cancel", "Cancel", id="cancel_settings", priority=True),
+        Binding("ctrl+s", "apply", "Apply", id="apply_settings", priority=True),
+    ]
+
+    def __init__(
+        self, settings: Settings, context_size: int, apply: Callable[[Settings], None]
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._context_size = context_size
+        self._apply = apply
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="settings"):
+            with VerticalScroll(can_focus=False):
+                for name, value in self._settings.as_dict().items():
+                    yield from self._row(name, value)
+                with Horizontal(classes="row"):
+                    yield Static("context", classes="label")
+                    yield Static(f"{self._context_size:,} tokens")
+                yield Static(CONTEXT, markup=False, classes="about")
+            yield Static("", markup=False, id="problem")
+            with Horizontal():
+                yield Button("Cancel (Esc)", id="cancel")
+                yield Button("Apply (Ctrl+S)", id="apply", variant="primary")
+
+    def _row(self, name: str, value: Any) -> ComposeResult:
+        from llama_cpu.chat.templates import NAMED_TEMPLATES
+
+        allowed = SETTINGS[name]
+        with Horizontal(classes="row"):
+            yield Static(LABELS.get(name, name.replace("_", " ")), classes="label")
+            if name == "system":
+                text = TextArea(value, tab_behavior="focus", compact=True, id=name)
+                text.cursor_blink = False
+                yield text
+            else:
+                suggester = SuggestFromList(NAMED_TEMPLATES) if name == "template" else None
+                field = Input(_shown(value), suggester=suggester, compact=True, id=name)
+                field.cursor_blink = False
+                yield field
+        yield Static(line_about(allowed), markup=False, classes="about", id=f"about_{name}")
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        self._check(str(event.input.id), event.value)
+
+    @on(Input.Submitted)
+    def _entered(self) -> None:
+        self.action_apply()
+
+    @on(Button.Pressed)
+    def _pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "apply":
+            self.action_apply()
+        else:
+            self.action_cancel()
+
+    def action_cancel(self) -> None:
+        """Leave everything as it was."""
+        self.dismiss(False)
+
+    def action_apply(self) -> None:
+        """Use what was typed, unless something of it is not allowed: that gets the focus."""
+        values: dict[str, Any] = {"system": self.query_one("#system", TextArea).text}
+        for field in self.query(Input):
+            name = str(field.id)
+            if not self._check(name, field.value):
+                field.focus()
+                return
+            values[name] = self._value(name, field.value)
+        try:
+            self._apply(Settings(**values))
+        except UserError as error:
+            self.query_one("#problem", Static).update(printable(str(error)))
+            return
+        self.dismiss(True)
+
+    def _value(self, name: str, text: str) -> Any:
+        return SETTINGS[name].parsed(text)
+
+    def _check(self, name: str, text: str) -> bool:
+        """Say below the field whether what is typed there may be used."""
+        line = self.query_one(f"#about_{name}", Static)
+        try:
+            self._value(name, text)
+        except ValueError as error:
+            line.update(str(error))
+            line.add_class("wrong")
+            return False
+        line.update(line_about(SETTINGS[name]))
+        line.remove_class("wrong")
+        return True
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def line_about(allowed: Range) -> str:
+    """What a setting does, and its range."""
+    if allowed.kind is str:
+        return allowed.about
+    return f"{allowed.about} ({allowed.ends})"

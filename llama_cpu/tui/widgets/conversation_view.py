@@ -1,0 +1,214 @@
+"""The scrolling column of messages."""
+
+import asyncio
+from collections.abc import Iterable
+
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.geometry import Size
+from textual.reactive import Reactive
+from textual.widget import Widget
+from textual.widgets import Static
+
+from llama_cpu.chat.conversation import Conversation
+from llama_cpu.history.rows import StoredMessage
+from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, UserMessage
+
+SHOWN_AT_FIRST = 20  # messages of a conversation that is opened: some screens full
+MORE = 40  # messages that are added when the user scrolls up to the first one
+MOST = 80  # after which the first ones go: each letter typed costs as much as there are widgets
+
+MessageWidget = UserMessage | Answer | FinishedAnswer
+
+
+class Messages(Vertical):
+    """Holds the messages; never lower than the conversation, so that they begin at its top."""
+
+    virtual_size = Reactive(Size(0, 0))  # as in messages.Passage
+
+
+class Earlier(Static):
+    """How many messages there are before the first one that is shown."""
+
+
+class ConversationView(VerticalScroll, can_focus=False):
+    """Shows a conversation's messages in order; stays at the end until the user scrolls up.
+
+    Of a long conversation only the last messages are there; those before them come when the user
+    scrolls to the first one.
+    """
+
+    virtual_size = Reactive(Size(0, 0))  # as in messages.Passage
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conversation: Conversation | None = None
+        self._line: list[StoredMessage] = []
+        self._first = 0  # index of the first message that has a widget
+        self._is_at_rest = True  # no messages are being added or removed
+
+    def compose(self) -> ComposeResult:
+        yield Messages(id="messages")
+
+    def on_mount(self) -> None:
+        """Follow the end from the start."""
+        self.anchor()
+
+    @property
+    def messages(self) -> Messages:
+        """What holds the messages."""
+        return self.query_one(Messages)
+
+    async def show(self, conversation: Conversation) -> None:
+        """Show the line as it is now. What is there already stays, with the notices between."""
+        self._conversation = conversation
+        self._line = [message for message in conversation.line if message.role != "system"]
+        self._is_at_rest = False
+        with self.app.batch_update():
+            kept = self._kept()
+            if not kept:
+                self._first = max(0, len(self._line) - SHOWN_AT_FIRST)
+                self.anchor()
+            if len(kept) < len(self._shown()):
+                await self._remove_after(kept[-1] if kept else None)
+            for widget in kept:
+                widget.put_at(self._place(widget.message))
+            new = self._line[self._first + len(kept) :]
+            await self.messages.mount_all([self._widget(message) for message in new])
+            await self._trim()
+            await self._count_earlier()
+        self.call_after_refresh(self._rest)
+
+    def add_notice(self, text: str, kind: str = "note", before: Answer | None = None) -> None:
+        """Show a sentence of the program's own."""
+        self.messages.mount(Notice(text, kind), before=before)
+
+    async def begin_answer(self, speaker: str, text: str | None = None) -> Answer:
+        """An answer that can be written on; with ``text``, in place of the last one."""
+        answer = Answer(speaker)
+        with self.app.batch_update():
+            if text is not None:
+                shown = self._shown()
+                answer.place = shown[-1].place
+                await self._remove_after(shown[-2] if len(shown) > 1 else None)
+            await self.messages.mount(answer)
+            if text:
+                await answer.append(text)
+        self.anchor()
+        return answer
+
+    async def show_earlier(self) -> None:
+        """Add some of the messages before the first one; what is seen stays where it is."""
+        if not self._first or not self._is_at_rest:
+            return
+        self._is_at_rest = False
+        height, old = self.messages.size.height, self._shown()[0]
+        first = max(0, self._first - MORE)
+        new = [self._widget(message) for message in self._line[first : self._first]]
+        self._first = first
+        with self.app.batch_update():
+            await self.messages.mount_all(new, before=old)
+            await self._count_earlier()
+
+        def stay() -> None:
+            grown = self.messages.size.height - height
+            self.scroll_to(y=self.scroll_y + grown, animate=False, immediate=True)
+            self._rest()
+
+        self.call_after_refresh(stay)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if new_value <= 0 < self.max_scroll_y and self._first and self._is_at_rest:
+            self.call_later(self.show_earlier)
+
+    def user_messages(self) -> list[UserMessage]:
+        """Those that are shown, in order."""
+        return [widget for widget in self._shown() if isinstance(widget, UserMessage)]
+
+    def show_message(self, message: int) -> None:
+        """Scroll to where the message begins, if it is here."""
+        if widget := self._widget_of(message):
+            self.release_anchor()
+            self.call_after_refresh(self.scroll_to_widget, widget, top=True, animate=False)
+
+    async def reveal(self, message: int) -> MessageWidget | None:
+        """Scroll to where a message begins; those before the first one are added until it is here.
+
+        None where the line has no such message.
+        """
+        while not (found := self._widget_of(message)):
+            if not self._first:
+                return None
+            await self.show_earlier()
+            await asyncio.sleep(0.01)  # until what was added has its place
+        self.show_message(message)
+        return found
+
+    def _widget_of(self, message: int) -> MessageWidget | None:
+        shown = (each for each in self._shown() if each.message and each.message.id == message)
+        return next(shown, None)
+
+    def _rest(self) -> None:
+        self._is_at_rest = True
+
+    def _shown(self) -> list[MessageWidget]:
+        children = self.messages.children
+        return [child for child in children if isinstance(child, MessageWidget)]
+
+    def _kept(self) -> list[MessageWidget]:
+        """The first widgets, as far as they show what they would show now."""
+        kept = []
+        for widget, message in zip(self._shown(), self._line[self._first :], strict=False):
+            if widget.message is None or not _is_same(widget.message, message):
+                break
+            kept.append(widget)
+        return kept
+
+    def _widget(self, message: StoredMessage) -> MessageWidget:
+        place = self._place(message)
+        if message.role == "user":
+            return UserMessage(message, place)
+        return FinishedAnswer(message, place)
+
+    def _place(self, message: StoredMessage | None) -> str:
+        if not message or not self._conversation:
+            return ""
+        ids = self._conversation.alternatives(message.id)
+        return f"‹ {ids.index(message.id) + 1}/{len(ids)} ›" if len(ids) > 1 else ""
+
+    async def _remove_after(self, last: MessageWidget | None) -> None:
+        """Remove what comes after this widget; None: everything, but for what is said about a
+        demo model."""
+        children = list(self.messages.children)
+        rest = children[children.index(last) + 1 :] if last else children
+        await self._remove(widget for widget in rest if not widget.has_class("demo"))
+
+    async def _trim(self) -> None:
+        shown = self._shown()
+        if len(shown) <= MOST:
+            return
+        first = shown[-MORE]
+        children = list(self.messages.children)
+        before = children[: children.index(first)]
+        await self._remove(widget for widget in before if not widget.has_class("demo"))
+        self._first += len(shown) - MORE
+
+    async def _count_earlier(self) -> None:
+        await self.messages.query(Earlier).remove()
+        if self._first:
+            text = f"{self._first} earlier messages: Page Up, or scroll up"
+            await self.messages.mount(Earlier(text, markup=False), before=self._shown()[0])
+
+    async def _remove(self, widgets: Iterable[Widget]) -> None:
+        if found := list(widgets):
+            await self.messages.remove_children(found)
+
+
+def _is_same(one: StoredMessage, other: StoredMessage) -> bool:
+    return (one.id, one.created, one.state, one.text) == (
+        other.id,
+        other.created,
+        other.state,
+        other.text,
+    )

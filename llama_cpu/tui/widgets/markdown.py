@@ -1,0 +1,150 @@
+"""Markdown as the pieces that an answer is shown in.
+
+Textual has a Markdown widget, made of one widget for each paragraph, list item and bullet. With
+the model on the same two cores it took a third of one of them to stream a list. Here a piece is
+one widget, and only the last piece of a growing text is parsed and shown anew.
+
+HTML, links and images are shown as they were written: a tag is text, an address can be read, and
+nothing can be clicked.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+from textual.content import Content
+from textual.highlight import highlight
+
+from llama_cpu.tui.widgets.rows import Code, Row, Table
+
+CODE_LINES = 16  # lines of code in one piece
+BULLETS = "•◦▪"
+INLINE_STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
+HEADING_STYLES = {"h1": "bold underline $text-primary", "h2": "bold $text-primary"}
+INLINE_CODE_STYLE = "$text-warning"
+
+_PARSER = MarkdownIt("gfm-like", {"html": False, "linkify": False}).disable(
+    ["link", "image", "autolink", "reference"]
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A paragraph, a list item, a few lines of code: what one widget shows."""
+
+    rows: tuple[Row | Table | Code, ...]
+    line: int  # where its source begins; a text can be parsed anew from there
+    has_gap: bool = True  # an empty line before it
+
+    def layout(self, width: int) -> Content:
+        """The piece in ``width`` columns."""
+        gap = [Content()] if self.has_gap else []
+        lines = [line for row in self.rows for line in row.lines(width)]
+        return Content("\n").join(gap + lines)
+
+
+def pieces(text: str, has_gap: bool = False) -> list[Piece]:
+    """The pieces of a Markdown text, in order; ``has_gap`` says whether the first one has a gap."""
+    tree = SyntaxTreeNode(_PARSER.parse(text))
+    found = [piece for node in tree.children for piece in _pieces_of(node)]
+    return [replace(piece, has_gap=has_gap) for piece in found[:1]] + found[1:]
+
+
+def code_blocks(text: str) -> list[str]:
+    """The blocks of code in a Markdown text, also those within lists, in order."""
+    return [token.content for token in _PARSER.parse(text) if token.type in ("fence", "code_block")]
+
+
+def _pieces_of(node: SyntaxTreeNode) -> Iterator[Piece]:
+    line = node.map[0] if node.map else 0
+    if node.type in ("fence", "code_block"):
+        for number, rows in enumerate(_code_parts(node)):
+            yield Piece((rows,), line, has_gap=number == 0)
+    elif node.type in ("bullet_list", "ordered_list"):
+        for number, item in enumerate(node.children):
+            start = item.map[0] if item.map else line
+            yield Piece(tuple(_item_rows(item, 0)), start, has_gap=number == 0)
+    else:
+        yield Piece(tuple(_rows(node, 0)), line)
+
+
+def _rows(node: SyntaxTreeNode, depth: int) -> Iterator[Row | Table | Code]:
+    """The rows of one block, ``depth`` lists deep."""
+    if node.type in ("bullet_list", "ordered_list"):
+        for item in node.children:
+            yield from _item_rows(item, depth)
+    elif node.type == "blockquote":
+        for child in node.children:
+            yield from (row.behind("│ ", "│ ") for row in _rows(child, depth))
+    elif node.type in ("fence", "code_block"):
+        yield from _code_parts(node)
+    elif node.type == "table":
+        yield Table(tuple(_cells(row) for part in node.children for row in part.children))
+    elif node.type == "hr":
+        yield Row(Content.styled("─" * 20, "dim"))
+    elif node.type == "heading":
+        yield Row(_inlines(node).stylize(HEADING_STYLES.get(node.tag, "bold")))
+    else:
+        yield Row(_inlines(node))
+
+
+def _item_rows(item: SyntaxTreeNode, depth: int) -> Iterator[Row | Table | Code]:
+    first = f"{item.info}{item.markup} " if item.info else f"{BULLETS[depth % len(BULLETS)]} "
+    rest = " " * len(first)
+    rows = [row for child in item.children for row in _rows(child, depth + 1)]
+    for row in rows or [Row(Content())]:
+        yield row.behind(first, rest)
+        first = rest
+
+
+def _cells(row: SyntaxTreeNode) -> tuple[Content, ...]:
+    return tuple(_inlines(cell) for cell in row.children)
+
+
+def _inlines(node: SyntaxTreeNode) -> Content:
+    return Content("").join([_inline(child) for child in node.children])
+
+
+def _inline(node: SyntaxTreeNode) -> Content:
+    if node.type in ("softbreak", "hardbreak"):
+        return Content("\n")  # models mean the line ends that they write
+    if node.type == "code_inline":
+        return Content.styled(node.content, INLINE_CODE_STYLE)
+    if node.children:
+        return _inlines(node).stylize(INLINE_STYLES.get(node.type, ""))
+    return Content(node.content)
+
+
+def _code_parts(node: SyntaxTreeNode) -> Iterator[Code]:
+    """Code in parts of a few lines.
+
+    While it is being written each part is coloured by itself, and its last line not yet, so that
+    a long program is not read again with each word; once it is complete it is coloured as a whole.
+    """
+    code, language = node.content.rstrip("\n"), _language(node)
+    if _is_closed(node):
+        lines = highlighted(code, language).split("\n", allow_blank=True)
+        for start in range(0, len(lines), CODE_LINES):
+            yield Code(Content("\n").join(lines[start : start + CODE_LINES]))
+        return
+    *complete, begun = code.split("\n")
+    for start in range(0, len(complete), CODE_LINES):
+        yield Code(highlighted("\n".join(complete[start : start + CODE_LINES]), language))
+    yield Code(Content(begun))
+
+
+def _is_closed(node: SyntaxTreeNode) -> bool:
+    first, end = node.map or (0, 0)
+    return end - first == node.content.count("\n") + 2  # the lines of code and the two fences
+
+
+def _language(node: SyntaxTreeNode) -> str:
+    return [*node.info.split(), "text"][0]
+
+
+@lru_cache(maxsize=64)
+def highlighted(code: str, language: str) -> Content:
+    """Code in colours; plain if the language is not known."""
+    return highlight(code, language=language)

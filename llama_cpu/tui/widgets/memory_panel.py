@@ -1,0 +1,81 @@
+"""Memory of the process and of the machine, as a panel."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+from textual.widgets import Static
+
+from llama_cpu.system.memory import MemoryReport
+from llama_cpu.system.text import human_bytes
+from llama_cpu.tui.number_format import PANEL_WIDTH, drawn, lines, part_of, row, sparkline
+
+if TYPE_CHECKING:
+    from llama_cpu.chat.session import ChatSession
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """What the model has taken, in bytes."""
+
+    weights: int
+    weights_resident: int
+    kv_cache: int  # allocated
+    kv_cache_used: int
+    kv_cache_touched: int  # used now or before: a page once written stays resident
+
+
+def model_memory(session: "ChatSession", report: MemoryReport) -> ModelMemory:
+    """What the session's model has taken at the time of the report."""
+    return ModelMemory(
+        weights=session.weights_bytes,
+        weights_resident=session.weights_resident_bytes(report),
+        kv_cache=session.kv_cache_bytes,
+        # Before the touched ones: the model writes meanwhile, and the difference is shown.
+        kv_cache_used=session.kv_cache_used_bytes,
+        kv_cache_touched=session.kv_cache_touched_bytes,
+    )
+
+
+class MemoryPanel(Static):
+    """The process's memory now, by use and at its peak; the machine's; the last half minute."""
+
+    BORDER_TITLE = "Memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._history: deque[int] = deque(maxlen=PANEL_WIDTH)
+
+    def show(self, report: MemoryReport, model: ModelMemory) -> None:
+        """Show the figures as they are now; call it about once a second."""
+        self._history.append(report.resident)
+        *process, machine = memory_rows(report, model)
+        graph = drawn(sparkline(list(self._history), PANEL_WIDTH))
+        self.update(lines(*process, graph, machine), layout=False)
+
+
+def memory_rows(report: MemoryReport, model: ModelMemory) -> list[Content]:
+    """All parts; the machine's last."""
+    return [
+        row("Process now", human_bytes(report.resident)),
+        *division(report, model),
+        row("Peak", human_bytes(report.peak)),
+        row("In mapped files", human_bytes(report.file_backed)),
+        row("In own memory", human_bytes(report.anonymous)),
+        row("Machine free", part_of(report.available, report.total)),
+    ]
+
+
+def division(report: MemoryReport, model: ModelMemory) -> list[Content]:
+    """What the process's memory is used for; the rows add up to what is resident."""
+    weights = human_bytes(model.weights_resident)
+    if model.weights_resident < model.weights:  # the others are still in the file
+        weights = part_of(model.weights_resident, model.weights)
+    rest = report.resident - model.weights_resident - model.kv_cache_touched
+    return [
+        row("  weights", weights),
+        row("  KV cache", part_of(model.kv_cache_used, model.kv_cache)),
+        row("  KV cache, idle", human_bytes(model.kv_cache_touched - model.kv_cache_used)),
+        row("  the rest", human_bytes(max(0, rest))),
+    ]

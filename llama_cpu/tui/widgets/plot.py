@@ -1,0 +1,117 @@
+"""A plot of times in order, of braille dots: no colour is needed to read it.
+
+A character has two dots beside each other and four above each other. Where there are more values
+than dots, a column shows all from the least to the greatest of its share, so no slow one is missed.
+"""
+
+import math
+from collections.abc import Sequence
+
+from textual.content import Content
+from textual.widget import Widget
+
+from llama_cpu.tui.number_format import duration
+
+_LABEL = 9  # characters for the figures at the left
+_DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))  # bits of a column, from the bottom
+_BLANK = 0x2800
+_CLOSE = 4  # characters; marks that are closer to each other on the average are left out
+
+
+class TimesPlot(Widget):
+    """Times in seconds, with the places where answers begin."""
+
+    def __init__(self, title: str, id: str) -> None:
+        super().__init__(id=id)
+        self.border_title = title
+        self._values: Sequence[float] = ()
+        self._marks: Sequence[tuple[int, int]] = ()
+        self._is_logarithmic = False
+
+    def show(
+        self, values: Sequence[float], marks: Sequence[tuple[int, int]], is_logarithmic: bool
+    ) -> None:
+        """``marks``: places of values, and the numbers to write below them."""
+        shown = values, marks, is_logarithmic
+        if shown != (self._values, self._marks, self._is_logarithmic):
+            self._values, self._marks, self._is_logarithmic = shown
+            self.refresh()
+
+    def render(self) -> Content:
+        """All of it, in the room that there is."""
+        width, height = self.content_size
+        if not self._values:
+            return Content.styled("Nothing was measured yet.", "$foreground 65%")
+        columns, rows = width - _LABEL - 1, height - 2
+        if columns < 2 or rows < 1:
+            return Content("")
+        low, high = scale(self._values, self._is_logarithmic)
+        dots = drawn(self._values, columns, rows, low, high, self._is_logarithmic)
+        labels = {0: high, rows - 1: low}
+        if rows > 2:
+            labels[rows // 2] = math.sqrt(low * high) if self._is_logarithmic else high / 2
+        lines = [
+            Content.assemble(
+                (_label(labels.get(number)), "$foreground 65%"), (line, "$text-primary")
+            )
+            for number, line in enumerate(dots)
+        ]
+        axis = _axis(self._marks, len(self._values), columns)
+        lines += [Content.styled(" " * _LABEL + line, "$foreground 65%") for line in axis]
+        return Content("\n").join(lines)
+
+
+def _label(seconds: float | None) -> str:
+    return " " * _LABEL + "│" if seconds is None else f"{duration(seconds)[:_LABEL]:>{_LABEL}}┤"
+
+
+def scale(values: Sequence[float], is_logarithmic: bool) -> tuple[float, float]:
+    """The least and the greatest value that can be shown; from zero unless ``is_logarithmic``."""
+    high = max(values) or 1e-6
+    if not is_logarithmic:
+        return 0.0, high
+    low = min((value for value in values if value > 0), default=high)
+    return min(low, high / 2), high
+
+
+def drawn(
+    values: Sequence[float],
+    columns: int,
+    rows: int,
+    low: float,
+    high: float,
+    is_logarithmic: bool = False,
+) -> list[str]:
+    """Lines of ``columns`` characters, the uppermost first."""
+    steps = rows * 4 - 1
+
+    def height(value: float) -> int:
+        if is_logarithmic:
+            part = math.log(max(value, low) / low) / math.log(high / low)
+        else:
+            part = value / high
+        return round(part * steps)
+
+    cells = [[_BLANK] * columns for _ in range(rows)]
+    width = columns * 2
+    for column in range(width):
+        first = column * len(values) // width
+        share = values[first : max(first + 1, (column + 1) * len(values) // width)]
+        for dot in range(height(min(share)), height(max(share)) + 1):
+            cells[rows - 1 - dot // 4][column // 2] |= _DOTS[column % 2][dot % 4]
+    return ["".join(map(chr, line)).replace(chr(_BLANK), " ") for line in cells]
+
+
+def _axis(marks: Sequence[tuple[int, int]], count: int, columns: int) -> tuple[str, str]:
+    """The line below, and numbers as far as there is room for them."""
+    line, numbers = ["─"] * columns, [" "] * columns
+    places = [(place * columns // count, number) for place, number in marks if place < count]
+    free = 0
+    for place, number in places:
+        if len(places) * _CLOSE <= columns or place == 0:
+            line[place] = "┴"
+        text = str(number)
+        if place >= free and place + len(text) <= columns:
+            numbers[place : place + len(text)] = text
+            free = place + len(text) + 2
+    return "└" + "".join(line), " " + "".join(numbers).rstrip()

@@ -1,0 +1,155 @@
+"""The scripts as a user calls them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_cpu.cli.main import chat_main, complete_main, main
+from llama_cpu.history.store import History
+from llama_cpu.history.transfer import as_markdown
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def demo(demo_model: Path) -> list[str]:
+    return ["--ckpt_dir", str(demo_model), "--temperature", "0"]
+
+
+def run(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words],
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        timeout=300,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+
+
+def test_text_to_standard_output_and_figures_to_standard_error(demo: list[str]) -> None:
+    done = run("example_cpu.py", "What is the capital of France?", "--chat", *demo)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "The capital of France is Paris.\n"
+    for figure in ("prompt:", "tokens/s", "95th percentile", "memory:", "KV cache"):
+        assert figure in done.stderr
+
+
+def test_json(demo: list[str], capsys: pytest.CaptureFixture) -> None:
+    arguments = ["The capital of France is", "--json", "--max-gen-len", "7", *demo]
+    assert complete_main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["text"].startswith(" Paris")
+    assert len(result["tokens"]) == len(result["token_seconds"]) == 7
+    assert result["prompt_tokens"] == 5
+    assert result["stop_reason"] == "length"
+    assert result["weights_bytes"] == 538_060_032
+    assert result["kv_cache_bytes"] == 2 * 30 * 3 * 64 * 4096 * 4
+    assert result["peak_rss_bytes"] > result["weights_bytes"]
+    assert result["prefill_seconds"] > 0
+
+
+def test_a_chat_in_a_pipe_is_kept_and_continued(demo: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    chat = ["example_chat.py", *demo, "--history", str(path), "--max_gen_len", "8"]
+    assert run(*chat, "--continue", "--system", "Be kind.", stdin="One?\n").returncode == 0
+    assert run(*chat, "--continue", stdin="Two?\n").returncode == 0
+    assert run(*chat, stdin="Three?\n").returncode == 0
+    with History(path) as history:
+        newest, oldest = history.conversations()
+        assert [newest.title, oldest.title] == ["Three?", "One?"]
+        line = history.path(oldest.id)
+        assert [each.text for each in line[::2]] == ["One?", "Two?"] and len(line) == 4
+        assert oldest.settings == {"system": "Be kind."}
+        assert "## System\n\nBe kind." in as_markdown(oldest, line)
+
+
+def test_nothing_of_a_chat_is_kept(demo: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    done = run("example_chat.py", *demo, "--no_history", "--max_gen_len", "8", stdin="One?\n")
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_history_that_cannot_be_used(demo: list[str], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all " * 100)
+    done = run("example_chat.py", *demo, "--history", str(tmp_path / "text"), stdin="One?\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ") and "--no_history" in done.stderr
+    done = run("example_chat.py", *demo, "--history", str(tmp_path), "--no_history", stdin="")
+    assert done.returncode == 2 and "not allowed with" in done.stderr
+
+
+def test_chat_in_a_pipe_line_by_line(demo: list[str]) -> None:
+    questions = "What is the capital of France?\n\nAnd of Germany?\n"
+    done = run("example_chat.py", *demo, "--max_gen_len", "40", stdin=questions)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "The capital of France is Paris.",
+        "The capital of Germany is Berlin.",
+    ]
+
+
+def test_the_same_seed_gives_the_same_answer(
+    demo_model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def answer(seed: int) -> list[int]:
+        arguments = ["Once", "--json", "--max_gen_len", "12", "--seed", str(seed)]
+        complete_main([*arguments, "--ckpt_dir", str(demo_model), "--temperature", "1.5"])
+        return json.loads(capsys.readouterr().out)["tokens"]
+
+    assert answer(1) == answer(1)
+    assert answer(1) != answer(2)
+
+
+def test_system_prompt_and_template(demo: list[str], capsys: pytest.CaptureFixture) -> None:
+    def tokens(*options: str) -> int:
+        complete_main(["Hi", "--chat", "--json", "--max_gen_len", "1", *options, *demo])
+        return json.loads(capsys.readouterr().out)["prompt_tokens"]
+
+    plain = tokens()
+    assert tokens("--system", "You are a pirate who speaks in rhymes and never stops.") > 5
+    assert tokens("--template", "chatml") < plain  # the model's own adds a system prompt
+
+
+@pytest.mark.parametrize("script", ["example_chat.py", "example_cpu.py"])
+def test_help_reads_well_and_needs_no_torch(script: str) -> None:
+    code = f"import sys, runpy; sys.argv = ['{script}', '--help']\n"
+    code += "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "finally:\n    assert 'torch' not in sys.modules and 'textual' not in sys.modules\n"
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    options = "ckpt_dir tokenizer_path bf16 threads system template temperature top_p top_k min_p"
+    options += " seed max_seq_len max_gen_len"
+    for option in options.split():
+        assert f"--{option}" in done.stdout
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def test_threads_sleep_while_they_wait_unless_told_otherwise() -> None:
+    code = "import os; from llama_cpu.cli.main import run_reporting_errors\n"
+    code += "run_reporting_errors(lambda: print(os.environ['OMP_WAIT_POLICY']) or 0, False)"
+    assert "PASSIVE" in run("-c", code).stdout
+    code = "import os; os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'\n" + code
+    assert "ACTIVE" in run("-c", code).stdout
+
+
+def test_installed_command(capsys: pytest.CaptureFixture, demo: list[str]) -> None:
+    assert main(["complete", "1, 2, 3,", "--max_gen_len", "3", *demo]) == 0
+    assert "4" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["no-such-command"])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("command", [chat_main, complete_main])
+def test_unknown_option_is_one_line(command, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command(["--no-such-option"])
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

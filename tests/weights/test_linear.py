@@ -1,0 +1,239 @@
+"""Every path of every precision against the plain product."""
+
+import pytest
+import torch
+
+from llama_cpu.weights import linear
+from llama_cpu.weights.linear import (
+    Bfloat16Linear,
+    Float32Linear,
+    Int8Linear,
+    PackedBfloat16Linear,
+    PlainInt8Linear,
+    make_linear,
+    make_output,
+    take_rows,
+)
+from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.quantization import Int8Weight, quantize_rows
+
+needs_int8_products = pytest.mark.skipif(
+    not linear.int8_in_hardware(), reason="needs a processor with exact int8 products"
+)
+
+needs_bf16_products = pytest.mark.skipif(
+    not linear.bf16_in_hardware(), reason="needs a processor with products of bfloat16"
+)
+
+ROWS = [1, 2, 7, 64]
+SHAPES = [(96, 64), (33, 128), (512, 24)]
+
+
+def weight_and_input(shape: tuple[int, int], rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(shape[0] + rows)
+    weight = torch.randn(shape, generator=generator) / shape[1] ** 0.5
+    return weight, torch.randn(rows, shape[1], generator=generator)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32(shape: tuple[int, int], rows: int) -> None:
+    weight, x = weight_and_input(shape, rows)
+    expected = (x.double() @ weight.double().T).float()
+    assert isinstance(make_linear(weight, packed=False), Float32Linear)
+    torch.testing.assert_close(make_linear(weight, packed=False)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16(
+    shape: tuple[int, int], rows: int, hardware: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 1% of the largest result: input and result have 8 bits each."""
+    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
+    weight, x = weight_and_input(shape, rows)
+    weight = weight.bfloat16()
+    expected = x @ weight.float().T
+    product = make_linear(weight, packed=False)(x)
+    assert product.dtype == (torch.bfloat16 if hardware or rows == 1 else torch.float32)
+    assert product.shape == (rows, shape[0])
+    assert (product - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+@needs_bf16_products
+@pytest.mark.parametrize("rows", [*ROWS, 8, 600])
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
+def test_packed_bfloat16(shape: tuple[int, int], rows: int) -> None:
+    """The exact product rounded to bfloat16, or a neighbour of that."""
+    weight, x = weight_and_input(shape, rows)
+    weight, x = weight.bfloat16(), x.bfloat16()
+    exact = x.double() @ weight.double().T
+    packed = make_linear(weight, packed=True)
+    assert isinstance(packed, PackedBfloat16Linear)
+    product = packed(x.float())
+    assert product.dtype == torch.bfloat16
+    error = (product.double() - exact).abs()
+    assert (error <= 2**-7 * exact.abs() + 1e-6).all()
+
+
+@needs_bf16_products
+def test_packed_bfloat16_does_not_need_the_weight_any_more() -> None:
+    weight, x = weight_and_input((96, 64), 3)
+    weight = weight.bfloat16()
+    packed = make_linear(weight, packed=True)
+    before = packed(x)
+    weight.zero_()
+    assert torch.equal(packed(x), before)
+
+
+def test_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the processor's own products want arranged; anything else may be mapped."""
+    for hardware in (True, False):
+        monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
+        monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
+        assert [linear.packs(precision) for precision in Precision] == [False, hardware, hardware]
+    assert linear.rows_at_once(Precision.FLOAT32, packed=False) == 2
+    assert linear.rows_at_once(Precision.INT8, packed=False) == 1
+    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", True)
+    assert linear.rows_at_once(Precision.INT8, packed=False) == 4
+    assert linear.rows_at_once(Precision.INT8, packed=True) == 8
+    assert linear.rows_at_once(Precision.BF16, packed=False) == 1
+    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", True)
+    assert linear.rows_at_once(Precision.BF16, packed=False) == 8
+
+
+def test_the_scratch_is_shared_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", False)
+    for shape in [(8, 4), (64, 32), (16, 8)]:
+        weight, x = weight_and_input(shape, 3)
+        expected = x @ weight.bfloat16().float().T
+        torch.testing.assert_close(Bfloat16Linear(weight.bfloat16())(x), expected)
+
+
+@pytest.mark.parametrize("vocab", [100, 5000])
+def test_bfloat16_logits_of_the_best_are_exact(vocab: int) -> None:
+    weight, x = weight_and_input((vocab, 64), 1)
+    weight = weight.bfloat16()
+    exact = (x @ weight.float().T)[0]
+    logits = make_output(weight, packed=False)(x)[0]
+    best = exact.topk(50).indices
+    torch.testing.assert_close(logits[best], exact[best], rtol=1e-5, atol=1e-5)
+    assert int(logits.argmax()) == int(exact.argmax())
+    assert (logits - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+def test_bfloat16_logits_of_several_rows() -> None:
+    weight, x = weight_and_input((500, 64), 3)
+    weight = weight.bfloat16()
+    exact = x @ weight.float().T
+    logits = make_output(weight, packed=False)(x)
+    assert logits.argmax(1).tolist() == exact.argmax(1).tolist()
+
+
+def quantized(weight: torch.Tensor) -> Int8Weight:
+    int8 = Int8Weight(torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0]))
+    quantize_rows(weight.clone(), int8.values, int8.scale)
+    return int8
+
+
+def test_rows_are_quantised_to_the_nearest_step() -> None:
+    weight, _ = weight_and_input((96, 64), 1)
+    weight[3] = 0.0
+    weight[4, 5] = -9.0  # the greatest of its row
+    int8 = quantized(weight)
+    back = take_rows(int8, torch.arange(96))
+    assert (back - weight).abs().le(int8.scale.unsqueeze(1) * 0.5001).all()
+    assert back[3].abs().max() == 0.0
+    assert int8.values[4, 5] == -127
+    assert int8.values.abs().max() == 127
+
+
+def with_great_values(x: torch.Tensor) -> torch.Tensor:
+    """Some rows have a few values that leave the others with hardly any of 127 steps."""
+    x = x.clone()
+    x[::3, 5] = 60.0
+    return x
+
+
+@needs_int8_products
+@pytest.mark.parametrize("great_values", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
+def test_int8(shape: tuple[int, int], rows: int, great_values: bool) -> None:
+    """Against the product with the same rounded weights: what is left is the activations' rounding,
+    to 16 bits in few rows and to 8 in many."""
+    weight, x = weight_and_input(shape, rows)
+    if great_values:
+        x = with_great_values(x)
+    int8 = quantized(weight)
+    product = make_linear(int8, packed=True)(x)
+    assert product.dtype == torch.float32
+    exact = (x.double() @ take_rows(int8, torch.arange(shape[0])).double().T).float()
+    allowed = 1e-3 if rows <= Int8Linear.FEW_ROWS else 0.03
+    errors = (product - exact).norm(dim=1) / exact.norm(dim=1)
+    assert errors.max() < allowed
+    if great_values and rows > Int8Linear.FEW_ROWS and shape[1] >= 1000:
+        assert errors[::3].max() < 1e-3  # these had their second row
+
+
+@needs_int8_products
+@pytest.mark.parametrize("rows", [7, 64])
+def test_int8_packed_or_not_is_bit_for_bit_the_same(rows: int) -> None:
+    """Beyond the few rows that keep their activations as they are."""
+    weight, x = weight_and_input((192, 1000), rows)
+    int8, x = quantized(weight), with_great_values(x)
+    assert torch.equal(make_linear(int8, packed=True)(x), make_linear(int8, packed=False)(x))
+
+
+@needs_int8_products
+def test_int8_weights_are_close_to_float32() -> None:
+    weight, x = weight_and_input((512, 384), 4)
+    plain = x @ weight.T
+    assert (make_linear(quantized(weight), packed=True)(x) - plain).norm() < 0.01 * plain.norm()
+
+
+@needs_int8_products
+def test_an_int8_row_does_not_depend_on_its_neighbours() -> None:
+    """Tokens checked several at once get the very logits that they get one by one."""
+    weight, x = weight_and_input((512, 384), 16)
+    x[7] *= 100
+    x[9] = 0.0
+    product = make_linear(quantized(weight), packed=True)
+    together = product(x)
+    for row in range(16):
+        assert torch.equal(product(x[row : row + 1])[0], together[row])
+    assert torch.equal(together[9], torch.zeros(512))
+
+
+@needs_int8_products
+def test_int8_shows_what_is_not_finite() -> None:
+    weight, x = weight_and_input((96, 64), 2)
+    x[1, 3] = float("nan")
+    product = make_linear(quantized(weight), packed=True)(x)
+    assert product[0].isfinite().all()
+    assert not product[1].isfinite().any()
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("great_values", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", [*SHAPES, (128, 192)])
+def test_int8_as_it_lies_in_a_file(
+    shape: tuple[int, int],
+    rows: int,
+    great_values: bool,
+    hardware: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within 1% of the product with the same rounded weights; 3 where activations have 8 bits."""
+    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
+    weight, x = weight_and_input(shape, rows)
+    if great_values:
+        x = with_great_values(x)
+    int8 = quantized(weight)
+    product = make_linear(int8, packed=False)
+    assert isinstance(product, PlainInt8Linear)
+    expected = x @ take_rows(int8, torch.arange(shape[0])).T
+    allowed = 0.03 if hardware and rows > Int8Linear.FEW_ROWS else 0.01
+    assert (product(x) - expected).abs().max() < allowed * expected.abs().max()
