@@ -19,7 +19,7 @@ from llama_cpu.generation.speculative_decoding import (
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
 from llama_cpu.loading.weight_reader import Progress, WeightReader, can_map
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.llama import Llama, build_block
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.process import keep_freed_memory
@@ -198,7 +198,7 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     tok_embeddings = reader.weight("tok_embeddings")
     # The largest matrix, there twice while it is packed, while there is room: before the layers.
     output = reader.output(tok_embeddings)
-    blocks = [reader.block(layer) for layer in range(config.n_layers)]
+    blocks = [build_block(config, layer, reader) for layer in range(config.n_layers)]
     norm = reader.norm("norm")
     model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len)
     reader.finish()

@@ -12,7 +12,6 @@ from llama_cpu.checkpoint import Checkpoint
 from llama_cpu.checkpoint.int8 import Int8Tensor
 from llama_cpu.checkpoint.stored import FileTensor, StoredTensor, in_row_chunks
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.model.llama import Block, BlockParts
 from llama_cpu.weights.linear import (
     Linear,
     Output,
@@ -54,20 +53,6 @@ class WeightReader:
         self.mapped = 0  # of those, read in place
         self._to_read_ahead: list[FileTensor] = []
 
-    def block(self, layer: int) -> Block:
-        """The layer's weights, those that read the same input as one product."""
-        prefix = f"layers.{layer}."
-        attention, feed_forward = prefix + "attention.", prefix + "feed_forward."
-        parts = BlockParts(
-            attention_norm=self.norm(prefix + "attention_norm"),
-            wqkv=self._linear(attention + "wq", attention + "wk", attention + "wv"),
-            wo=self._linear(attention + "wo"),
-            ffn_norm=self.norm(prefix + "ffn_norm"),
-            w13=self._linear(feed_forward + "w1", feed_forward + "w3"),
-            w2=self._linear(feed_forward + "w2"),
-        )
-        return Block(self._config, parts)
-
     def norm(self, name: str) -> Tensor:
         stored = self._take(name)
         norm = self._in_place(stored, torch.float32)
@@ -91,7 +76,7 @@ class WeightReader:
             self.done += tok_embeddings.nbytes  # there as a table, too
         return make_output(tok_embeddings, self._packed)
 
-    def _linear(self, *names: str) -> Linear:
+    def linear(self, *names: str) -> Linear:
         """One product with all of these weights, or several where they are mapped: what need not
         be copied is not, and in a file they do not lie side by side."""
         stored = [self._take(name) for name in names]

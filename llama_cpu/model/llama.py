@@ -8,6 +8,7 @@ at once; there is no batch dimension, as one person talks to one model.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Event
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +102,30 @@ class BlockParts:
     ffn_norm: Tensor
     w13: Linear  # w1 and w3, likewise
     w2: Linear
+
+
+class WeightSource(Protocol):
+    """Where an architecture gets its weights from, by their names."""
+
+    def norm(self, name: str) -> Tensor:
+        """A vector: float32 [dim]."""
+
+    def linear(self, *names: str) -> Linear:
+        """The product with one matrix, or with several that read the same input, stacked."""
+
+
+def build_block(config: ModelConfig, layer: int, weights: WeightSource) -> "Block":
+    """Build one layer. May be called again and again for the same layer."""
+    attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
+    parts = BlockParts(
+        attention_norm=weights.norm(f"{attention}_norm"),
+        wqkv=weights.linear(f"{attention}.wq", f"{attention}.wk", f"{attention}.wv"),
+        wo=weights.linear(f"{attention}.wo"),
+        ffn_norm=weights.norm(f"layers.{layer}.ffn_norm"),
+        w13=weights.linear(f"{feed_forward}.w1", f"{feed_forward}.w3"),
+        w2=weights.linear(f"{feed_forward}.w2"),
+    )
+    return Block(config, parts)
 
 
 class Block:
