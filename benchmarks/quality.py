@@ -177,8 +177,8 @@ def answers(loaded: LoadedModel) -> list[list[int]]:
 
 
 def answer(session: ChatSession, question: str) -> list[int]:
-    session.record.clear()
-    session.record.add_user(question)
+    session.conversation.clear()
+    session.conversation.add_user(question)
     return [event.id for event in session.answer(Flag()) if isinstance(event, Token)]
 
 
