@@ -164,7 +164,7 @@ class AtomicFiles:
             if replaced:
                 raise UserError(
                     f"{error.filename} could not be renamed ({reason(error)}) after other files of "
-                    f"{self.folder} were replaced; fix this and run the command again."
+                    f"{self.folder} were replaced; fix the cause and run this again."
                 ) from error
             if aside.exists():
                 aside.replace(self.folder / last)
@@ -213,7 +213,7 @@ def _require_replaceable(path: Path) -> None:
     except OSError as error:
         raise UserError(
             f"{path} cannot be replaced ({reason(error)}): it is write-protected, or another "
-            "program, for instance a chat, has it open; change that first."
+            "program has it open, for instance a chat; change that first."
         ) from error
 
 
