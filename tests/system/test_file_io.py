@@ -3,7 +3,6 @@
 import os
 from io import FileIO
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -18,7 +17,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
             monkeypatch.delattr(os, call, raising=False)
     path = tmp_path / "file"
     path.write_bytes(bytes(range(100)))
-    return cast(FileIO, path.open("r+b", buffering=0))
+    return path.open("r+b", buffering=0)
 
 
 def test_reads_name_their_place(file: FileIO) -> None:

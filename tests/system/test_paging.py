@@ -1,9 +1,12 @@
 """Paging: what is measured, and when it says that the memory no longer suffices."""
 
+import mmap
+import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llama_cpu.system import paging
@@ -86,7 +89,7 @@ def test_what_was_swapped_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "/proc/self/io": "rchar: 99\nread_bytes: 4096\n",
     }
     monkeypatch.setattr(Path, "read_text", lambda self: files[str(self)])
-    page = paging.mmap.PAGESIZE
+    page = mmap.PAGESIZE
     assert paging.paging_report() == paging.PagingReport(3 * page, 5 * page, 4096)
 
 
@@ -97,12 +100,12 @@ def test_paging_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    monkeypatch.setattr(paging.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     swap = types.SimpleNamespace(sin=30, sout=50, used=70)
-    monkeypatch.setattr(paging.psutil, "swap_memory", lambda: swap)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: swap)
     report = paging.paging_report()
     assert (report.swapped_in, report.swapped_out) == (30, 50) and report.read >= 0
-    monkeypatch.setattr(paging.sys, "platform", "win32")
+    monkeypatch.setattr(sys, "platform", "win32")
     swap.sin = swap.sout = 0
     assert paging.paging_report().swapped_out == 70
 

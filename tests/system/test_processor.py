@@ -1,5 +1,6 @@
 """The processor's name on each system, and the cores that this process may use."""
 
+import platform
 import subprocess
 import sys
 import types
@@ -34,9 +35,9 @@ def only(monkeypatch: pytest.MonkeyPatch, platform_name: str, cpuinfo: str | Non
         return cpuinfo
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    monkeypatch.setattr(processor.sys, "platform", platform_name)
-    monkeypatch.setattr(processor.platform, "processor", lambda: "")
-    monkeypatch.setattr(processor.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(sys, "platform", platform_name)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     processor.processor_name.cache_clear()
 
 
@@ -67,14 +68,14 @@ def test_processor_on_linux(
 def test_processor_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "darwin", None)
     told = subprocess.CompletedProcess([], 0, "Apple M9\n")
-    monkeypatch.setattr(processor.subprocess, "run", lambda *_, **__: told)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)
     assert processor.processor_name() == "Apple M9"
 
     def refuse(*_: object, **__: object) -> None:
         raise subprocess.TimeoutExpired("sysctl", 5)
 
     processor.processor_name.cache_clear()
-    monkeypatch.setattr(processor.subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     assert processor.processor_name() == "riscv64"
 
 
