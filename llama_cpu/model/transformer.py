@@ -1,50 +1,67 @@
-"""The LLaMA transformer (Touvron et al., arXiv:2302.13971), from token ids to logits.
+"""The transformer decoder, from token ids to logits.
 
-Read from top to bottom: model, block, attention, feed-forward, norm. Activations are float32
-throughout; only weights and the KV cache may be kept in less. Shapes: seq tokens are processed
-at once; there is no batch dimension, as one person talks to one model.
+Read from top to bottom: model, block, then ``attention.py``, ``feed_forward.py``, ``norms.py``.
+What one architecture does differently stands in its own file (``qwen3.py``, ...). Activations are
+float32 throughout; only weights and the KV cache may have a smaller type. A pass processes ``seq``
+tokens at once; there is no batch dimension, as one person talks to one model.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from threading import Event
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llama_cpu.errors import Cancelled
+from llama_cpu.model.attention import Attention, Placement, RotaryPositions
 from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.feed_forward import FeedForward
 from llama_cpu.model.kv_cache import KVCache, LayerCache
-from llama_cpu.model.rope import Rope, Rotate
+from llama_cpu.model.norms import HeadNorm, RMSNorm
 from llama_cpu.weights.linear import PREFILL_CHUNK, Linear, Output, Weight, take_rows
 
+Norm = Callable[[Tensor], Tensor]
 
-class Llama:
-    """The whole model. ``blocks`` are resident, or come from elsewhere as they are asked for."""
+
+class Positions(Protocol):
+    """How a model tells positions apart."""
+
+    def place(self, start: int, seq: int) -> Placement:
+        """The placement of ``seq`` tokens after ``start`` earlier ones."""
+
+
+class Layer(Protocol):
+    """One layer of a model."""
+
+    def __call__(self, x: Tensor, placement: Placement, cache: LayerCache) -> Tensor:
+        """x: [seq, dim] -> [seq, dim], in the same memory."""
+
+
+class Transformer:
+    """The whole model. It walks over ``blocks``, which need not be in memory all at once."""
 
     def __init__(
         self,
         config: ModelConfig,
         tok_embeddings: Weight,
-        blocks: Iterable["Block"],
-        norm: Tensor,
+        blocks: Iterable[Layer],
+        norm: Norm,
         output: Output,
-        max_seq_len: int,
+        positions: Positions,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         """``tok_embeddings``: [vocab, dim]. ``output``: dim -> vocab.
 
-        ``prefill_chunk``: how many tokens of a prompt are to be read at once.
+        ``prefill_chunk``: number of prompt tokens that are read in one pass.
         """
         self.config = config
         self.prefill_chunk = prefill_chunk
         self.tok_embeddings = tok_embeddings
         self.blocks = blocks
-        self.norm = RMSNorm(norm, config.norm_eps)
+        self.norm = norm
         self.output = output
-        self.rope = Rope(config, max_seq_len)
+        self.positions = positions
 
     @torch.inference_mode()
     def forward(
@@ -54,146 +71,111 @@ class Llama:
         stop: Event | None = None,
         all_logits: bool = False,
     ) -> Tensor:
-        """Read ``token_ids`` after those in the cache; logits [vocab] of what follows the last one.
+        """Read ``token_ids`` after those in the cache; returns the last token's logits [vocab].
 
-        ``all_logits``: of what follows each of them, [len(token_ids), vocab]. Raises Cancelled, the
-        cache unchanged, if ``stop`` is set while the blocks are at work.
+        ``all_logits``: returns the logits of every token, [len(token_ids), vocab]. Raises
+        Cancelled, the cache unchanged, if ``stop`` is set while the blocks are computed.
         """
         for x in self._layers(token_ids, cache, stop):
-            last = x  # layer's, in the end
+            last = x  # of the last layer, in the end
         return self.logits(last) if all_logits else self.logits(last[-1:])[0]
 
     def _layers(
         self, token_ids: list[int], cache: KVCache, stop: Event | None = None
     ) -> Iterator[Tensor]:
-        """``forward`` layer by layer, for those who show how far it is.
+        """Run ``forward`` layer by layer, for callers that report progress.
 
-        Yields what each layer gives, [len(token_ids), dim], in the same memory as the one before;
-        the last comes when all of them are read. Raises as ``forward``.
+        Yields the output of each layer, [len(token_ids), dim], in the same memory as the one
+        before. The tokens count as read when the last one is yielded. Raises as ``forward``.
         """
         start = len(cache)
         x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
-        rotate = self.rope.at(start, len(token_ids))
-        mask = causal_mask(len(token_ids), start, self.config.n_heads // self.config.n_kv_heads)
+        placement = self.positions.place(start, len(token_ids))
         layers = cache.layers(len(token_ids))
         for number, (block, layer) in enumerate(zip(self.blocks, layers, strict=True), start=1):
             if stop is not None and stop.is_set():
                 raise Cancelled
-            x = block(x, rotate, mask, layer)
+            x = block(x, placement, layer)
             if number == len(layers):
                 cache.extend(token_ids)
             yield x
 
-    layers = torch.inference_mode()(_layers)  # within forward it would be entered once a layer
+    layers = torch.inference_mode()(_layers)  # within forward it would be entered once per layer
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Of what follows each token: the last layer's x, [seq, dim], to [seq, vocab]."""
+        """Logits of the token after each position: last layer's x [seq, dim] -> [seq, vocab]."""
         return self.output(self.norm(x))
-
-
-@dataclass(frozen=True)
-class BlockParts:
-    """What a layer is made of. Norms: float32 [dim]."""
-
-    attention_norm: Tensor
-    wqkv: Linear  # wq, wk and wv read the same input: dim -> all heads of q, then k, then v
-    wo: Linear
-    ffn_norm: Tensor
-    w13: Linear  # w1 and w3, likewise
-    w2: Linear
-
-
-class WeightSource(Protocol):
-    """Where an architecture gets its weights from, by their names."""
-
-    def norm(self, name: str) -> Tensor:
-        """A vector: float32 [dim]."""
-
-    def linear(self, *names: str) -> Linear:
-        """The product with one matrix, or with several that read the same input, stacked."""
-
-
-def build_block(config: ModelConfig, layer: int, weights: WeightSource) -> "Block":
-    """Build one layer. May be called again and again for the same layer."""
-    attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
-    parts = BlockParts(
-        attention_norm=weights.norm(f"{attention}_norm"),
-        wqkv=weights.linear(f"{attention}.wq", f"{attention}.wk", f"{attention}.wv"),
-        wo=weights.linear(f"{attention}.wo"),
-        ffn_norm=weights.norm(f"layers.{layer}.ffn_norm"),
-        w13=weights.linear(f"{feed_forward}.w1", f"{feed_forward}.w3"),
-        w2=weights.linear(f"{feed_forward}.w2"),
-    )
-    return Block(config, parts)
 
 
 class Block:
     """One layer: attention, then feed-forward, each added to its input in place."""
 
-    def __init__(self, config: ModelConfig, parts: BlockParts) -> None:
-        self.attention_norm = RMSNorm(parts.attention_norm, config.norm_eps)
-        self.attention = Attention(config, parts.wqkv, parts.wo)
-        self.ffn_norm = RMSNorm(parts.ffn_norm, config.norm_eps)
-        self.feed_forward = FeedForward(parts.w13, parts.w2)
+    def __init__(
+        self, attention_norm: Norm, attention: Attention, ffn_norm: Norm, feed_forward: FeedForward
+    ) -> None:
+        self.attention_norm, self.attention = attention_norm, attention
+        self.ffn_norm, self.feed_forward = ffn_norm, feed_forward
 
-    def __call__(self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: LayerCache) -> Tensor:
-        # In place, as x would else cut up the memory that the next layer can take again.
-        x += self.attention(self.attention_norm(x), rotate, mask, cache)
+    def __call__(self, x: Tensor, placement: Placement, cache: LayerCache) -> Tensor:
+        # In place, as a new x would fragment the memory that the next layer can use again.
+        x += self.attention(self.attention_norm(x), placement, cache)
         x += self.feed_forward(self.ffn_norm(x))
         return x
 
 
-class Attention:
-    """Causal attention in which groups of heads share keys and values (arXiv:2305.13245)."""
+class WeightSource(Protocol):
+    """Gives an architecture its weights, by the names of its table of tensors."""
 
-    def __init__(self, config: ModelConfig, wqkv: Linear, wo: Linear) -> None:
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim = config.head_dim
-        self.wqkv, self.wo = wqkv, wo
+    def norm(self, name: str) -> Tensor:
+        """A vector: float32 [dim]."""
 
-    def __call__(self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: LayerCache) -> Tensor:
-        seq, kv = x.shape[0], self.n_kv_heads
-        heads = self.wqkv(x).float().view(seq, -1, self.head_dim)  # of q, then k, then v
-        rotate(heads[:, :-kv])
-        cache.new.copy_(heads[:, self.n_heads :])
-        # The heads of a group stand below each other as if they were more rows of one head, so
-        # that the shared keys and values are read in place and not copied for each head.
-        q = heads[:, : self.n_heads].transpose(0, 1).reshape(1, kv, -1, self.head_dim)
-        q = q.to(cache.keys.dtype)  # [1, kv, group * seq, d]
-        out = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=mask)
-        return self.wo(out.view(self.n_heads, seq, -1).transpose(0, 1).reshape(seq, -1))
+    def weight(self, name: str) -> Weight:
+        """A table whose rows are looked up: [rows, dim]."""
+
+    def linear(self, *names: str) -> Linear:
+        """The product with one matrix, or with several that read the same input, stacked; with
+        their biases where the architecture has them."""
+
+    def output(self, tok_embeddings: Weight) -> Output:
+        """The product with the output matrix, or with the embedding where the two are tied."""
 
 
-def causal_mask(seq: int, start: int, group: int) -> Tensor | None:
-    """The keys each query may see: bool [group * seq, start + seq]; None if all of them."""
-    if seq == 1:
-        return None
-    mask = torch.ones(seq, start + seq, dtype=torch.bool).tril(diagonal=start)
-    return mask.repeat(group, 1)
+BuildBlock = Callable[[ModelConfig, int, WeightSource], Layer]
 
 
-class FeedForward:
-    """SwiGLU (Shazeer, arXiv:2002.05202): w2(silu(w1 x) * w3 x)."""
+def build_block(
+    config: ModelConfig, layer: int, weights: WeightSource, qk_norm: HeadNorm | None = None
+) -> Block:
+    """Build one layer of a LLaMA-like model. May be called repeatedly for the same layer."""
+    attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
+    return Block(
+        RMSNorm(weights.norm(f"{attention}_norm"), config.norm_eps),
+        Attention(
+            config,
+            wqkv=weights.linear(f"{attention}.wq", f"{attention}.wk", f"{attention}.wv"),
+            wo=weights.linear(f"{attention}.wo"),
+            qk_norm=qk_norm,
+            rotary=layer not in config.unrotated_layers,
+            sliding=layer in config.sliding_layers,
+        ),
+        RMSNorm(weights.norm(f"layers.{layer}.ffn_norm"), config.norm_eps),
+        FeedForward(
+            w13=weights.linear(f"{feed_forward}.w1", f"{feed_forward}.w3"),
+            w2=weights.linear(f"{feed_forward}.w2"),
+        ),
+    )
 
-    def __init__(self, w13: Linear, w2: Linear) -> None:
-        self.w13, self.w2 = w13, w2
 
-    def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate, inplace=True).mul_(up))
-
-
-class RMSNorm:
-    """Root mean square norm (Zhang and Sennrich, arXiv:1910.07467)."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        # x / sqrt(mean of squares + eps), both sides of the stroke times sqrt(dim).
-        self.weight = weight * len(weight) ** 0.5
-        self.least = torch.tensor((eps * len(weight)) ** 0.5)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        # vector_norm is the one reduction that is quick for one row and for many; F.rms_norm
-        # takes three times as long for one, and 40 times for 512.
-        size = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [seq, 1]
-        return (x * self.weight).div_(torch.hypot(size, self.least))
+def build_model(
+    config: ModelConfig, weights: WeightSource, max_seq_len: int, build_block: BuildBlock
+) -> Transformer:
+    """Build a LLaMA-like model with all of its layers in memory."""
+    tok_embeddings = weights.weight("tok_embeddings")
+    # The output is the largest matrix and in memory twice while it is packed: it comes before the
+    # layers, while there is room.
+    output = weights.output(tok_embeddings)
+    blocks = [build_block(config, layer, weights) for layer in range(config.n_layers)]
+    norm = RMSNorm(weights.norm("norm"), config.norm_eps)
+    positions = RotaryPositions(config, max_seq_len)
+    return Transformer(config, tok_embeddings, blocks, norm, output, positions)
