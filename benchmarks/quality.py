@@ -37,7 +37,7 @@ from llama_cpu.generation.events import Token
 from llama_cpu.generation.sampling import Sampling
 from llama_cpu.loading.load import LoadedModel, LoadPlan, load, plan_loading
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.transformer import Transformer
 from llama_cpu.system.text import human_bytes
 from llama_cpu.tokenization import Tokenizer
 from llama_cpu.weights.precision import Precision
@@ -149,7 +149,7 @@ def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> l
 
 @torch.inference_mode()
 def read(
-    model: Llama, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
+    model: Transformer, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
 ) -> Reading:
     """Each window is read from an empty cache; its first token is not foretold."""
     log_likelihoods, greedy = [], []

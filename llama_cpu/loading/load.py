@@ -18,8 +18,9 @@ from llama_cpu.generation.speculative_decoding import (
 )
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
 from llama_cpu.loading.weight_reader import Progress, WeightReader, can_map
+from llama_cpu.model.architectures import architecture_of
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama, build_block
+from llama_cpu.model.transformer import Transformer
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.process import keep_freed_memory
@@ -67,7 +68,7 @@ class LoadedModel:
     """A model in memory, with its cache."""
 
     plan: LoadPlan
-    model: Llama
+    model: Transformer
     cache: KVCache
     weights_bytes: int
     mapped_bytes: int  # of those, read in place from the files
@@ -195,12 +196,8 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     reader = WeightReader(
         plan.checkpoint, plan.precision, plan.mmap, plan.packed, total, on_progress, stop
     )
-    tok_embeddings = reader.weight("tok_embeddings")
-    # The largest matrix, there twice while it is packed, while there is room: before the layers.
-    output = reader.output(tok_embeddings)
-    blocks = [build_block(config, layer, reader) for layer in range(config.n_layers)]
-    norm = reader.norm("norm")
-    model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len)
+    architecture = architecture_of(config)
+    model = architecture.build_model(config, reader, plan.max_seq_len, architecture.build_block)
     reader.finish()
     keep_freed_memory()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)

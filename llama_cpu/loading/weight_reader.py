@@ -13,6 +13,7 @@ from llama_cpu.checkpoint.int8 import Int8Tensor
 from llama_cpu.checkpoint.stored import FileTensor, StoredTensor, in_row_chunks
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.weights.linear import (
+    BiasedLinear,
     Linear,
     Output,
     SeparateLinears,
@@ -54,6 +55,9 @@ class WeightReader:
         self._to_read_ahead: list[FileTensor] = []
 
     def norm(self, name: str) -> Tensor:
+        return self._vector(name + ".weight")
+
+    def _vector(self, name: str) -> Tensor:
         stored = self._take(name)
         norm = self._in_place(stored, torch.float32)
         if norm is None:
@@ -64,7 +68,7 @@ class WeightReader:
 
     def weight(self, name: str) -> Weight:
         """A table, of which rows are taken."""
-        stored = self._take(name)
+        stored = self._take(name + ".weight")
         in_place = self._weight_in_place(stored)
         return self._converted([stored]) if in_place is None else in_place
 
@@ -77,9 +81,15 @@ class WeightReader:
         return make_output(tok_embeddings, self._packed)
 
     def linear(self, *names: str) -> Linear:
+        """The product with these weights, stacked, and with their biases where there are any."""
+        product = self._product(*names)
+        biases = [self._vector(name + ".bias") for name in names if name + ".bias" in self._tensors]
+        return BiasedLinear(product, torch.cat(biases)) if biases else product
+
+    def _product(self, *names: str) -> Linear:
         """One product with all of these weights, or several where they are mapped: what need not
         be copied is not, and in a file they do not lie side by side."""
-        stored = [self._take(name) for name in names]
+        stored = [self._take(name + ".weight") for name in names]
         in_place = [self._weight_in_place(tensor) for tensor in stored]
         if all(weight is None for weight in in_place):
             return make_linear(self._converted(stored, passing=self._packed), self._packed)
@@ -93,8 +103,8 @@ class WeightReader:
     def _take(self, name: str) -> StoredTensor:
         if self._stop.is_set():
             raise Cancelled
-        self._on_progress(self.done, self._total, name)
-        return self._tensors.pop(name + ".weight")
+        self._on_progress(self.done, self._total, name.removesuffix(".weight"))
+        return self._tensors.pop(name)
 
     def _weight_in_place(self, stored: StoredTensor) -> Weight | None:
         values = self._in_place(_values(stored), self._precision.dtype)

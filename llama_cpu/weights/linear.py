@@ -249,6 +249,18 @@ class SeparateLinears:
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
+class BiasedLinear:
+    """A product with a bias that is added to it."""
+
+    def __init__(self, linear: "Linear", bias: Tensor) -> None:
+        self.linear = linear
+        self.bias = bias  # float32 [out]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [rows, in] -> float32 [rows, out]."""
+        return self.linear(x).float().add_(self.bias)
+
+
 class Bfloat16Output:
     """The last product, whose results are compared with each other.
 
@@ -279,6 +291,7 @@ Linear = (
     | Int8Linear
     | PlainInt8Linear
     | SeparateLinears
+    | BiasedLinear
 )
 Output = Linear | Bfloat16Output
 
