@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece
 
-from llama_cpu.tokenization.base import _BYTE_OF_SYMBOL
+from llama_cpu.tokenization.base import BYTE_OF_SYMBOL
 
 N_TOKENS = 320
 
@@ -39,7 +39,7 @@ def sentencepiece_model(normalization: str = "identity") -> bytes:
 
 def byte_level_vocabulary() -> list[str]:
     """Two specials, the 256 bytes and two merges of them."""
-    symbols = sorted(_BYTE_OF_SYMBOL, key=lambda symbol: _BYTE_OF_SYMBOL[symbol])
+    symbols = sorted(BYTE_OF_SYMBOL, key=lambda symbol: BYTE_OF_SYMBOL[symbol])
     return ["<s>", "</s>", *symbols, "th", "the"]
 
 
