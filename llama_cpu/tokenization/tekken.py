@@ -11,7 +11,8 @@ from typing import Any
 from llama_cpu.tokenization.base import SHOWN_TOKENS, Tokenizer
 from llama_cpu.tokenization.tiktoken import encode_words, encoding_of
 
-# The first control tokens of files that do not list them; the others are <SPECIAL_20> and so on.
+# The first control tokens of files that do not list them. Version 3 has no use for the last three,
+# and those without a name are <SPECIAL_20> and so on.
 _SPECIAL_NAMES = (
     "<unk>",
     "<s>",
@@ -50,7 +51,7 @@ class TekkenTokenizer(Tokenizer):
             config, entries = values["config"], values["vocab"]
             self.n_tokens = _count(config["default_vocab_size"])
             self._n_special = _count(config["default_num_special_tokens"])
-            names = _special_names(values.get("special_tokens"), self._n_special)
+            names = _special_names(values, self._n_special)
             ranks: dict[bytes, int] = {
                 base64.b64decode(entry["token_bytes"], validate=True): entry["rank"]
                 for entry in entries[: self.n_tokens - self._n_special]
@@ -89,10 +90,11 @@ def _count(value: Any) -> int:
     return value
 
 
-def _special_names(listed: Any, count: int) -> list[str]:
+def _special_names(values: dict[str, Any], count: int) -> list[str]:
     """The names of the control tokens, by id."""
+    listed = values.get("special_tokens")
     if listed is None:
-        names = list(_SPECIAL_NAMES)
+        names = list(_SPECIAL_NAMES[: -3 if values["config"].get("version") == "v3" else None])
     else:
         names = [entry["token_str"] for entry in listed]
         if [entry["rank"] for entry in listed] != list(range(len(listed))):
