@@ -1,6 +1,8 @@
 """Prompt ids of the model families against transformers and mistral-common; thinking in turns."""
 
+import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import mistral_common
@@ -9,6 +11,7 @@ import tokenizers
 from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from transformers import PreTrainedTokenizerFast
 
 from llama_cpu.chat.prompt import Message, build_prompt
@@ -110,18 +113,20 @@ def test_generated_ids_stand_for_the_text(
     """With ids the prompt is the same text as with the text alone, thinking kept or left out."""
     for answer_start in ("", THOUGHTS):
         messages = conversation(turns, "Be kind.", answer_start)
-        with_ids = [generated(message, tokenizer) for message in messages]
+        # A space that the template writes after its generation prompt, the model writes itself.
+        space = " " if name == "Mistral v3" else ""
+        with_ids = [generated(message, tokenizer, space) for message in messages]
         decode = LIBRARY.decode
         expected = prompt_of(OWN[name], messages)
         ids = prompt_of(OWN[name], with_ids)
         assert decode(ids, skip_special_tokens=False) == decode(expected, skip_special_tokens=False)
 
 
-def generated(message: Message, tokenizer: Tokenizer) -> Message:
+def generated(message: Message, tokenizer: Tokenizer, space: str) -> Message:
     if message.role != "assistant":
         return message
-    ids = in_letters(message.text, tokenizer)
-    assert tokenizer.decode(ids) == message.text
+    ids = in_letters(space + message.text, tokenizer)
+    assert tokenizer.decode(ids) == space + message.text
     return Message("assistant", message.text, ids)
 
 
@@ -226,21 +231,16 @@ def test_nothing_came_after_the_thinking(tokenizer: Tokenizer, prompt_of: BuildP
     assert "<|im_start|>assistant\n<|im_end|>\n" in text and "fox" not in text
 
 
-def test_an_answer_that_begins_inside_a_token_is_encoded(
-    tokenizer: Tokenizer, prompt_of: BuildPrompt
-) -> None:
+def test_an_answer_that_begins_inside_a_token_is_encoded() -> None:
     """A token of which one part is thinking and the other is the answer cannot be cut."""
-    closing = [*b"</thin"]
-    token = next(i for i in range(tokenizer.n_tokens) if tokenizer.token_bytes(i) == b"\n\n")
-    ids = [LIBRARY.token_to_id("<think>"), *(BYTE_IDS[byte] for byte in b"fox"), token]
     # The closing tag's last letters and the answer's first one are in one token, made up here.
-    tail = b"k>A"
-    library = trained_tokenizer(added={"<|im_end|>": True, "<think>": False, tail.decode(): False})
+    tail = "k>A"
+    library = trained_tokenizer(added={"<|im_end|>": True, "<think>": False, tail: False})
     odd = gguf_tokenizer(gguf_vocabulary_of(library, "qwen2", "<|im_end|>"))
     ids = [
         *odd.encode("<think>fox", specials=True),
-        *(index for byte in closing for index in odd.encode(chr(byte), specials=True)),
-        library.token_to_id(tail.decode()),
+        *odd.encode("</thin", specials=True),
+        library.token_to_id(tail),
         *odd.encode("ll.", specials=True),
     ]
     assert odd.decode(ids) == "<think>fox</think>All."
@@ -293,11 +293,16 @@ MISTRAL: dict[str, tuple[Callable[[bytes], Tokenizer], str]] = {
 }
 
 
+@cache
+def mistral(file: Path) -> MistralTokenizer:
+    return MistralTokenizer.from_file(str(file))
+
+
 def mistral_ids(file: Path, messages: list[Message]) -> list[int]:
     kinds = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
     chat = [kinds[message.role](content=message.text) for message in messages]
     request = ChatCompletionRequest(messages=chat)
-    ids: list[int] = MistralTokenizer.from_file(str(file)).encode_chat_completion(request).tokens
+    ids: list[int] = mistral(file).encode_chat_completion(request).tokens
     return ids
 
 
@@ -319,18 +324,13 @@ def test_mistrals_named_templates(name: str) -> None:
     before = build_prompt(messages[:1], renderer, tokenizer)
     assert ids[: len(before) + len(answer)] == before + answer
     assert ids.count(tokenizer.special_tokens["</s>"]) == 1
-    assert ids.count(tokenizer.special_tokens.get("[INST]", -1)) == (
-        0 if name == "mistral-v1" else 2
-    )
+    if name != "mistral-v1":
+        assert ids.count(tokenizer.special_tokens["[INST]"]) == 2
     renderer.close()
 
 
 def test_mistrals_version_7() -> None:
     """A tekken.json of version 7 lists its control tokens."""
-    import json
-
-    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-
     values = json.loads((DATA / "tekken_240911.json").read_text())
     values["config"]["version"] = "v7"
     values["config"]["default_vocab_size"] = 3000

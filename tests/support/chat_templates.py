@@ -52,7 +52,8 @@ QWEN3 = """\
         {%- endif %}
         {{- '<|im_start|>assistant\\n' }}
         {%- if loop.index0 > ns.last_query and (loop.last or thoughts) %}
-            {{- '<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+            {{- '<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' }}
+            {{- content.lstrip('\\n') }}
         {%- else %}
             {{- content }}
         {%- endif %}
