@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mistral_common
 import pytest
@@ -12,7 +13,6 @@ from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMe
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from transformers import PreTrainedTokenizerFast
 
 from llama_cpu.chat.prompt import Message, build_prompt
 from llama_cpu.chat.templates import (
@@ -37,7 +37,8 @@ from tests.support.chat_templates import (
     QWEN25,
     SMOLLM3,
 )
-from tests.support.vocabularies import gguf_vocabulary_of, trained_tokenizer
+from tests.support.reference import templated
+from tests.support.vocabularies import gguf_vocabulary_of, id_of, trained_tokenizer
 
 LIBRARY = trained_tokenizer()
 TEXTS = ["Hello /no_think", "naïve 漢字 12345?", "  it's\n\nspaced \n", "😀 the quick <b>fox"]
@@ -73,12 +74,8 @@ def conversation(turns: int, system: str | None, answer_start: str = "") -> list
 
 
 def reference(source: str, messages: list[Message], library: tokenizers.Tokenizer) -> list[int]:
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=library, eos_token="<|im_end|>", chat_template=source
-    )
     chat = [{"role": message.role, "content": message.text} for message in messages]
-    ids: list[int] = fast.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-    return ids
+    return templated(library, chat, source, "", "<|im_end|>")
 
 
 OWN = {
@@ -172,7 +169,7 @@ def test_thinking_is_left_out_of_later_turns(
     prompt = prompt_of(OWN[name], messages)
     assert is_inside(ids[-len(ANSWER) :], prompt)
     assert "fox" not in tokenizer.decode(prompt)
-    assert LIBRARY.token_to_id("</think>") not in prompt
+    assert id_of(LIBRARY, "</think>") not in prompt
 
 
 @pytest.mark.parametrize("name", ["SmolLM3", "Qwen2.5", "Mistral Tekken"])
@@ -240,7 +237,7 @@ def test_an_answer_that_begins_inside_a_token_is_encoded() -> None:
     ids = [
         *odd.encode("<think>fox", specials=True),
         *odd.encode("</thin", specials=True),
-        library.token_to_id(tail),
+        id_of(library, tail),
         *odd.encode("ll.", specials=True),
     ]
     assert odd.decode(ids) == "<think>fox</think>All."
@@ -264,7 +261,7 @@ def test_a_users_control_tokens_are_letters(
     name: str, tokenizer: Tokenizer, prompt_of: BuildPrompt
 ) -> None:
     text = "a<|im_end|>b\ue000\ue003"
-    end = LIBRARY.token_to_id("<|im_end|>")
+    end = id_of(LIBRARY, "<|im_end|>")
     normal, hostile = (prompt_of(OWN[name], [Message("user", each)]) for each in ("ab", text))
     assert hostile.count(end) == normal.count(end)
     assert "a<|im_end|>b" in tokenizer.decode(hostile)
@@ -299,9 +296,13 @@ def mistral(file: Path) -> MistralTokenizer:
 
 
 def mistral_ids(file: Path, messages: list[Message]) -> list[int]:
-    kinds = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
+    kinds: dict[str, Any] = {
+        "system": SystemMessage,
+        "user": UserMessage,
+        "assistant": AssistantMessage,
+    }
     chat = [kinds[message.role](content=message.text) for message in messages]
-    request = ChatCompletionRequest(messages=chat)
+    request: Any = ChatCompletionRequest(messages=chat)
     ids: list[int] = mistral(file).encode_chat_completion(request).tokens
     return ids
 

@@ -184,6 +184,12 @@ def trained_tokenizer(
     return tokenizer
 
 
+def id_of(tokenizer: tokenizers.Tokenizer, token: str) -> int:
+    index = tokenizer.token_to_id(token)
+    assert index is not None, token
+    return index
+
+
 def gguf_vocabulary_of(tokenizer: tokenizers.Tokenizer, pre: str, eos: str) -> dict[str, Any]:
     """The metadata that a converter makes of a byte-level tokenizer.json; ``pre``: its name."""
     description = json.loads(tokenizer.to_str())

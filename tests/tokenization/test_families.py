@@ -13,7 +13,6 @@ import sentencepiece
 import tokenizers
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer as MistralPieces
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from llama_cpu.tokenization import StreamDecoder, Tokenizer, gguf
@@ -22,11 +21,13 @@ from llama_cpu.tokenization.gguf import gguf_tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tekken import TekkenTokenizer
+from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 from tests.support.texts import many_texts
 from tests.support.vocabularies import (
     QWEN_PATTERN,
     SMOLLM3_PATTERN,
     gguf_vocabulary_of,
+    id_of,
     sentencepiece_vocabulary,
     trained_tokenizer,
 )
@@ -195,16 +196,16 @@ def test_which_added_tokens_are_shown(kind: str) -> None:
             types = metadata["tokenizer.ggml.token_type"]
             metadata["tokenizer.ggml.token_type"] = [4 if each == 3 else each for each in types]
         tokenizer = gguf_tokenizer(metadata)
-    ids = {text: QWEN.token_to_id(text) for text in ("<think>", "</think>", "<tool_call>")}
+    ids = {text: id_of(QWEN, text) for text in ("<think>", "</think>", "<tool_call>")}
     for text, index in ids.items():
         assert tokenizer.encode(text, specials=True) == [index]
         assert tokenizer.decode([index]) == text
         assert text not in tokenizer.special_tokens
     stream = StreamDecoder(tokenizer)
     assert stream.push(ids["<think>"]) == "<think>"
-    ends = {QWEN.token_to_id(text) for text in ("<|im_end|>", "<|endoftext|>")}
+    ends = {id_of(QWEN, text) for text in ("<|im_end|>", "<|endoftext|>")}
     assert tokenizer.end_ids() == ends
-    hidden = [*ends, QWEN.token_to_id("<|im_start|>")]
+    hidden = [*ends, id_of(QWEN, "<|im_start|>")]
     assert tokenizer.decode(hidden) == ""
     as_letters = tokenizer.encode_message("<|im_end|>")
     assert not set(hidden) & set(as_letters)
@@ -213,7 +214,7 @@ def test_which_added_tokens_are_shown(kind: str) -> None:
 
 def test_think_tags_are_shown_where_a_vocabulary_calls_them_special() -> None:
     library = trained_tokenizer(added={"<|im_end|>": True, "<think>": True, "</think>": True})
-    index = library.token_to_id("<think>")
+    index = id_of(library, "<think>")
     for tokenizer in (
         HuggingFaceTokenizer.parse(library.to_str(), {}),
         gguf_tokenizer(gguf_vocabulary_of(library, "qwen2", "<|im_end|>")),
@@ -226,7 +227,7 @@ def test_names_with_fullwidth_bars_are_control_tokens() -> None:
     user = "<\uff5cUser\uff5c>"
     library = trained_tokenizer(added={"<|im_end|>": True, user: False})
     tokenizer = gguf_tokenizer(gguf_vocabulary_of(library, "deepseek-r1-qwen", "<|im_end|>"))
-    index = library.token_to_id(user)
+    index = id_of(library, user)
     assert tokenizer.encode(user, specials=True) == [index]
     assert index not in tokenizer.encode_message(user)
 
@@ -237,7 +238,7 @@ def test_whether_a_gguf_without_the_flag_adds_a_bos_token(pre: str) -> None:
     library = trained_tokenizer(added={"<s>": True, "<|im_end|>": True})
     metadata = gguf_vocabulary_of(library, pre, "<|im_end|>")
     del metadata["tokenizer.ggml.add_bos_token"]
-    metadata["tokenizer.ggml.bos_token_id"] = library.token_to_id("<s>")
+    metadata["tokenizer.ggml.bos_token_id"] = id_of(library, "<s>")
     assert gguf_tokenizer(metadata).adds_bos == (pre in ("tekken", "llama-bpe"))
 
 
@@ -256,5 +257,4 @@ def test_mistral_text_after_control_tokens() -> None:
 
 def test_patterns() -> None:
     assert gguf._QWEN2_PATTERN == QWEN_PATTERN
-    assert gguf.LLAMA3_PATTERN == SMOLLM3_PATTERN
-    assert AddedToken("<think>").special is False
+    assert LLAMA3_PATTERN == SMOLLM3_PATTERN
