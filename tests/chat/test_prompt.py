@@ -307,6 +307,7 @@ def mistral_ids(file: Path, messages: list[Message]) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTRAL)
 def test_mistrals_named_templates(name: str) -> None:
     """All turns as in Mistral's own package; with a system prompt, the first turn."""
@@ -330,6 +331,7 @@ def test_mistrals_named_templates(name: str) -> None:
     renderer.close()
 
 
+@pytest.mark.slow
 def test_mistrals_version_7() -> None:
     """A tekken.json of version 7 lists its control tokens."""
     values = json.loads((DATA / "tekken_240911.json").read_text())
@@ -342,6 +344,7 @@ def test_mistrals_version_7() -> None:
     assert choose_template(None, tokenizer, "small").name == "mistral-v7-tekken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mistral-v3", "mistral-v3-tekken"])
 def test_own_mistral_templates_with_mistrals_vocabulary(name: str) -> None:
     """Here the system prompt moves to the last message; the generated ids stay as they are."""

@@ -50,6 +50,7 @@ def as_text(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     return partial(tokenizer.encode, specials=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [V1, V2, V3], ids=["v1", "v2", "v3"])
 def test_mistral_sentencepiece(path: Path) -> None:
     reference = MistralPieces(path)
@@ -66,6 +67,7 @@ def test_mistral_sentencepiece(path: Path) -> None:
     assert tokenizer.special_tokens == from_gguf.special_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TEKKEN, ids=lambda path: path.stem)
 def test_tekken(path: Path) -> None:
     reference = Tekkenizer.from_file(path)
@@ -81,6 +83,7 @@ def test_tekken(path: Path) -> None:
     assert [tokenizer.token_bytes(index) for index in (0, 3, 999, 131072)] == [b""] * 4
 
 
+@pytest.mark.slow
 def test_tekken_in_gguf() -> None:
     """The first 12,000 tokens of Tekken, with merges as a converter derives them from ranks."""
     values = json.loads(TEKKEN[0].read_text())
@@ -144,6 +147,7 @@ def test_tekkens_pattern_is_mistrals() -> None:
 QWEN, SMOLLM3 = trained_tokenizer(), trained_tokenizer(SMOLLM3_PATTERN, nfc=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "library, pre",
     [
