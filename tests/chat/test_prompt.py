@@ -332,16 +332,23 @@ def test_mistrals_named_templates(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_mistrals_version_7() -> None:
-    """A tekken.json of version 7 lists its control tokens."""
+def test_mistrals_version_7(tmp_path: Path) -> None:
+    """A tekken.json of version 7 lists its control tokens; the system prompt has its own ones."""
     values = json.loads((DATA / "tekken_240911.json").read_text())
-    values["config"]["version"] = "v7"
-    values["config"]["default_vocab_size"] = 3000
-    values["special_tokens"] = [dict(each) for each in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
+    values["config"] |= {"version": "v7", "default_vocab_size": 3000}
+    values["special_tokens"] = Tekkenizer.DEPRECATED_SPECIAL_TOKENS
     del values["image"]
-    data = json.dumps(values)
-    tokenizer = TekkenTokenizer(data.encode())
-    assert choose_template(None, tokenizer, "small").name == "mistral-v7-tekken"
+    file = tmp_path / "tekken.json"
+    file.write_text(json.dumps(values))
+    tokenizer = TekkenTokenizer(file.read_bytes())
+    template = choose_template(None, tokenizer, "small")
+    assert template.name == "mistral-v7-tekken" and template.guessed
+    renderer = TemplateRenderer(template, "<s>", "</s>")
+    for turns in (1, 2, 3, 4):
+        for system in (None, "Be kind."):
+            messages = conversation(turns, system)
+            assert build_prompt(messages, renderer, tokenizer) == mistral_ids(file, messages)
+    renderer.close()
 
 
 @pytest.mark.slow
