@@ -159,7 +159,7 @@ def test_weights_of_another_architecture(key: str, configured: Configured) -> No
     """Qwen2 lacks norms and has biases, Qwen3 the other way round; the others have neither."""
     for other in {"qwen2", "qwen3"} - {key}:
         with pytest.raises(UserError, match=r"\.([qkvw]+(_proj)?\.bias|[qk]_norm\.weight)'"):
-            configured(other, model_type=key)
+            configured(other, model_type=key, head_dim=16)
 
 
 GGUF_REFUSED = [
