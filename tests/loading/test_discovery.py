@@ -180,8 +180,8 @@ def test_a_broken_file_is_a_sentence(data: bytes, tmp_path: Path) -> None:
 def test_another_architecture_is_a_sentence(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", CONFIG, weights())
     values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"model_type": "qwen2"}))
-    assert "qwen2" in facts_of(FoundModel(folder, "m")).problem
+    (folder / "config.json").write_text(json.dumps(values | {"model_type": "gemma3"}))
+    assert "gemma3" in facts_of(FoundModel(folder, "m")).problem
 
 
 def test_files_that_would_be_read_whole_are_left_alone(tmp_path: Path) -> None:
