@@ -1,4 +1,4 @@
-"""Files on disk -> named tensors. Nothing is executed, nothing copied until asked for."""
+"""Model files on disk, opened as named tensors. No code in them is run, no weights are read yet."""
 
 from pathlib import Path
 
@@ -10,19 +10,20 @@ __all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether there is anything in the folder that open_checkpoint would look at."""
+    """Whether the folder holds any file that open_checkpoint would look at."""
     patterns = ("params.json", "config.json", "*.pth", "*.safetensors", "*.bin", "*.gguf")
     return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a folder in Meta's or Hugging Face's layout, or a ``.gguf`` file or a folder with one.
+    """Open a folder in Meta's or Hugging Face's layout, a ``.gguf`` file, or a folder with one.
 
-    Raises UserError, one sentence, for anything that is not a complete LLaMA model.
+    Raises UserError, with one sentence, for anything but a complete model of a supported
+    architecture.
     """
     try:
         return _open(path)
-    except OSError as error:  # a folder that may not be looked into, a name that is too long
+    except OSError as error:  # a folder without permission, a name that is too long
         raise UserError(f"{path} cannot be read ({reason(error)}).") from error
 
 
@@ -51,7 +52,7 @@ def _open(path: Path) -> Checkpoint:
         )
     raise UserError(
         f"{path} holds no params.json (Meta), no config.json (Hugging Face) and no .gguf file; "
-        "one of them belongs there, beside the weights."
+        "put the one that belongs to the model there, beside its weights."
     )
 
 

@@ -1,7 +1,7 @@
 """GGUF, the one-file format of llama.cpp (ggml, docs/gguf.md).
 
-The ``gguf`` library has the tables of types and the dequantisers, which are used here. Its
-reader trusts the sizes in the header and takes seconds for a vocabulary; this one does neither.
+The tables of types and the dequantizers come from the ``gguf`` library. Its reader is not used: it
+trusts the sizes in the header, and takes seconds for a vocabulary.
 """
 
 import math
@@ -36,7 +36,7 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
-# Far above any real file (a vocabulary of 262144 tokens takes 25 MB), far below what hurts.
+# Far more than any real file has (a vocabulary of 262144 tokens takes 25 MB), and harmless.
 _MAX_TENSORS, _MAX_VALUES, _MAX_ITEMS, _MAX_STRING = 1 << 16, 1 << 16, 1 << 22, 1 << 24
 _MAX_HEADER_BYTES = 1 << 26
 _TORCH_TYPES = {
@@ -73,10 +73,10 @@ def _rope_factors(stored: StoredTensor, config: ModelConfig, path: Path) -> tupl
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-    """Metadata and tensors (with their own names) of a GGUF file, version 2 or 3.
+    """Read the metadata and the table of tensors, under the file's names; versions 2 and 3.
 
-    Raises UserError where the file is damaged; no size in it is used before it is checked
-    against the size of the file.
+    Every size is checked against the size of the file before it is used. Raises UserError where
+    the file is damaged.
     """
     file = MappedFile(path)
     if file.bytes[:4] != b"GGUF":
@@ -120,13 +120,13 @@ class _Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes. Raises KeyError or ValueError for an unknown type."""
+        """Size in bytes. Raises KeyError or ValueError for an unknown type."""
         block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(self.kind)]
-        return math.prod(self.shape) // block * block_bytes
+        return math.prod(self.shape) // block * int(block_bytes)
 
 
 class _Header:
-    """A cursor over the head of the file; every read is checked against the file's end."""
+    """A cursor over the header; every read is checked against the end of the file."""
 
     def __init__(self, file: MappedFile) -> None:
         self.file = file
@@ -143,8 +143,8 @@ class _Header:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
     def count(self, what: str, item_bytes: int, most: int) -> int:
-        """A number of items that follow, each of at least ``item_bytes``."""
-        count = self.scalar("Q")
+        """Read the number of the items that follow, each of at least ``item_bytes``."""
+        count = int(self.scalar("Q"))
         if count > most:
             raise UserError(
                 f"{self.file.path} is damaged: it claims to hold {count} {what}; get a complete "
@@ -166,7 +166,7 @@ class _Header:
             return self._array(depth)
         raise UserError(f"{self.file.path} has a damaged header; get a complete copy of this file.")
 
-    def _array(self, depth: int) -> list:
+    def _array(self, depth: int) -> list[Any]:
         kind = self.scalar("I")
         if kind in _SCALARS:
             code = _SCALARS[kind]
@@ -178,7 +178,7 @@ class _Header:
         return [self.value(kind, depth + 1) for _ in range(count)]
 
     def tensor_entry(self) -> _Entry:
-        """The file lists the fastest dimension first, torch last."""
+        """Read a tensor's entry. The file lists the fastest dimension first, torch last."""
         name = self.string()
         n_dims = self.scalar("I")
         if n_dims > 4:
@@ -207,7 +207,7 @@ def _stored(file: MappedFile, data_start: int, entry: _Entry) -> StoredTensor:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A tensor of ggml blocks, dequantised a few rows at a time."""
+    """A tensor of ggml blocks, dequantized a few rows at a time."""
 
     file: MappedFile
     start: int
@@ -221,7 +221,7 @@ class QuantizedTensor:
 
     def fill(self, target: Tensor) -> None:
         row_bytes = self._row_bytes()
-        rows_out = target.reshape(-1, self.shape[-1])  # 1-D becomes one row; 2-D stays a view
+        rows_out = target.reshape(-1, self.shape[-1])  # a view; a vector becomes one row
 
         def convert(first: int, last: int) -> None:
             raw = torch.empty(last - first, row_bytes, dtype=torch.uint8)
@@ -234,14 +234,14 @@ class QuantizedTensor:
                 ) from error
             rows_out[first:last].copy_(torch.from_numpy(values))
 
-        # Dequantising makes several float32 copies of what it is given.
+        # Dequantizing makes several float32 copies of its input.
         in_row_chunks(rows_out.shape[0], 16 * self.shape[-1], convert)
 
     def rows(self, first: int, last: int) -> "QuantizedTensor":
-        assert len(self.shape) == 2  # a vector's blocks cannot be cut anywhere
+        assert len(self.shape) == 2  # a vector's blocks cannot be cut between any two values
         start = self.start + first * self._row_bytes()
         return QuantizedTensor(self.file, start, (last - first, self.shape[1]), self.quantization)
 
     def _row_bytes(self) -> int:
         block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]
-        return self.shape[-1] // block * block_bytes
+        return self.shape[-1] // block * int(block_bytes)

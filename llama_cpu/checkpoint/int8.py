@@ -1,4 +1,4 @@
-"""Matrices that a file holds in int8: ``NAME`` [out, in] and a float32 ``NAME_scale`` [out]."""
+"""int8 matrices in files: ``NAME``, int8 [out, in], with ``NAME_scale``, float32 [out]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Int8Tensor:
     values: StoredTensor
     scale: StoredTensor
     path: Path
-    name: str  # of the scale
+    name: str  # name of the scale
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,9 +34,9 @@ class Int8Tensor:
         return None
 
     def read(self, values: Tensor, scale: Tensor) -> None:
-        """Fill int8 ``values`` [out, in] and float32 ``scale`` [out] as they are in the file.
+        """Fill int8 ``values`` [out, in] and float32 ``scale`` [out] without conversion.
 
-        Raises UserError where a scale is none.
+        Raises UserError where a scale is negative or not finite.
         """
         self.values.fill(values)
         self.read_scale(scale)
@@ -46,8 +46,8 @@ class Int8Tensor:
         self.scale.fill(scale)
         if not bool((scale >= 0).logical_and(scale.isfinite()).all()):
             raise UserError(
-                f"{self.path}: '{self.name}' holds a number that is negative, infinite or none at "
-                "all; write this file again with merge_weights.py --int8."
+                f"{self.path}: '{self.name}' holds a scale that is negative, infinite or not a "
+                "number; write this file again with merge_weights.py --int8."
             )
 
     def fill(self, target: Tensor) -> None:
@@ -65,10 +65,10 @@ class Int8Tensor:
 
 
 def pair_with_scales(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
-    """The same tensors, each int8 matrix made one with its scale.
+    """Return the tensors with each int8 matrix and its scale joined into one Int8Tensor.
 
-    Raises UserError, naming the tensor, where one of the two is missing or has another shape or
-    type; scales are read only when their matrices are.
+    Raises UserError, naming the tensor, where one of the two is missing or has the wrong shape or
+    type. Scales are read later, with their matrices.
     """
     paired: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():

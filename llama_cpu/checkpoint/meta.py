@@ -1,9 +1,12 @@
-"""Meta's layout: ``params.json`` with ``merged.pth``, ``consolidated.NN.pth`` shards or one
-``model.safetensors``."""
+"""Meta's layout of LLaMA: ``params.json`` with weights in one file or in several shards.
+
+The weights are ``merged.pth``, ``consolidated.NN.pth`` or ``model.safetensors``.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +23,9 @@ from llama_cpu.system.safe_reading import read_json
 
 
 def open_meta(folder: Path) -> Checkpoint:
-    """Open the folder: ``merged.pth``, or the shards, which are joined as they are read, or
-    ``model.safetensors`` with Meta's names. Raises UserError.
+    """Open the folder. Shards are joined as they are read. Raises UserError.
+
+    ``merged.pth`` goes before shards, and these before ``model.safetensors``.
     """
     if (folder / "merged.pth").exists():
         return _checkpoint(folder, read_pth(folder / "merged.pth"), "merged.pth")
@@ -32,7 +36,7 @@ def open_meta(folder: Path) -> Checkpoint:
 
 
 def open_shards(folder: Path) -> Checkpoint:
-    """Open ``consolidated.NN.pth`` and nothing else. Raises UserError."""
+    """Open the shards ``consolidated.NN.pth``, whatever else is there. Raises UserError."""
     files = find_shards(folder)
     dim = _dim(folder)
     tensors = join_shards([read_pth(file) for file in files], files, dim)
@@ -40,7 +44,7 @@ def open_shards(folder: Path) -> Checkpoint:
 
 
 def _checkpoint(folder: Path, tensors: dict[str, StoredTensor], file_name: str) -> Checkpoint:
-    """``file_name``: of the one file that the tensors are in, or empty where they are several."""
+    """``file_name``: name of the file with all tensors; empty where there are several files."""
     tensors = pair_with_scales(_without_buffers(tensors), folder / file_name)
     params_file = folder / "params.json"
     params = read_json(params_file)
@@ -56,7 +60,7 @@ def _checkpoint(folder: Path, tensors: dict[str, StoredTensor], file_name: str) 
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """``consolidated.00.pth`` and on, in order. Raises UserError where one is missing."""
+    """List ``consolidated.00.pth``, 01 and so on. Raises UserError where one is missing."""
     numbered = _numbered_shards(folder)
     if not numbered:
         raise UserError(f"{folder} holds no weights: consolidated.00.pth and so on are missing.")
@@ -85,7 +89,7 @@ def _dim(folder: Path) -> int:
 def join_shards(
     shards: list[dict[str, StoredTensor]], files: list[Path], dim: int
 ) -> dict[str, StoredTensor]:
-    """One tensor for each name, joined along the dimension that the table of sharding names.
+    """Join each tensor along the dimension that ``sharding.split_dimension`` names.
 
     Raises UserError, naming the tensor, where the shards do not fit together.
     """
@@ -142,7 +146,7 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
 
 
 def _without_buffers(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Drop ``rope.freqs``, which is computed, not learnt."""
+    """Drop ``rope.freqs``, which is computed, not learned."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("rope.freqs")}
 
 
@@ -154,7 +158,9 @@ def _rows(tensors: Mapping[str, StoredTensor], name: str, folder: Path) -> int:
     return tensors[name].shape[0]
 
 
-def _vocab_size(params: Mapping, params_file: Path, tensors: Mapping[str, StoredTensor]) -> int:
+def _vocab_size(
+    params: Mapping[str, Any], params_file: Path, tensors: Mapping[str, StoredTensor]
+) -> int:
     rows = _rows(tensors, "tok_embeddings.weight", params_file.parent)
     named = Fields(params, params_file).integer("vocab_size", -1, 1 << 24, default=-1)
     return named if named > 0 else rows  # where they differ, check_tensors says so

@@ -1,4 +1,4 @@
-"""PyTorch's own file (``.pth``, ``.bin``): a zip with a pickle inside, of which no code is run."""
+"""PyTorch's files (``.pth``, ``.bin``): a zip with a pickle inside, whose code is never run."""
 
 import pickle
 import pickletools
@@ -18,10 +18,10 @@ from llama_cpu.errors import UserError
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.text import human_bytes
 
-_PICKLE_BYTES = 8 << 20  # 723 tensors of LLaMA 65B take 150 kB
+_PICKLE_BYTES = 8 << 20  # the 723 tensors of LLaMA 65B take 150 kB
 _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then the data
-# All that a table of contents calls. torch.load with weights_only has a list, too; this one is
-# shorter (no bytearray(10**12)) and does not depend on torch's version.
+# The functions that a table of contents needs to call. torch.load has such a list for weights_only,
+# too; this one is shorter (no bytearray(10**12)) and does not depend on torch's version.
 _HARMLESS = re.compile(
     r"collections OrderedDict"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
@@ -30,18 +30,17 @@ _HARMLESS = re.compile(
 
 
 def read_pth(path: Path) -> dict[str, StoredTensor]:
-    """Tensors of a ``torch.save`` file by name; only its table of contents is read.
+    """Read the table of contents of a ``torch.save`` file: its tensors by name.
 
-    A file in the format of before PyTorch 1.6 (not a zip) cannot be mapped and is read whole.
-
+    A file in the format before PyTorch 1.6, which is no zip, cannot be mapped and is read whole.
     Raises UserError where the file is damaged or holds anything but tensors.
     """
     file = MappedFile(path)
     if file.bytes[:4] != b"PK\x03\x04":
         return _read_legacy(file)
     _check_calls(BytesIO(_table_of_contents(file)), path)
-    # Fake tensors have shapes and, in their storage, the offset into the file, but no data
-    # (torch.load's documentation, "FakeTensorMode").
+    # Fake tensors have a shape and, in their storage, an offset into the file, but no data (see
+    # "FakeTensorMode" in the documentation of torch.load).
     with FakeTensorMode():
         tensors = _load(path)
     return {name: _stored(file, name, tensor) for name, tensor in tensors.items()}
@@ -67,8 +66,11 @@ def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
 
 
 def _table_of_contents(file: MappedFile) -> bytes:
-    """The pickle in the zip. Raises UserError unless the zip is as torch.save writes it: one
-    pickle of a table's size, and nothing compressed, so that nothing expands without end."""
+    """Return the pickle in the zip.
+
+    Raises UserError unless the zip is as torch.save writes it: with one pickle of a plausible size,
+    and uncompressed, so that no record expands without end.
+    """
     try:
         with zipfile.ZipFile(file.path) as archive:
             records = archive.infolist()
@@ -78,8 +80,8 @@ def _table_of_contents(file: MappedFile) -> bytes:
     compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     if compressed or len(pickles) != 1 or pickles[0].file_size > _PICKLE_BYTES:
         raise UserError(f"{file.path} was not written by torch.save; it is not a checkpoint.")
-    # Not through zipfile, which refuses files that were saved with checksums off. Before the
-    # data come 30 bytes, the name and what is extra, whose lengths are the last of the 30.
+    # zipfile would refuse files that were saved without checksums. A record is a header of 30
+    # bytes, a name and an extra field, whose lengths end the header, and the data.
     header, size = pickles[0].header_offset, pickles[0].file_size
     file.check_range("data.pkl", header, 30)
     name_length, extra_length = struct.unpack_from("<HH", file.bytes, header + 26)
@@ -89,13 +91,13 @@ def _table_of_contents(file: MappedFile) -> bytes:
 
 
 def _check_calls(stream: BytesIO, path: Path) -> None:
-    """Raise UserError if the pickle that follows calls anything but what makes up tensors.
+    """Raise UserError if the next pickle in the stream calls anything but constructors of tensors.
 
-    pickletools only lists what is in it.
+    pickletools lists its instructions and runs none of them.
     """
     try:
         for opcode, argument, _ in pickletools.genops(stream):
-            # STACK_GLOBAL has no argument: torch.save does not write it, so it is never harmless.
+            # STACK_GLOBAL has no argument. torch.save never writes it, so it is refused.
             calls = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL")
             if calls and not _HARMLESS.fullmatch(str(argument)):
                 wanted = str(argument or "a function")[:60]
@@ -115,7 +117,7 @@ def _load(path: Path) -> dict[str, Tensor]:
             f"{path} is not a plain file of weights: it wants to run code or is damaged, and was "
             "not opened; get it from a source you trust."
         ) from error
-    except Exception as error:  # torch's unpickler lets a damaged file fail in any way at all
+    except Exception as error:  # with a damaged file, torch's unpickler may raise anything
         raise _damaged(path) from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no named tensors; it is not a checkpoint.")
@@ -141,7 +143,9 @@ def _stored(file: MappedFile, name: str, tensor: Tensor) -> StoredTensor:
             f"{file.path}: '{name[:80]}' has no data; get a complete copy of this file."
         )
     file.check_range(name, storage_start, storage_bytes)
-    if int(tensor.numel()) * tensor.itemsize > storage_bytes:  # one number standing for many
+    if (
+        int(tensor.numel()) * tensor.itemsize > storage_bytes
+    ):  # strides of 0: one number stands for many
         raise _damaged(file.path)
     if not tensor.is_contiguous():
         whole = file.tensor(storage_start, (storage_bytes // tensor.itemsize,), tensor.dtype)

@@ -1,15 +1,16 @@
-"""Hugging Face's safetensors: a JSON table of contents, then the bytes."""
+"""Hugging Face's safetensors: a table of contents in JSON, then the data."""
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, StoredTensor
 from llama_cpu.errors import UserError
 
-_HEADER_BYTES = 100_000_000  # the limit of the safetensors library, too
+_HEADER_BYTES = 100_000_000  # the safetensors library has the same limit
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -25,11 +26,11 @@ DTYPES = {
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Tensors of a ``.safetensors`` file by name.
+    """Read the table of contents of a ``.safetensors`` file: its tensors by name.
 
     Layout (safetensors README, "Format"): 8 bytes little-endian N, N bytes of JSON, then the data
-    to which ``data_offsets`` refer. The library of that name opens such files too, but does not
-    tell where in the file a tensor lies.
+    to which ``data_offsets`` refer. The safetensors library is not used, as it does not tell where
+    in the file a tensor lies.
 
     Raises UserError where the file is damaged.
     """
@@ -57,7 +58,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return dict(tensors)
 
 
-def _stored(file: MappedFile, data_start: int, name: str, entry: dict) -> FileTensor:
+def _stored(file: MappedFile, data_start: int, name: str, entry: dict[str, Any]) -> FileTensor:
     shape = tuple(_whole(size) for size in entry["shape"])
     begin, end = (_whole(offset) for offset in entry["data_offsets"])
     if entry["dtype"] not in DTYPES:

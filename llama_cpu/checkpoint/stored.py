@@ -1,6 +1,6 @@
-"""Tensors that lie in files: known by name, shape and type, read only when asked for.
+"""Tensors in files: their shape and type are known, their values are read on demand.
 
-Every format ends up as one of these. Nothing here knows what a tensor means.
+Every file format yields these. Nothing here knows what a tensor means.
 """
 
 import math
@@ -19,36 +19,36 @@ from llama_cpu.errors import UserError
 from llama_cpu.system.file_io import read_ahead, read_at
 from llama_cpu.system.safe_reading import reason, require_regular
 
-# How much of a file is resident at once while it is converted: little enough that what is made of
-# it on the way to its place stays in the processor's cache.
+# Bytes of a file that are converted at a time: few enough for the intermediate results to stay in
+# the processor's cache.
 CHUNK_BYTES = 4 << 20
 
 
 class StoredTensor(Protocol):
-    """A tensor in a file, or spread over several."""
+    """A tensor in one file, or in several."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Type on disk; None for a quantised type that torch has no name for."""
+        """Type on disk; None for a quantized type that torch has no name for."""
 
     def mapped(self) -> Tensor | None:
-        """The tensor in place, without a copy; None where that is not possible."""
+        """The tensor as memory-mapped, without a copy; None where that is not possible."""
 
     def fill(self, target: Tensor) -> None:
         """Write all values into ``target`` (same shape, any float type, any strides)."""
 
     def rows(self, first: int, last: int) -> "StoredTensor":
-        """Rows [first, last) of it, as a tensor of their own."""
+        """Rows [first, last) as a stored tensor of their own."""
 
 
 class MappedFile:
-    """A file seen as bytes, mapped once and read-only.
+    """A file mapped into memory once, read-only.
 
-    Not copy-on-write, for which Linux and Windows would set memory aside for the whole file: one
-    larger than the memory could not even be looked at.
+    The mapping is not copy-on-write: for that, Linux and Windows would reserve memory for the whole
+    file, and one larger than the memory could not even be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,9 @@ class MappedFile:
         count = math.prod(shape)
         if count == 0:
             return torch.empty(tuple(shape), dtype=dtype)
-        with warnings.catch_warnings():  # that it is read-only: nobody writes to weights
+        with (
+            warnings.catch_warnings()
+        ):  # torch warns of read-only memory; weights are never written
             warnings.simplefilter("ignore", UserWarning)
             flat = torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start)
         return flat.view(*shape)
@@ -96,10 +98,10 @@ class MappedFile:
         read_ahead(self._file, start, length)
 
     def read(self, start: int, target: Tensor) -> None:
-        """Fill the contiguous ``target`` with the bytes from ``start`` on.
+        """Fill the contiguous ``target`` with the bytes from ``start`` on. Raises UserError.
 
-        Reading, unlike touching mapped pages, adds nothing to resident memory, lets several
-        threads work at once, and ends in an error and not a crash where the disk fails.
+        Unlike access through the mapping, reading adds nothing to resident memory, works in several
+        threads at once, and raises an error where the disk fails instead of ending the process.
         """
         data = target.flatten().view(torch.uint8).numpy().data
         try:
@@ -125,7 +127,7 @@ class FileTensor:
         return self.file.tensor(self.start, self.shape, self.dtype)
 
     def read_ahead(self) -> None:
-        """Have the system read what ``mapped`` shows before it is used; may wait for the disk."""
+        """Have the system read the mapped pages before they are used; may wait for the disk."""
         end = self.start + math.prod(self.shape) * self.dtype.itemsize
         for first in range(self.start, end, CHUNK_BYTES):
             self.file.read_ahead(first, min(CHUNK_BYTES, end - first))
@@ -156,7 +158,7 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class MemoryTensor:
-    """A tensor that had to be read whole: the file's format cannot be mapped."""
+    """A tensor in memory, from a file that cannot be mapped and was read whole."""
 
     tensor: Tensor
 
@@ -180,7 +182,7 @@ class MemoryTensor:
 
 @dataclass(frozen=True)
 class JoinedTensor:
-    """Shards of one tensor, side by side along ``dim``."""
+    """Shards of one tensor, joined along ``dim``."""
 
     parts: tuple[StoredTensor, ...]
     dim: int
@@ -199,9 +201,11 @@ class JoinedTensor:
         return None
 
     def fill(self, target: Tensor) -> None:
-        slices = target.split([part.shape[self.dim] for part in self.parts], dim=self.dim)
-        for part, piece in zip(self.parts, slices, strict=True):
-            part.fill(piece)
+        start = 0
+        for part in self.parts:
+            length = part.shape[self.dim]
+            part.fill(target.narrow(self.dim, start, length))
+            start += length
 
     def rows(self, first: int, last: int) -> StoredTensor:
         if self.dim != 0:
@@ -246,14 +250,14 @@ class SlicedTensor:
 
 
 def slice_tensor(whole: StoredTensor, dim: int, start: int, length: int) -> StoredTensor:
-    """Indices [start, start + length) along dimension 0 or 1."""
+    """The part [start, start + length) along dimension 0 or 1."""
     if dim == 0:
         return whole.rows(start, start + length)
     return SlicedTensor(whole, start, length)
 
 
 def in_row_chunks(rows: int, row_bytes: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(first, last)`` over [0, rows) so that each call covers about CHUNK_BYTES."""
+    """Call ``work(first, last)`` for consecutive rows of about CHUNK_BYTES, up to ``rows``."""
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
     for first in range(0, rows, step):
         work(first, min(first + step, rows))

@@ -27,8 +27,10 @@ class Rope:
             self.sin = torch.cat([-sin, sin], dim=-1)
 
     def at(self, start: int, length: int) -> Rotate:
-        """Return a function that rotates [length, heads, head_dim] at positions from ``start`` on,
-        in place."""
+        """The rotation of ``length`` positions from ``start`` on.
+
+        It rotates a tensor [length, heads, head_dim] in place.
+        """
         end = start + length
         if self.interleaved:
             freqs_cis = self.freqs_cis[start:end].unsqueeze(1)

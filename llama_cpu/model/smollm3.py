@@ -29,8 +29,7 @@ def config_from_hugging_face(fields: Fields) -> ModelConfig:
 
 
 def _unrotated_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
-    """``no_rope_layers`` has a 1 for each layer that is rotated, against its name, and a 0 for the
-    others."""
+    """Layers with a 0 in ``no_rope_layers``, which despite its name has a 1 for rotated ones."""
     rotated = fields.values.get("no_rope_layers")
     if rotated is None:
         interval = fields.integer("no_rope_layer_interval", 1, 10_000, default=_INTERVAL)

@@ -134,8 +134,10 @@ class WeightSource(Protocol):
         """A table whose rows are looked up: [rows, dim]."""
 
     def linear(self, *names: str) -> Linear:
-        """The product with one matrix, or with several that read the same input, stacked; with
-        their biases where the architecture has them."""
+        """The product with one matrix, or with several that read the same input, stacked.
+
+        It adds their biases where the architecture has them.
+        """
 
     def output(self, tok_embeddings: Weight) -> Output:
         """The product with the output matrix, or with the embedding where the two are tied."""
