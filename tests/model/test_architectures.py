@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
@@ -29,7 +30,7 @@ YARN = {
     "original_max_position_embeddings": 128,
 }
 # Shapes that llama.cpp's GGUF files can say, and those that only config.json can.
-EVERYWHERE = {
+EVERYWHERE: dict[str, dict[str, Any]] = {
     "mistral": {},
     "mistral, heads apart from dim": {"head_dim": 24, "tie_word_embeddings": True},
     "mistral, one key-value head": {"num_key_value_heads": 1, "num_hidden_layers": 2},
@@ -42,14 +43,20 @@ EVERYWHERE = {
     "smollm3": {"num_hidden_layers": 5},
     "smollm3, tied": {"num_hidden_layers": 8, "tie_word_embeddings": True},
 }
-UPPER_WINDOW = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-IN_CONFIG_JSON = {
+UPPER_WINDOW: dict[str, Any] = {
+    "use_sliding_window": True,
+    "sliding_window": 16,
+    "max_window_layers": 1,
+}
+IN_CONFIG_JSON: dict[str, dict[str, Any]] = {
     "mistral, window": {"sliding_window": 16},
     "mistral, window of one chunk": {"sliding_window": PREFILL_CHUNK, "num_key_value_heads": 4},
     "mistral, window of two tokens": {"sliding_window": 2},
     "qwen2, window": UPPER_WINDOW,
-    "qwen2, window by layer": UPPER_WINDOW
-    | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "qwen2, window by layer": {
+        **UPPER_WINDOW,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "qwen3, window": UPPER_WINDOW,
     "smollm3, other layers without rotary": {"no_rope_layers": [0, 1, 0]},
     "smollm3, other interval": {"no_rope_layer_interval": 2},
@@ -62,8 +69,7 @@ IN_CONFIG_JSON = {
 
 
 def model_of(case: str) -> Any:
-    changes: dict[str, Any] = EVERYWHERE.get(case) or IN_CONFIG_JSON.get(case) or {}
-    return random_model(case.split(",")[0], **changes)
+    return random_model(case.split(",")[0], **(EVERYWHERE | IN_CONFIG_JSON)[case])
 
 
 @pytest.mark.parametrize("case", [*EVERYWHERE, *IN_CONFIG_JSON])
@@ -98,6 +104,22 @@ def test_a_window_of_one_token(tmp_path: Path) -> None:
         exact = model(torch.tensor([PROMPT]), use_cache=False).logits[0]
     logits = loaded.model.forward(PROMPT, loaded.cache, all_logits=True)
     assert torch.allclose(logits, exact, atol=2e-4)
+
+
+@pytest.mark.parametrize("key", ["llama", "qwen2", "qwen3"])
+def test_transformers_reads_the_same_gguf_files(key: str, tmp_path: Path) -> None:
+    """A second reader of the files that these tests write, for the architectures it knows."""
+    changes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    if key == "qwen3":
+        changes["head_dim"] = 128  # not read from GGUF by transformers
+    model = random_model(key, **changes)
+    # Without the vocabulary's tokens in the file, transformers wants their number.
+    more = {} if key == "llama" else {"vocab_size": model.config.vocab_size}
+    path = save_gguf(model, tmp_path / "m.gguf", **more)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    expected = greedy_reference(model, PROMPT, 24)
+    assert greedy_reference(again.eval(), PROMPT, 24) == expected
+    assert greedy(load_tiny(path), PROMPT, 24) == expected
 
 
 FAMILIES = ["mistral, window", "qwen2, window", "qwen3, window", "smollm3, window"]

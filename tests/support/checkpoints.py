@@ -13,7 +13,7 @@ from torch import Tensor
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.checkpoint.sharding import split_dimension
-from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.config import ModelConfig, RopeScaling
 
 Weights = dict[str, Tensor]
 T = TypeVar("T")
@@ -183,6 +183,7 @@ def hugging_face_config(config: ModelConfig) -> dict:
     }
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
+        assert isinstance(scaling, RopeScaling)
         values["rope_scaling"] = {
             "rope_type": "llama3",
             "factor": scaling.factor,
@@ -220,7 +221,7 @@ def write_hugging_face(
     if n_files == 1:
         save(tensors, folder / f"{stem}.{suffix}")
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(n_files):
         file = f"{stem}-{number + 1:05d}-of-{n_files:05d}.{suffix}"
         part = dict(list(tensors.items())[number::n_files])

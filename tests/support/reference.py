@@ -5,7 +5,7 @@ from typing import Any
 
 import tokenizers
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import Weights, hugging_face_config, hugging_face_weights
@@ -25,8 +25,8 @@ def reference_from_gguf(path: Path) -> LlamaForCausalLM:
     return model.eval()
 
 
-def greedy_reference(model: PreTrainedModel, prompt_ids: list[int], count: int) -> list[int]:
-    """``count`` ids, end tokens included and not heeded."""
+def greedy_reference(model: Any, prompt_ids: list[int], count: int) -> list[int]:
+    """``count`` ids of a model of transformers; end tokens do not end the answer."""
     with torch.inference_mode():
         ids = model.generate(
             torch.tensor([prompt_ids]),
