@@ -9,7 +9,7 @@ from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.errors import Cancelled
 from llama_cpu.kv_store.file_format import Progress
 from llama_cpu.kv_store.store import KVStore
-from llama_cpu.loading.load import LoadPlan
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.model.kv_cache import KVCache
 
 FORMAT = "llama_cpu KV cache 1"
@@ -32,7 +32,7 @@ class CacheKeeper:
             "program": __version__,  # another one may compute otherwise
             "model": plan.name,
             "weights": weights,
-            "precision": plan.precision.value,
+            "precision": plan.precision.label,
         }
         self._label = self._model_label  # with the template that the tokens were made with
         self._conversation_id: int | None = None  # whose tokens the cache holds; None: nobody's

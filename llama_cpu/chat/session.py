@@ -319,7 +319,7 @@ class ChatSession:
 
     @property
     def precision(self) -> str:
-        return self.loaded.plan.precision.value
+        return self.loaded.plan.precision.label
 
     @property
     def weights_bytes(self) -> int:

@@ -20,12 +20,12 @@ from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
 from llama_cpu.loading.demo_model import demo_model_path
-from llama_cpu.loading.load import DEFAULT_CONTEXT
 from llama_cpu.loading.memory_estimate import MemoryEstimate, estimate_memory
+from llama_cpu.loading.plan import DEFAULT_CONTEXT
 from llama_cpu.system.paths import model_folder
 from llama_cpu.system.safe_reading import reason
-from llama_cpu.weights.linear import packs
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.weight_format import WeightFormat
 
 _MOST = 500  # models of one place that are listed
 _DEEPEST = 3  # folders within a folder that the user named
@@ -48,7 +48,7 @@ class ModelFacts:
     architecture: str = ""
     parameters: int = 0
     file_type: str = ""
-    memory: dict[Precision, MemoryEstimate] = field(default_factory=dict)
+    memory: dict[WeightFormat, MemoryEstimate] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -218,10 +218,7 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
         architecture=f"LLaMA, {config.n_layers} layers, {config.dim} wide",
         parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
         file_type=sizes.most_common(1)[0][0],
-        memory={
-            precision: estimate_memory(config, precision, context, packs(precision))
-            for precision in Precision
-        },
+        memory={precision: estimate_memory(config, precision, context) for precision in FORMATS},
     )
 
 

@@ -19,8 +19,10 @@ from llama_cpu.cli.options import chat_parser
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.index import kept_files
-from llama_cpu.loading.load import LoadPlan
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.plan import LoadPlan
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.conversations import PLAIN, turn
 from tests.support.engine import ByteTokenizer
@@ -78,7 +80,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
     args = chat_parser("chat").parse_args([])
     for works in (True, False):
         checkpoint = open_checkpoint(model)
-        plan = LoadPlan(checkpoint, ByteTokenizer(), Precision.FLOAT32, 512, 2, False, {}, True)
+        plan = LoadPlan(checkpoint, ByteTokenizer(), FLOAT32, 512, 2, False, {}, True)
         session = session_opener(plan, args, Conversation(history))(lambda *_: None, Flag())
         assert (session._keeper is not None) == works
         session.close()
@@ -87,7 +89,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
 
 def test_other_precision(open_session: Open) -> None:
     conversation_id = kept_one(open_session)
-    for precision in (Precision.BF16, Precision.INT8):
+    for precision in (BF16, INT8):
         assert len(open_session(conversation_id, precision=precision).loaded.cache) == 0
 
 

@@ -10,12 +10,16 @@ from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.generation.events import Event, Token
 from llama_cpu.generation.generate import Limits, TextGenerator
 from llama_cpu.generation.sampling import Sampler, Sampling
-from llama_cpu.loading.load import LoadedModel, LoadPlan, load
+from llama_cpu.loading.load import LoadedModel, load
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.model.config import ModelConfig
 from llama_cpu.model.llama import Block, BlockParts
 from llama_cpu.tokenization import Tokenizer
-from llama_cpu.weights.linear import Linear, make_linear, packs
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.choice import Operators, PreferredOperators, only_in_place
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.float32_linear import Float32Linear
+from llama_cpu.weights.linear import Linear
+from llama_cpu.weights.weight_format import WeightFormat
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -38,11 +42,16 @@ class ByteTokenizer(Tokenizer):
 def load_tiny(
     path: Path,
     *,
-    precision: Precision = Precision.FLOAT32,
+    precision: WeightFormat = FLOAT32,
     max_seq_len: int = 512,
     tokenizer: Tokenizer | None = None,
     mmap: bool | None = None,
+    operators: Operators | None = None,
 ) -> LoadedModel:
+    """Load a model with the products that are preferred, or that ``operators`` choose."""
+    operators = operators or PreferredOperators()
+    products = operators.choose(precision, (64, 64), 2)
+    is_mapped = products.product.in_place if mmap is None else mmap
     plan = LoadPlan(
         open_checkpoint(path),
         tokenizer or ByteTokenizer(),
@@ -51,7 +60,9 @@ def load_tiny(
         threads=2,
         is_demo=False,
         generation_config={},
-        mmap=not packs(precision) if mmap is None else mmap,
+        mmap=is_mapped,
+        products=only_in_place(products) if is_mapped else products,
+        operators=operators,
     )
     return load(plan, lambda done, total, name: None, Flag())
 
@@ -63,7 +74,7 @@ def make_block(config: ModelConfig, weights: dict[str, Tensor], layer: int) -> B
         return weights[f"layers.{layer}.{kind}.weight"]
 
     def linear(*kinds: str) -> Linear:
-        return make_linear(torch.cat([weight(kind) for kind in kinds]), packed=False)
+        return Float32Linear(torch.cat([weight(kind) for kind in kinds]))
 
     parts = BlockParts(
         attention_norm=weight("attention_norm"),

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from llama_cpu.weights.quantization import Int8Weight, quantize_rows
 
 from llama_cpu.weights import linear
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.linear import (
     Bfloat16Linear,
     Float32Linear,
@@ -14,8 +19,6 @@ from llama_cpu.weights.linear import (
     make_output,
     take_rows,
 )
-from llama_cpu.weights.precision import Precision
-from llama_cpu.weights.quantization import Int8Weight, quantize_rows
 
 needs_int8_products = pytest.mark.skipif(
     not linear.int8_in_hardware(), reason="needs a processor with exact int8 products"
@@ -92,15 +95,15 @@ def test_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     for hardware in (True, False):
         monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
         monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
-        assert [linear.packs(precision) for precision in Precision] == [False, hardware, hardware]
-    assert linear.rows_at_once(Precision.FLOAT32, packed=False) == 2
-    assert linear.rows_at_once(Precision.INT8, packed=False) == 1
+        assert [linear.packs(precision) for precision in FORMATS] == [False, hardware, hardware]
+    assert linear.rows_at_once(FLOAT32, packed=False) == 2
+    assert linear.rows_at_once(INT8, packed=False) == 1
     monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", True)
-    assert linear.rows_at_once(Precision.INT8, packed=False) == 4
-    assert linear.rows_at_once(Precision.INT8, packed=True) == 8
-    assert linear.rows_at_once(Precision.BF16, packed=False) == 1
+    assert linear.rows_at_once(INT8, packed=False) == 4
+    assert linear.rows_at_once(INT8, packed=True) == 8
+    assert linear.rows_at_once(BF16, packed=False) == 1
     monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", True)
-    assert linear.rows_at_once(Precision.BF16, packed=False) == 8
+    assert linear.rows_at_once(BF16, packed=False) == 8
 
 
 def test_the_scratch_is_shared_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:

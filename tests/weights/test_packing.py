@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from llama_cpu.weights.packing import pack_int8
 from torch import Tensor
 
 from llama_cpu.weights import packing
 from llama_cpu.weights.linear import int8_in_hardware
-from llama_cpu.weights.packing import pack_int8
 
 pytestmark = pytest.mark.skipif(
     not int8_in_hardware(), reason="elsewhere int8 weights are not packed"
