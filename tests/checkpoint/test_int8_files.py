@@ -13,12 +13,14 @@ from llama_cpu.checkpoint.meta import open_shards
 from llama_cpu.conversion.merge import total_bytes, write_model
 from llama_cpu.conversion.quantizing import quantized
 from llama_cpu.errors import UserError
-from llama_cpu.loading import weight_reader
 from llama_cpu.system.atomic_files import AtomicFiles
+from llama_cpu.weights import int8_linear
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.int8_linear import PlainInt8Linear
+from llama_cpu.weights.operations import Product, ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, read_all, tiny_config, write_meta
 from tests.support.engine import load_tiny
@@ -84,20 +86,22 @@ def test_what_is_written(n_shards: int, file_format: str, tmp_path: Path, capsys
     assert (output / "params.json").read_bytes() == (shards / "params.json").read_bytes()
 
 
-def loaded_weights(folder: Path, monkeypatch) -> list[Tensor]:
+def loaded_weights(folder: Path) -> list[Tensor]:
     """Values and scale of every matrix as the loader hands them over, in its order."""
     weights = []
 
-    def make_linear(weight, packed):
+    def make(weight):
         # The next weight may pass through the same memory.
         weights.extend([weight.values.clone(), weight.scale])
-        return make(weight, packed)
+        return PlainInt8Linear(weight)
 
-    with monkeypatch.context() as patch:
-        make = weight_reader.make_linear
-        patch.setattr(weight_reader, "make_linear", make_linear)
-        loaded = load_tiny(folder, precision=INT8, mmap=False)
-        embedding = loaded.model.tok_embeddings
+    class Noting:
+        def choose(self, weight_format, shape, threads):
+            product = Product("noting", make, in_place=False)
+            return ProductChoice(product, product, 1, 1)
+
+    loaded = load_tiny(folder, precision=INT8, mmap=False, operators=Noting())
+    embedding = loaded.model.tok_embeddings
     return [embedding.values, embedding.scale, *weights]
 
 
@@ -113,9 +117,9 @@ def test_the_loader_makes_the_same_of_the_shards(
     shards, output = write_meta(tmp_path / "in", tiny_config(), weights, n_shards), tmp_path / "out"
     words = ("--input_dir", shards, "--int8", "--format", file_format)
     assert merge(*words, "--output_dir", output) == 0
-    from_shards = loaded_weights(shards, monkeypatch)
-    monkeypatch.setattr(weight_reader, "quantize_rows", lambda *_: pytest.fail("quantised"))
-    from_file = loaded_weights(output, monkeypatch)
+    from_shards = loaded_weights(shards)
+    monkeypatch.setattr(int8_linear, "quantize_rows", lambda *_: pytest.fail("quantised"))
+    from_file = loaded_weights(output)
     assert len(from_file) == len(from_shards) > 2
     for one, other in zip(from_file, from_shards, strict=True):
         assert one.dtype == other.dtype

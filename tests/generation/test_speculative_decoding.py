@@ -24,9 +24,10 @@ from llama_cpu.loading.load import LoadedModel
 from llama_cpu.loading.plan import plan_loading
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.int8 import INT8
-from llama_cpu.weights.linear import int8_in_hardware
+from llama_cpu.weights.int8_linear import packing_works
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import ByteTokenizer, load_tiny
+from tests.support.operators import FixedOperators
 
 PROMPT = [256, *b"to be or not to be that is the question: to be or not"]
 LONGEST = 7
@@ -122,7 +123,7 @@ def test_the_same_answer_with_and_without(
     assert passes_of(plain) == len(expected)
 
 
-@pytest.mark.skipif(not int8_in_hardware(), reason="needs a processor with exact int8 products")
+@pytest.mark.skipif(not packing_works(), reason="needs a processor with exact int8 products")
 def test_int8_greedy_is_the_same_with_and_without(tmp_path: Path) -> None:
     loaded = load_tiny(tiny_folder(tmp_path), precision=INT8)
     greedy = Sampling(temperature=0.0)
@@ -289,16 +290,13 @@ def test_a_draft_model_of_another_family_is_refused(demo_model: Path, tmp_path: 
         plan_loading(demo_model, draft_ckpt_dir=path)
 
 
-def test_the_plan_chooses_lookup_by_precision(
-    demo_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from llama_cpu.weights import linear
-
-    assert plan_loading(demo_model).lookup
-    assert not plan_loading(demo_model, lookup=False).lookup
-    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", False)
-    assert not plan_loading(demo_model, precision=BF16).lookup
-    assert plan_loading(demo_model, precision=BF16, lookup=True).lookup
+def test_the_plan_chooses_lookup_by_the_products(demo_model: Path) -> None:
+    several, one = FixedOperators(float32="plain", bf16="packed"), FixedOperators(bf16="widened")
+    assert plan_loading(demo_model, operators=several).lookup
+    assert not plan_loading(demo_model, lookup=False, operators=several).lookup
+    assert plan_loading(demo_model, precision=BF16, operators=several).lookup
+    assert not plan_loading(demo_model, precision=BF16, operators=one).lookup
+    assert plan_loading(demo_model, precision=BF16, lookup=True, operators=one).lookup
 
 
 def test_a_draft_model_is_loaded_beside(demo_model: Path) -> None:

@@ -16,7 +16,7 @@ from llama_cpu.cli.options import chat_parser
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading.load import load
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
-from llama_cpu.loading.plan import LoadPlan, plan_loading
+from llama_cpu.loading.plan import plan_loading
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
@@ -31,7 +31,7 @@ from tests.support.checkpoints import (
     write_hugging_face,
     write_meta,
 )
-from tests.support.engine import load_tiny
+from tests.support.engine import load_tiny, make_plan
 
 GIB = 1 << 30
 
@@ -189,11 +189,7 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
         if len(seen) == 5:
             stop.set()
 
-    from tests.support.engine import ByteTokenizer
-
-    plan = LoadPlan(
-        open_checkpoint(tmp_path), ByteTokenizer(), FLOAT32, 64, 2, False, {}, mmap=True
-    )
+    plan = make_plan(tmp_path, max_seq_len=64)
     with pytest.raises(Cancelled):
         load(plan, on_progress, stop)
     assert len(seen) == 5
@@ -211,17 +207,17 @@ def test_the_forecast_counts_what_is_loaded(
         loaded = load_tiny(tmp_path, precision=precision, mmap=mmap)
         plan = loaded.plan
         assert plan.checkpoint.config.tied_output == tied
-        counted = estimate_memory(config, precision, plan.max_seq_len, plan.packed).weights
+        counted = estimate_memory(config, precision, plan.max_seq_len, plan.products).weights
         assert loaded.weights_bytes == counted
 
 
 def test_forecast_of_7b() -> None:
-    in_float32 = estimate_memory(LLAMA_7B, FLOAT32, 2048, packed=True)
+    in_float32 = estimate_memory(LLAMA_7B, FLOAT32, 2048)
     assert in_float32.weights == pytest.approx(6_738_415_616 * 4, rel=0.001)
     assert in_float32.kv_cache == 32 * 2 * 4096 * 2048 * 4
-    in_bf16 = estimate_memory(LLAMA_7B, BF16, 2048, packed=True)
+    in_bf16 = estimate_memory(LLAMA_7B, BF16, 2048)
     assert in_bf16.weights == pytest.approx(in_float32.weights / 2, rel=0.001)
-    in_int8 = estimate_memory(LLAMA_7B, INT8, 2048, packed=True)
+    in_int8 = estimate_memory(LLAMA_7B, INT8, 2048)
     assert in_int8.weights == pytest.approx(in_float32.weights / 4, rel=0.002)
     assert in_int8.kv_cache == in_bf16.kv_cache
 
@@ -236,18 +232,15 @@ def test_forecast_of_7b() -> None:
         (6 * GIB, "take a smaller model"),
     ],
 )
-def test_what_does_not_fit_is_told_what_would(
-    available: int, advice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llama_cpu.weights.linear._INT8_IN_HARDWARE", True)
+def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
     with pytest.raises(UserError, match="too little") as caught:
-        check_fits(LLAMA_7B, FLOAT32, 2048, available, packed=False)
+        check_fits(LLAMA_7B, FLOAT32, 2048, available)
     assert advice in str(caught.value)
 
 
 def test_what_fits_is_let_through() -> None:
-    check_fits(LLAMA_7B, FLOAT32, 2048, 32 * GIB, packed=False)
-    check_fits(LLAMA_7B, BF16, 2048, 16 * GIB, packed=False)
+    check_fits(LLAMA_7B, FLOAT32, 2048, 32 * GIB)
+    check_fits(LLAMA_7B, BF16, 2048, 16 * GIB)
 
 
 def test_kv_cache_is_touched_only_as_it_is_used() -> None:

@@ -8,7 +8,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama_cpu.model.config import ModelConfig, RopeScaling
 from llama_cpu.model.llama import Llama
-from llama_cpu.weights.linear import PREFILL_CHUNK, make_output
+from llama_cpu.weights.float32_linear import Float32Linear
+from llama_cpu.weights.linear import PREFILL_CHUNK
 from tests.support.checkpoints import (
     random_weights,
     tiny_config,
@@ -137,7 +138,7 @@ def test_blocks_may_come_from_anywhere(tmp_path: Path) -> None:
 
     loaded.cache.reuse([])
     embeddings, norm = weights["tok_embeddings.weight"], weights["norm.weight"]
-    output = make_output(weights["output.weight"], packed=False)
+    output = Float32Linear(weights["output.weight"])
     streamed = Llama(config, embeddings, OneAtATime(), norm, output, 512, prefill_chunk=64)
     object.__setattr__(loaded, "model", streamed)
     assert greedy(loaded, PROMPT, 16) == expected

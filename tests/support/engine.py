@@ -39,7 +39,7 @@ class ByteTokenizer(Tokenizer):
         return bytes([token_id]) if token_id < 256 else b""
 
 
-def load_tiny(
+def make_plan(
     path: Path,
     *,
     precision: WeightFormat = FLOAT32,
@@ -47,12 +47,12 @@ def load_tiny(
     tokenizer: Tokenizer | None = None,
     mmap: bool | None = None,
     operators: Operators | None = None,
-) -> LoadedModel:
-    """Load a model with the products that are preferred, or that ``operators`` choose."""
+) -> LoadPlan:
+    """Plan a model with the products that are preferred, or that ``operators`` choose."""
     operators = operators or PreferredOperators()
     products = operators.choose(precision, (64, 64), 2)
     is_mapped = products.product.in_place if mmap is None else mmap
-    plan = LoadPlan(
+    return LoadPlan(
         open_checkpoint(path),
         tokenizer or ByteTokenizer(),
         precision,
@@ -62,6 +62,26 @@ def load_tiny(
         generation_config={},
         mmap=is_mapped,
         products=only_in_place(products) if is_mapped else products,
+        operators=operators,
+    )
+
+
+def load_tiny(
+    path: Path,
+    *,
+    precision: WeightFormat = FLOAT32,
+    max_seq_len: int = 512,
+    tokenizer: Tokenizer | None = None,
+    mmap: bool | None = None,
+    operators: Operators | None = None,
+) -> LoadedModel:
+    """Load such a plan."""
+    plan = make_plan(
+        path,
+        precision=precision,
+        max_seq_len=max_seq_len,
+        tokenizer=tokenizer,
+        mmap=mmap,
         operators=operators,
     )
     return load(plan, lambda done, total, name: None, Flag())
