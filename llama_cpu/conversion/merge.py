@@ -131,8 +131,9 @@ def _holds(path: Path, content: bytes) -> bool:
 def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     dtypes = {}
     for name, tensor in tensors.items():
-        is_int8 = tensor.dtype == torch.int8  # nothing but what ``quantized`` made of a matrix
-        wanted = tensor.dtype if is_int8 else dtype or tensor.dtype
+        # Integers are what ``quantized`` made of a matrix.
+        is_quantized = tensor.dtype is not None and not tensor.dtype.is_floating_point
+        wanted = tensor.dtype if is_quantized else dtype or tensor.dtype
         if wanted not in WRITABLE:
             what = f"has the type {wanted}" if wanted else "is quantised"
             raise UserError(f"The tensor '{name}' {what}; try --bf16 or --fp32.")

@@ -150,8 +150,8 @@ from threading import Event
 from llama_cpu.loading.load import load
 from llama_cpu.loading.plan import plan_loading
 from llama_cpu.system.memory import memory_report
-from llama_cpu.weights.formats import FORMATS
-precision = WeightFormat(sys.argv[3])
+from llama_cpu.weights.formats import format_of
+precision = format_of(sys.argv[3])
 plan = plan_loading(Path(sys.argv[1]), Path(sys.argv[2]), max_seq_len=4096, precision=precision)
 before = memory_report().resident
 loaded = load(plan, lambda *_: None, Event())
