@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from io import FileIO
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def write_safetensors(
     tensor cannot be read, OSError where the file cannot be written.
     """
     type_names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     end = 0
     # Wide types first, so that each tensor begins at a multiple of its type's size.
     for name in sorted(tensors, key=lambda name: -dtypes[name].itemsize):

@@ -6,6 +6,7 @@ processor without the instructions makes a product unavailable and nothing else.
 """
 
 import ctypes
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -31,6 +32,15 @@ def offset_in_file(storage: torch.UntypedStorage) -> int | None:
     """
     offset = storage._checkpoint_offset
     return None if offset is None else int(offset)
+
+
+def rebuild_tensor() -> Callable[..., Tensor]:
+    """Return the function that a ``torch.save`` file names for each tensor.
+
+    It is part of the file format: torch.load calls what stands under this name.
+    """
+    rebuild: Callable[..., Tensor] = torch._utils._rebuild_tensor_v2
+    return rebuild
 
 
 def has_onednn() -> bool:
