@@ -38,7 +38,7 @@ from llama_cpu.generation.sampling import Sampling
 from llama_cpu.loading.load import LoadedModel, load
 from llama_cpu.loading.plan import LoadPlan, plan_loading
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.transformer import Transformer
 from llama_cpu.system.text import human_bytes
 from llama_cpu.tokenization import Tokenizer
 from llama_cpu.weights.formats import FORMATS, format_of
@@ -151,7 +151,7 @@ def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> l
 
 @torch.inference_mode()
 def read(
-    model: Llama, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
+    model: Transformer, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
 ) -> Reading:
     """Each window is read from an empty cache; its first token is not foretold."""
     log_likelihoods, greedy = [], []
@@ -179,8 +179,8 @@ def answers(loaded: LoadedModel) -> list[list[int]]:
 
 
 def answer(session: ChatSession, question: str) -> list[int]:
-    session.record.clear()
-    session.record.add_user(question)
+    session.conversation.clear()
+    session.conversation.add_user(question)
     return [event.id for event in session.answer(Flag()) if isinstance(event, Token)]
 
 

@@ -1,3 +1,3 @@
-"""Chat with a LLaMA model on the CPU: the whole engine in a few hundred lines of PyTorch."""
+"""Chat with a LLaMA-like model on the CPU, in the terminal, in plain PyTorch."""
 
 __version__ = "0.1.0"

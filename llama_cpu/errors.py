@@ -1,15 +1,16 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that reach the user, and the exit status of a user's error."""
 
 
 class UserError(Exception):
-    """Something the user can put right: one sentence on what is wrong, where, and what to do.
+    """A problem that the user can solve.
 
-    The command line prints it without a traceback and exits with 2.
+    The message is one sentence: what is wrong, in which file, and what to do. The command line
+    prints it without a traceback and exits with ``EXIT_USER_ERROR``.
     """
 
 
 class Cancelled(Exception):
-    """The user asked for a long piece of work (loading, prefill, download) to stop."""
+    """The user stopped a long operation: loading, prefill or a download."""
 
 
-EXIT_USER_ERROR = 2  # of a process that ends with a UserError's sentence
+EXIT_USER_ERROR = 2  # exit status of a process that ended with a UserError

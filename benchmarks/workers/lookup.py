@@ -46,7 +46,7 @@ def load(options: Options) -> tuple[str, Run]:
     def answer(name: str) -> list[Token]:
         session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
         session._generator.draft_length = Longest(loaded.longest_draft)
-        session.record.add_user(QUESTION.format(name, PAGE.read_text()))
+        session.conversation.add_user(QUESTION.format(name, PAGE.read_text()))
         try:
             return [event for event in session.answer(Flag()) if isinstance(event, Token)]
         finally:

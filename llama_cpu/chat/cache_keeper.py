@@ -52,7 +52,8 @@ class CacheKeeper:
         self, conversation: Conversation, template: ChatTemplate, on_progress: Progress, stop: Flag
     ) -> None:
         """Switch to another conversation: keep the KV cache of the previous one and load what is
-        kept of this one. Does nothing if this conversation is already the current one."""
+        kept of this one. Does nothing if this conversation is already the current one.
+        """
         if not self._is_tidy:
             self._is_tidy = True
             self._kept.tidy()
@@ -83,7 +84,8 @@ class CacheKeeper:
 
     def keep(self, on_progress: Progress, stop: Flag) -> None:
         """Write the cache to the disk, unless it is there; stopped, or where that is not possible,
-        there is no file, or the one of before."""
+        there is no file, or the one of before.
+        """
         if self._conversation_id is None or not self._message:
             return
         if not self.has_unkept:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.transformer import Transformer
 from llama_cpu.tokenization import StreamDecoder, Tokenizer
 
 ALTERNATIVES = 5
@@ -59,7 +59,7 @@ class LensPart:
 
 
 def look(
-    model: Llama,
+    model: Transformer,
     cache: KVCache,
     tokenizer: Tokenizer,
     prompt_ids: list[int],
@@ -109,7 +109,7 @@ def look(
 
 
 def _read(
-    model: Llama,
+    model: Transformer,
     cache: KVCache,
     namer: "_Namer",
     prompt_ids: list[int],
@@ -135,7 +135,7 @@ def _read(
 
 
 def _layers(
-    model: Llama, cache: KVCache, ids: list[int], stop: Flag
+    model: Transformer, cache: KVCache, ids: list[int], stop: Flag
 ) -> Iterator[tuple[int, Tensor]]:
     """Of each layer of a pass, how many tokens are read, as if it were all of them, and its x."""
     start, n_layers = len(cache), model.config.n_layers

@@ -1,8 +1,8 @@
-"""A separate process that renders chat templates, which are programs from strangers.
+"""The process that renders chat templates, which are programs from strangers.
 
-jinja2's sandbox keeps a template from reaching anything; it does not keep it from running for
-ever or from filling the memory. Here the first is ended by the parent, which kills this process,
-and the second by a limit on its memory. One JSON object a line in, one out.
+jinja2's sandbox keeps a template from accessing anything outside of it, but not from running
+forever or filling the memory. The parent process kills this one after a time limit, and this one
+limits its own memory. It reads one JSON object a line and writes one for each.
 """
 
 import json
@@ -18,9 +18,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llama_cpu.system.process import limit_memory, limit_time
 
+# transformers always passes these two, so templates test them with "is not none".
+_UNUSED = {"tools": None, "documents": None}
 _MEMORY_LIMIT = 1 << 30  # bytes
 _LONGEST = 1 << 24  # characters
-_SECONDS = 20  # to outlive the parent by, should it be gone and not end this process
+_SECONDS = 20  # this process ends itself if the parent is gone and does not
 
 
 def main() -> None:
@@ -34,25 +36,27 @@ def main() -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """``{"texts": [...]}``, one for each conversation asked for, or ``{"error": "..."}``."""
+    """Return ``{"texts": [...]}``, one for each conversation, or ``{"error": "..."}``."""
     try:
         template = _environment().from_string(request["source"])
         texts = [
-            template.render(**request["variables"], **conversation)
+            template.render(**_UNUSED, **request["variables"], **conversation)
             for conversation in request["conversations"]
         ]
         if sum(map(len, texts)) > _LONGEST:
-            raise ValueError("it writes without end")
+            raise ValueError("its text is too long")
         for text in texts:
-            text.encode()  # raises where it is not text but half of a character
+            text.encode()  # raises if there is half of a surrogate pair
         return {"texts": texts}
     except Exception as error:  # a template can raise anything: division by zero, a wrong type
         return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The functions and settings that Hugging Face gives to chat templates (transformers,
-    documentation "Writing a chat template")."""
+    """The functions and settings that Hugging Face gives to chat templates.
+
+    Source: transformers, documentation "Writing a chat template".
+    """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -65,7 +69,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """``{% generation %}...{% endgeneration %}`` marks answers for training; here just its text."""
+    """``{% generation %}...{% endgeneration %}`` marks text to train on; ignored here."""
 
     tags = {"generation"}
 
@@ -81,7 +85,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Without jinja2's escaping for HTML, which would change the prompt."""
+    """The ``tojson`` filter without jinja2's escaping for HTML, which would change the prompt."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

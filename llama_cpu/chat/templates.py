@@ -1,4 +1,4 @@
-"""How a conversation becomes a prompt: the model's own Jinja template, or one by name."""
+"""Chat templates: the model's own Jinja template, or one by name, rendered in a sandbox."""
 
 import json
 import os
@@ -7,33 +7,60 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llama_cpu.chat.thinking import OPENING
 from llama_cpu.errors import UserError
 from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.tokenization import Tokenizer
 
-RENDER_SECONDS = 5.0  # after which a template is taken to run for ever
+RENDER_SECONDS = 5.0  # a template that takes longer is assumed never to end
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A Jinja program; ``stop_strings`` end an answer where the model has no token for it."""
+    """A Jinja template; ``stop_strings`` end an answer if the model has no token for it."""
 
     name: str
     source: str
     stop_strings: tuple[str, ...] = ()
-    guessed: bool = False  # by the vocabulary or the model's name
-    asked: str | None = None  # the name or the file that was asked for
+    guessed: bool = False  # from the vocabulary or the model's name
+    asked: str | None = None  # the name or the file that the user asked for
 
 
-# Each gets `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as any chat template.
-# What comes after the generation prompt, a space included, is left to the model.
+# The variables are those of any chat template: `messages`, `add_generation_prompt`, `bos_token`
+# and `eos_token`. After the generation prompt everything, even a space, is left to the model.
 _TURNS = "{% for message in messages if message.role != 'system' %}"
 _SYSTEM = (
     "{% set system = messages[0].content if messages and messages[0].role == 'system' else '' %}"
 )
+
+
+def _mistral(name: str, space: str, system_has_turn: bool) -> ChatTemplate:
+    """Mistral's format from version 3 on, where ``[INST]`` and the like are control tokens.
+
+    ``space`` comes before each message, as sentencepiece would put it. ``system_has_turn``: the
+    system prompt has control tokens of its own; otherwise it goes before the first message.
+    Mistral's code puts it before the last one instead, so that each turn computes everything anew.
+    """
+    turn = "{% if system %}[SYSTEM_PROMPT]" + space + "{{ system }}[/SYSTEM_PROMPT]{% endif %}"
+    before = "{% if loop.first and system %}{{ system }}\n\n{% endif %}"
+    return ChatTemplate(
+        name,
+        _SYSTEM
+        + "{{ bos_token }}"
+        + (turn if system_has_turn else "")
+        + _TURNS
+        + "{% if message.role == 'user' %}[INST]"
+        + space
+        + ("" if system_has_turn else before)
+        + "{{ message.content }}[/INST]{% else %}"
+        + space
+        + "{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}",
+    )
+
 
 NAMED_TEMPLATES = {
     template.name: template
@@ -64,7 +91,22 @@ NAMED_TEMPLATES = {
             "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
             ("<|im_end|>", "<|im_start|>"),
         ),
-        # lm-sys, FastChat, conversation "vicuna_v1.1", whose system prompt it was trained with
+        # Mistral AI, documentation "Tokenization" and package mistral-common, by the versions
+        # named there: 7B v0.1 and v0.2; 7B v0.3; Nemo; Small 3.
+        ChatTemplate(
+            "mistral-v1",
+            _SYSTEM
+            + "{{ bos_token }}"
+            + _TURNS
+            + "{% if message.role == 'user' %}[INST] "
+            + "{% if loop.first and system %}{{ system }}\n\n{% endif %}"
+            + "{{ message.content }} [/INST]"
+            + "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}",
+        ),
+        _mistral("mistral-v3", space=" ", system_has_turn=False),
+        _mistral("mistral-v3-tekken", space="", system_has_turn=False),
+        _mistral("mistral-v7-tekken", space="", system_has_turn=True),
+        # lm-sys, FastChat, conversation "vicuna_v1.1", with the system prompt of its training
         ChatTemplate(
             "vicuna",
             _SYSTEM
@@ -89,7 +131,7 @@ NAMED_TEMPLATES = {
             + "{% if add_generation_prompt %}### Response:{% endif %}",
             ("### Instruction:", "\n\n###"),
         ),
-        # For base models: a dialogue to be continued, with one exchange to show how it goes.
+        # For base models: a dialogue to continue, with one exchange as an example.
         ChatTemplate(
             "transcript",
             _SYSTEM
@@ -108,7 +150,7 @@ NAMED_TEMPLATES = {
 
 
 def choose_template(name: str | None, tokenizer: Tokenizer, model_name: str) -> ChatTemplate:
-    """The template asked for, or the model's own, or what suits its vocabulary.
+    """Return the named template, else the model's own, else one that suits its vocabulary.
 
     ``name`` may also be a file with a Jinja template. Raises UserError for an unknown name.
     """
@@ -120,13 +162,29 @@ def choose_template(name: str | None, tokenizer: Tokenizer, model_name: str) -> 
 
 
 def _guess(tokenizer: Tokenizer, model_name: str) -> str:
-    """Meta's files do not say whether a model was taught to chat. Most copies of Llama 3 are, and
-    of Llama 2 those whose folder says so."""
+    """Return the name of a template by the vocabulary's control tokens or the model's name.
+
+    A vocabulary does not say whether its model was trained to chat. Most copies of Llama 3 and of
+    Mistral's newer models were; of Llama 2 and Mistral 7B v0.1 and v0.2 those whose name says so.
+    """
     if "<|start_header_id|>" in tokenizer.special_tokens:
         return "llama-3"
     if "<|im_start|>" in tokenizer.special_tokens:
         return "chatml"
-    return "llama-2" if "chat" in model_name.lower() else "transcript"
+    if "[INST]" in tokenizer.special_tokens:
+        return _guess_mistral(tokenizer)
+    name = model_name.lower()
+    if "mistral" in name and "instruct" in name:
+        return "mistral-v1"
+    return "llama-2" if "chat" in name else "transcript"
+
+
+def _guess_mistral(tokenizer: Tokenizer) -> str:
+    # Sentencepiece vocabularies put a space before a text, Tekken does not.
+    if tokenizer.decode(tokenizer.encode("a", specials=False)) == " a":
+        return "mistral-v3"
+    is_v7 = "[SYSTEM_PROMPT]" in tokenizer.special_tokens
+    return "mistral-v7-tekken" if is_v7 else "mistral-v3-tekken"
 
 
 def _named(name: str) -> ChatTemplate:
@@ -137,7 +195,7 @@ def _named(name: str) -> ChatTemplate:
         return ChatTemplate(path.name, read_small_file(path).decode(), asked=name)
     except UserError as error:
         raise UserError(
-            f"--template {name}: there is no such file that can be read, and the names known are "
+            f"--template {name}: no such file can be read, and the names known are "
             f"{', '.join(NAMED_TEMPLATES)}."
         ) from error
     except ValueError as error:
@@ -145,7 +203,7 @@ def _named(name: str) -> ChatTemplate:
 
 
 class TemplateRenderer:
-    """Renders one template in a process of its own, started at the first use."""
+    """Renders one template in a separate process, which the first use starts."""
 
     def __init__(self, template: ChatTemplate, bos_token: str, eos_token: str) -> None:
         self.template = template
@@ -153,9 +211,9 @@ class TemplateRenderer:
         self._process: subprocess.Popen[str] | None = None
 
     def render(self, conversations: Sequence[dict[str, Any]]) -> list[str]:
-        """The text of each conversation, ``{"messages": [...], "add_generation_prompt": bool}``.
+        """Render conversations, each ``{"messages": [...], "add_generation_prompt": bool}``.
 
-        Raises UserError where the template fails, reaches for what it may not, or does not end.
+        Raises UserError if the template fails, is stopped by the sandbox or does not end.
         """
         request = {
             "source": self.template.source,
@@ -170,13 +228,29 @@ class TemplateRenderer:
                 f"{RENDER_SECONDS:.0f} seconds or took too much memory; choose another with "
                 "--template."
             )
-        answer = json.loads(reply)
+        answer: dict[str, Any] = json.loads(reply)
         if "error" in answer:
             raise UserError(
                 f"The chat template ({self.template.name}) failed: {answer['error']}; choose "
                 "another with --template."
             )
-        return answer["texts"]
+        texts: list[str] = answer["texts"]
+        return texts
+
+    @property
+    def wants_reasoning_content(self) -> bool:
+        """Whether the template takes an answer's thinking from a field of its own."""
+        return "reasoning_content" in self.template.source
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the generation prompt ends with ``<think>``, so that answers begin inside."""
+        messages = [{"role": "user", "content": "Hello"}]
+        try:
+            texts = self.render([{"messages": messages, "add_generation_prompt": True}])
+        except UserError:  # the conversation itself shows whether the template fails
+            return False
+        return texts[0].rstrip().endswith(OPENING)
 
     def _ask(self, request: str) -> str:
         process = self._running()
@@ -187,15 +261,15 @@ class TemplateRenderer:
             process.stdin.write(request + "\n")
             process.stdin.flush()
             return process.stdout.readline()
-        except OSError:  # it died while it was written to
+        except OSError:  # it died during the write
             return ""
         finally:
             timer.cancel()
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            # Modules come from where this process has them, never from the folder that it is in,
-            # which may be a downloaded model's with a json.py beside it.
+            # Modules are imported from where this process has them, never from the current
+            # folder, which may be a downloaded model's with a json.py in it.
             paths = [str(Path(path).absolute()) for path in sys.path if path]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llama_cpu.chat.template_worker"],
@@ -205,14 +279,15 @@ class TemplateRenderer:
                 encoding="utf-8",
                 cwd=Path(__file__).parents[2],  # python -m looks there first
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
-                # Ctrl+C in the terminal is for the chat, not for its helper.
+                # Ctrl+C in the terminal is for the chat, not for this process.
                 start_new_session=True,
             )
             assert self._process.stdout is not None
-            self._process.stdout.readline()  # it says that it is ready; a cold disk takes long
+            self._process.stdout.readline()  # "ready"; a cold disk takes long
         return self._process
 
     def close(self) -> None:
+        """End the process; the next use starts another one."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()  # closes the pipes

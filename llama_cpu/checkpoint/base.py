@@ -1,4 +1,4 @@
-"""What every reader of checkpoints hands over, and the names that tensors have from then on."""
+"""What every reader of checkpoints returns, and the check of its tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,16 @@ from typing import Any
 
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import UserError
+from llama_cpu.model.architectures import architecture_of
 from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.tensors import shapes_of
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model on disk, opened but not loaded.
 
-    ``tensors`` have Meta's names (``layers.0.attention.wq.weight``) whatever the format, and are
+    ``tensors`` have Meta's names (``layers.0.attention.wq.weight``) in every format, and are
     exactly those that ``tensor_shapes(config)`` lists.
     """
 
@@ -27,31 +29,12 @@ class Checkpoint:
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a model of this configuration has."""
-    dim, hidden = config.dim, config.hidden_dim
-    q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab_size, dim)}
-    for layer in range(config.n_layers):
-        prefix = f"layers.{layer}."
-        shapes |= {
-            prefix + "attention_norm.weight": (dim,),
-            prefix + "attention.wq.weight": (q_dim, dim),
-            prefix + "attention.wk.weight": (kv_dim, dim),
-            prefix + "attention.wv.weight": (kv_dim, dim),
-            prefix + "attention.wo.weight": (dim, q_dim),
-            prefix + "ffn_norm.weight": (dim,),
-            prefix + "feed_forward.w1.weight": (hidden, dim),
-            prefix + "feed_forward.w2.weight": (dim, hidden),
-            prefix + "feed_forward.w3.weight": (hidden, dim),
-        }
-    shapes["norm.weight"] = (dim,)
-    if not config.tied_output:
-        shapes["output.weight"] = (config.vocab_size, dim)
-    return shapes
+    return shapes_of(architecture_of(config).tensors, config)
 
 
 def check_tensors(config: ModelConfig, tensors: Mapping[str, StoredTensor], path: Path) -> None:
     """Raise UserError, naming the tensor, unless they are exactly the configuration's."""
-    # Layers first, so that an absurd number of them is not laid out as names.
+    # The number of layers comes first, so that an absurd one does not make as many names.
     layers = {name.split(".")[1] for name in tensors if name.startswith("layers.")}
     if len(layers) != config.n_layers:
         raise UserError(
@@ -77,7 +60,8 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, StoredTensor], path
     extra = sorted(tensors.keys() - shapes.keys())
     if extra:
         raise UserError(
-            f"{path}: the tensor '{extra[0][:80]}' belongs to no LLaMA model that is known."
+            f"{path}: the tensor '{extra[0][:80]}' belongs to no {architecture_of(config).name} "
+            "model that is known."
         )
 
 

@@ -5,7 +5,6 @@ reader trusts the sizes in the header and takes seconds for a vocabulary; this o
 """
 
 import math
-import re
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,10 @@ from torch import Tensor
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, StoredTensor, in_row_chunks
 from llama_cpu.errors import UserError
-from llama_cpu.model.config import config_from_gguf
+from llama_cpu.model.architectures import gguf_architecture
+from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.tensors import renamed
+from llama_cpu.system.fields import Fields
 
 _SCALARS = {
     0: "B",
@@ -43,44 +45,31 @@ _TORCH_TYPES = {
     gguf.GGMLQuantizationType.F16: torch.float16,
     gguf.GGMLQuantizationType.BF16: torch.bfloat16,
 }
-_TOP_LEVEL = {
-    "token_embd.weight": "tok_embeddings.weight",
-    "output_norm.weight": "norm.weight",
-    "output.weight": "output.weight",
-}
-_IN_LAYER = {
-    "attn_norm": "attention_norm",
-    "attn_q": "attention.wq",
-    "attn_k": "attention.wk",
-    "attn_v": "attention.wv",
-    "attn_output": "attention.wo",
-    "ffn_norm": "ffn_norm",
-    "ffn_gate": "feed_forward.w1",
-    "ffn_down": "feed_forward.w2",
-    "ffn_up": "feed_forward.w3",
-}
 
 
 def open_gguf(path: Path) -> Checkpoint:
     """Open the file. Raises UserError."""
     metadata, stored = read_gguf(path)
-    tensors = {_meta_name(name): tensor for name, tensor in stored.items()}
+    architecture = gguf_architecture(metadata.get("general.architecture"), path)
+    tensors = renamed(stored, {spec.gguf: spec.name for spec in architecture.tensors})
     rope_freqs = tensors.pop("rope_freqs.weight", None)
     embedding = tensors.get("tok_embeddings.weight")
-    config = config_from_gguf(
-        metadata,
-        path,
-        vocab_size=embedding.shape[0] if embedding and embedding.shape else 1,
-        tied_output="output.weight" not in tensors,
-    )
+    vocab_size = embedding.shape[0] if embedding and embedding.shape else 1
+    tied_output = "output.weight" not in tensors
+    config = architecture.config_from_gguf(Fields(metadata, path), vocab_size, tied_output)
     if rope_freqs is not None:
-        if rope_freqs.shape != (config.head_dim // 2,):
-            raise UserError(f"{path}: the tensor 'rope_freqs.weight' has the wrong shape.")
-        factors = torch.empty(rope_freqs.shape)
-        rope_freqs.fill(factors)
-        config = replace(config, rope_factors=tuple(factors.tolist()))
+        config = replace(config, rope_factors=_rope_factors(rope_freqs, config, path))
     check_tensors(config, tensors, path)
     return Checkpoint(path, path.stem, config, tensors, metadata)
+
+
+def _rope_factors(stored: StoredTensor, config: ModelConfig, path: Path) -> tuple[float, ...]:
+    """Llama 3.1's rotary scaling: a divisor for each frequency."""
+    if stored.shape != (config.head_dim // 2,):
+        raise UserError(f"{path}: the tensor 'rope_freqs.weight' has the wrong shape.")
+    factors = torch.empty(stored.shape)
+    stored.fill(factors)
+    return tuple(factors.tolist())
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -256,11 +245,3 @@ class QuantizedTensor:
     def _row_bytes(self) -> int:
         block, block_bytes = gguf.GGML_QUANT_SIZES[self.quantization]
         return self.shape[-1] // block * block_bytes
-
-
-def _meta_name(name: str) -> str:
-    """``blk.3.ffn_up.weight`` -> ``layers.3.feed_forward.w3.weight``."""
-    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
-    if match and match[2] in _IN_LAYER:
-        return f"layers.{match[1]}.{_IN_LAYER[match[2]]}.weight"
-    return _TOP_LEVEL.get(name, name)

@@ -8,37 +8,29 @@ from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import UserError
-from llama_cpu.model.config import config_from_hugging_face
+from llama_cpu.model.architectures import hugging_face_architecture
+from llama_cpu.model.tensors import renamed
+from llama_cpu.system.fields import Fields
 from llama_cpu.system.safe_reading import read_json
 
-_TOP_LEVEL = {
-    "model.embed_tokens.weight": "tok_embeddings.weight",
-    "model.norm.weight": "norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_IN_LAYER = {
-    "input_layernorm": "attention_norm",
-    "self_attn.q_proj": "attention.wq",
-    "self_attn.k_proj": "attention.wk",
-    "self_attn.v_proj": "attention.wv",
-    "self_attn.o_proj": "attention.wo",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "feed_forward.w1",
-    "mlp.down_proj": "feed_forward.w2",
-    "mlp.up_proj": "feed_forward.w3",
-}
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]{0,200}\.(safetensors|bin)", re.ASCII)
 
 
 def open_hugging_face(folder: Path) -> Checkpoint:
     """Open the folder. Raises UserError."""
-    config = config_from_hugging_face(read_json(folder / "config.json"), folder / "config.json")
-    tensors: dict[str, StoredTensor] = {}
+    config_file = folder / "config.json"
+    values = read_json(config_file)
+    architecture = hugging_face_architecture(values.get("model_type"), config_file)
+    config = architecture.config_from_hugging_face(Fields(values, config_file))
+    stored: dict[str, StoredTensor] = {}
     for file in _weight_files(folder):
-        read = read_safetensors if file.suffix == ".safetensors" else read_pth
-        for name, tensor in read(file).items():
-            if not name.endswith("rotary_emb.inv_freq"):
-                tensors[_meta_name(name)] = tensor
+        stored |= read_safetensors(file) if file.suffix == ".safetensors" else read_pth(file)
+    names = {spec.hugging_face: spec.name for spec in architecture.tensors}
+    tensors = {
+        name: tensor
+        for name, tensor in renamed(stored, names).items()
+        if not name.endswith("rotary_emb.inv_freq")  # computed, not learned
+    }
     if config.tied_output:
         tensors.pop("output.weight", None)
     check_tensors(config, tensors, folder)
@@ -72,11 +64,3 @@ def _indexed_files(index: Path) -> list[Path]:
         if not (index.parent / name).exists():
             raise UserError(f"{index.parent} lacks the file {name}, which the index names; get it.")
     return [index.parent / name for name in names]
-
-
-def _meta_name(name: str) -> str:
-    """``model.layers.3.mlp.up_proj.weight`` -> ``layers.3.feed_forward.w3.weight``."""
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
-    if match and match[2] in _IN_LAYER:
-        return f"layers.{match[1]}.{_IN_LAYER[match[2]]}.weight"
-    return _TOP_LEVEL.get(name, name)

@@ -14,7 +14,7 @@ from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.sharding import embedding_dimension_of_shard, split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor
 from llama_cpu.errors import UserError
-from llama_cpu.model.config import config_from_meta
+from llama_cpu.model.llama import config_from_meta
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.safe_reading import read_json
 

@@ -68,7 +68,8 @@ def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
 
 def _table_of_contents(file: MappedFile) -> bytes:
     """The pickle in the zip. Raises UserError unless the zip is as torch.save writes it: one
-    pickle of a table's size, and nothing compressed, so that nothing expands without end."""
+    pickle of a table's size, and nothing compressed, so that nothing expands without end.
+    """
     try:
         with zipfile.ZipFile(file.path) as archive:
             records = archive.infolist()

@@ -14,7 +14,7 @@ from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, To
 from llama_cpu.generation.sampling import Sampler
 from llama_cpu.generation.speculative_decoding import Drafter, DraftLength
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.transformer import Transformer
 from llama_cpu.tokenization import Tokenizer
 
 _NOT_FINITE = (
@@ -41,7 +41,7 @@ class TextGenerator:
 
     def __init__(
         self,
-        model: Llama,
+        model: Transformer,
         cache: KVCache,
         tokenizer: Tokenizer,
         new_drafter: Callable[[], Drafter] | None = None,

@@ -11,7 +11,7 @@ same random numbers are drawn for it: with the same seed the answer is the same 
 from typing import Protocol
 
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.transformer import Transformer
 from llama_cpu.tokenization import Tokenizer
 
 
@@ -55,7 +55,7 @@ class ModelDrafter:
     meanwhile and can be stopped.
     """
 
-    def __init__(self, model: Llama, cache: KVCache) -> None:
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
         self.model = model
         self.cache = cache
 

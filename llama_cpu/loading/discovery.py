@@ -22,6 +22,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.loading.demo_model import demo_model_path
 from llama_cpu.loading.memory_estimate import MemoryEstimate, estimate_memory
 from llama_cpu.loading.plan import DEFAULT_CONTEXT
+from llama_cpu.model.architectures import architecture_of
 from llama_cpu.system.paths import model_folder
 from llama_cpu.system.safe_reading import reason
 from llama_cpu.weights.formats import FORMATS
@@ -215,7 +216,7 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
     for tensor in checkpoint.tensors.values():
         sizes[_type_of(tensor)] += math.prod(tensor.shape)
     return ModelFacts(
-        architecture=f"LLaMA, {config.n_layers} layers, {config.dim} wide",
+        architecture=f"{architecture_of(config).name}, {config.n_layers} layers, {config.dim} wide",
         parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
         file_type=sizes.most_common(1)[0][0],
         memory={precision: estimate_memory(config, precision, context) for precision in FORMATS},

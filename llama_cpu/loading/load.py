@@ -11,8 +11,10 @@ from llama_cpu.generation.speculative_decoding import Drafter, LookupDrafter, Mo
 from llama_cpu.loading.memory_estimate import estimate_memory
 from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.loading.weight_reader import Progress, WeightReader
+from llama_cpu.model.architectures import architecture_of
+from llama_cpu.model.config import ModelConfig
 from llama_cpu.model.kv_cache import KVCache
-from llama_cpu.model.llama import Llama, build_block
+from llama_cpu.model.transformer import Layer, Transformer, WeightSource
 from llama_cpu.system.process import keep_freed_memory
 from llama_cpu.tokenization import Tokenizer
 
@@ -24,7 +26,7 @@ class LoadedModel:
     """A model in memory, with its KV cache."""
 
     plan: LoadPlan
-    model: Llama
+    model: Transformer
     cache: KVCache
     weights_bytes: int
     mapped_bytes: int  # of those, read in place from the files
@@ -51,17 +53,14 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     reader = WeightReader(
         plan.checkpoint, plan.precision, plan.products, plan.mmap, total, on_progress, stop
     )
-    tok_embeddings = reader.weight("tok_embeddings")
-    reader.release("tok_embeddings.")
-    # The largest matrix exists twice while it is packed: before the layers, there is room.
-    output = reader.output(tok_embeddings)
-    reader.release("output.")
-    blocks = []
-    for layer in range(config.n_layers):
-        blocks.append(build_block(config, layer, reader))
+    architecture = architecture_of(config)
+
+    def build_block(config: ModelConfig, layer: int, weights: WeightSource) -> Layer:
+        block = architecture.build_block(config, layer, weights)
         reader.release(f"layers.{layer}.")
-    norm = reader.norm("norm")
-    model = Llama(config, tok_embeddings, blocks, norm, output, plan.max_seq_len)
+        return block
+
+    model = architecture.build_model(config, reader, plan.max_seq_len, build_block)
     reader.finish()
     keep_freed_memory()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)

@@ -12,7 +12,7 @@ from torch import Tensor
 from llama_cpu.checkpoint import Checkpoint
 from llama_cpu.checkpoint.stored import FileTensor, StoredTensor
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.weights.linear import Linear, Output, SeparateLinears, Weight
+from llama_cpu.weights.linear import BiasedLinear, Linear, Output, SeparateLinears, Weight
 from llama_cpu.weights.operations import ProductChoice, StoredMatrix
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -36,8 +36,10 @@ class WeightReader:
         on_progress: Progress,
         stop: Flag,
     ) -> None:
-        """``mmap``: weights that a file holds in this format stay there; ``products`` must be in
-        place then. ``total``: bytes of all weights, for ``on_progress``."""
+        """``mmap``: weights that a file holds in this format stay there.
+
+        ``products`` must be in place then. ``total``: bytes of all weights, for ``on_progress``.
+        """
         self._config, self._tensors = checkpoint.config, checkpoint.tensors
         self._format, self._operations = precision, precision.operations
         self._products, self._mmap = products, mmap
@@ -48,21 +50,12 @@ class WeightReader:
         self._to_read_ahead: list[FileTensor] = []
 
     def norm(self, name: str) -> Tensor:
-        """Return a vector in float32, mapped or copied."""
-        stored = self._find(name)
-        mapped = stored.mapped() if self._mmap and stored.dtype == torch.float32 else None
-        if mapped is not None:
-            self._note_mapped(stored, mapped)
-            self.done += mapped.nbytes
-            return mapped
-        norm = new_tensor(stored.shape, torch.float32)
-        stored.fill(norm)
-        self.done += norm.nbytes
-        return norm
+        """Return the weight of a norm in float32, mapped or copied."""
+        return self._vector(name + ".weight")
 
     def weight(self, name: str) -> Weight:
         """Return a matrix as a table, of which rows are taken."""
-        stored = self._find(name)
+        stored = self._find(name + ".weight")
         in_place = self._in_place(stored)
         return self._converted([stored]) if in_place is None else in_place
 
@@ -76,11 +69,14 @@ class WeightReader:
         return self._operations.make_output(weight, product)
 
     def linear(self, *names: str) -> Linear:
-        """Return one product with all of these matrices, stacked.
+        """Return the product with these matrices, stacked, and with the biases that they have."""
+        product = self._product(*names)
+        biases = [self._vector(name + ".bias") for name in names if name + ".bias" in self._tensors]
+        return BiasedLinear(product, torch.cat(biases)) if biases else product
 
-        Mapped matrices do not lie side by side in their file: they stay separate products.
-        """
-        stored = [self._find(name) for name in names]
+    def _product(self, *names: str) -> Linear:
+        """Mapped matrices do not lie side by side in their file: they stay separate products."""
+        stored = [self._find(name + ".weight") for name in names]
         in_place = [self._in_place(tensor) for tensor in stored]
         if all(weight is None for weight in in_place):
             product = self._products.product
@@ -108,8 +104,20 @@ class WeightReader:
     def _find(self, name: str) -> StoredTensor:
         if self._stop.is_set():
             raise Cancelled
-        self._on_progress(self.done, self._total, name)
-        return self._tensors[name + ".weight"]
+        self._on_progress(self.done, self._total, name.removesuffix(".weight"))
+        return self._tensors[name]
+
+    def _vector(self, name: str) -> Tensor:
+        stored = self._find(name)
+        mapped = stored.mapped() if self._mmap and stored.dtype == torch.float32 else None
+        if mapped is not None:
+            self._note_mapped(stored, mapped)
+            self.done += mapped.nbytes
+            return mapped
+        vector = new_tensor(stored.shape, torch.float32)
+        stored.fill(vector)
+        self.done += vector.nbytes
+        return vector
 
     def _in_place(self, stored: StoredTensor) -> Weight | None:
         part = self._operations.mappable(stored) if self._mmap else None

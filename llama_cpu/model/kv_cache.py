@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of every token that the model has read."""
+"""The KV cache: keys and values of all tokens read so far."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,18 +11,19 @@ from llama_cpu.system.memory import lazy_memory
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values while some tokens are read: parts of the cache, not copies."""
+    """One layer's keys and values during a forward pass: views of the cache, not copies."""
 
-    new: Tensor  # [seq, 2 * n_kv_heads, head_dim], where those of the tokens belong: keys first
-    keys: Tensor  # [1, n_kv_heads, start + seq, head_dim], those of the tokens included
+    new: Tensor  # [seq, 2 * n_kv_heads, head_dim]: where the pass stores its keys, then values
+    keys: Tensor  # [1, n_kv_heads, seen, head_dim]: what the layer attends to, new tokens included
     values: Tensor
 
 
 class KVCache:
-    """Room for ``max_seq_len`` tokens, reserved at once and touched only as it fills.
+    """Keys and values of up to ``max_seq_len`` tokens, reserved at once and touched as it fills.
 
-    ``token_ids`` are the tokens whose keys and values it holds, in order; they say what of a new
-    prompt need not be computed again.
+    ``token_ids`` are the tokens whose keys and values it holds, in order; by them a new prompt is
+    compared with what need not be computed again. A layer with a sliding window keeps all of its
+    tokens, too, and attends to a view of the last ones.
     """
 
     def __init__(self, config: ModelConfig, max_seq_len: int, dtype: torch.dtype) -> None:
@@ -34,6 +35,7 @@ class KVCache:
         self.dtype = dtype
         self._layers, self._heads = config.n_layers, config.n_kv_heads
         self._head_dim = config.head_dim
+        self._window, self._sliding_layers = config.sliding_window, config.sliding_layers
         memory = torch.frombuffer(lazy_memory(self.nbytes), dtype=dtype)
         self._memory = memory.view(self.shape(max_seq_len))
 
@@ -41,21 +43,31 @@ class KVCache:
         return len(self.token_ids)
 
     def layers(self, seq: int) -> list[LayerCache]:
-        """Each layer's part for reading ``seq`` more tokens; made once for all of them."""
+        """Views for a pass over ``seq`` more tokens, one per layer, made once for all layers."""
         start, end = len(self), len(self) + seq
         new = self._memory.flatten(1, 2)[:, :, start:end].transpose(1, 2).unbind(0)
         keys, values = self._memory[:, None, :, :, :end].unbind(2)
-        return [
+        layers = [
             LayerCache(*parts) for parts in zip(new, keys.unbind(0), values.unbind(0), strict=True)
         ]
+        first = first_in_window(start, self._window)
+        if first:
+            for layer in self._sliding_layers:
+                whole = layers[layer]
+                layers[layer] = LayerCache(
+                    whole.new, whole.keys[:, :, first:], whole.values[:, :, first:]
+                )
+        return layers
 
     def shape(self, length: int) -> tuple[int, ...]:
-        """Of the keys and values of so many tokens."""
+        """Shape of the keys and values of ``length`` tokens."""
         return (self._layers, 2, self._heads, length, self._head_dim)
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The first ``length`` tokens' keys and values, as far as they lie side by side in memory:
-        parts [length, head_dim] of the cache, in the order of ``shape``."""
+        """Yield the keys and values of the first ``length`` tokens in contiguous pieces.
+
+        Each is a view [length, head_dim] of the cache; they come in the order of ``shape``.
+        """
         for layer in self._memory:
             for heads in layer:
                 for head in heads:
@@ -71,9 +83,9 @@ class KVCache:
         del self.token_ids[length:]
 
     def reuse(self, prompt: list[int]) -> int:
-        """Forget what differs from the prompt; returns how many of its tokens are still there.
+        """Truncate the cache to its common prefix with the prompt; returns that prefix's length.
 
-        At least the prompt's last token is left out, as its logits are needed.
+        The prefix leaves out at least the prompt's last token, whose logits are needed.
         """
         common = 0
         for cached, wanted in zip(self.token_ids, prompt[:-1], strict=False):
@@ -82,3 +94,8 @@ class KVCache:
             common += 1
         self.truncate(common)
         return common
+
+
+def first_in_window(position: int, window: int | None) -> int:
+    """Position of the first token that a query at ``position`` sees through a window."""
+    return 0 if window is None else max(0, position + 1 - window)

@@ -1,199 +1,100 @@
-"""The LLaMA transformer (Touvron et al., arXiv:2302.13971), from token ids to logits.
+"""LLaMA 1 to 3 (Touvron et al., arXiv:2302.13971; Grattafiori et al., arXiv:2407.21783).
 
-Read from top to bottom: model, block, attention, feed-forward, norm. Activations are float32
-throughout; only weights and the KV cache may be kept in less. Shapes: seq tokens are processed
-at once; there is no batch dimension, as one person talks to one model.
+The plain case: grouped-query attention with rotary embedding, SwiGLU, RMSNorm. It is the only
+architecture with files in Meta's layout, whose names of tensors are this program's own.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from threading import Event
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from llama_cpu.errors import Cancelled
-from llama_cpu.model.config import ModelConfig
-from llama_cpu.model.kv_cache import KVCache, LayerCache
-from llama_cpu.model.rope import Rope, Rotate
-from llama_cpu.weights.linear import PREFILL_CHUNK, Linear, Output, Weight, take_rows
+from llama_cpu.model import config_fields
+from llama_cpu.model.architecture import Architecture
+from llama_cpu.model.config import ModelConfig, RopeScaling, check_config
+from llama_cpu.model.tensors import LLAMA_TENSORS
+from llama_cpu.model.transformer import build_block
+from llama_cpu.system.fields import Fields
 
 
-class Llama:
-    """The whole model. ``blocks`` are resident, or come from elsewhere as they are asked for."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        tok_embeddings: Weight,
-        blocks: Iterable["Block"],
-        norm: Tensor,
-        output: Output,
-        max_seq_len: int,
-        prefill_chunk: int = PREFILL_CHUNK,
-    ) -> None:
-        """``tok_embeddings``: [vocab, dim]. ``output``: dim -> vocab.
-
-        ``prefill_chunk``: how many tokens of a prompt are to be read at once.
-        """
-        self.config = config
-        self.prefill_chunk = prefill_chunk
-        self.tok_embeddings = tok_embeddings
-        self.blocks = blocks
-        self.norm = RMSNorm(norm, config.norm_eps)
-        self.output = output
-        self.rope = Rope(config, max_seq_len)
-
-    @torch.inference_mode()
-    def forward(
-        self,
-        token_ids: list[int],
-        cache: KVCache,
-        stop: Event | None = None,
-        all_logits: bool = False,
-    ) -> Tensor:
-        """Read ``token_ids`` after those in the cache; logits [vocab] of what follows the last one.
-
-        ``all_logits``: of what follows each of them, [len(token_ids), vocab]. Raises Cancelled, the
-        cache unchanged, if ``stop`` is set while the blocks are at work.
-        """
-        for x in self._layers(token_ids, cache, stop):
-            last = x  # layer's, in the end
-        return self.logits(last) if all_logits else self.logits(last[-1:])[0]
-
-    def _layers(
-        self, token_ids: list[int], cache: KVCache, stop: Event | None = None
-    ) -> Iterator[Tensor]:
-        """``forward`` layer by layer, for those who show how far it is.
-
-        Yields what each layer gives, [len(token_ids), dim], in the same memory as the one before;
-        the last comes when all of them are read. Raises as ``forward``.
-        """
-        start = len(cache)
-        x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
-        rotate = self.rope.at(start, len(token_ids))
-        mask = causal_mask(len(token_ids), start, self.config.n_heads // self.config.n_kv_heads)
-        layers = cache.layers(len(token_ids))
-        for number, (block, layer) in enumerate(zip(self.blocks, layers, strict=True), start=1):
-            if stop is not None and stop.is_set():
-                raise Cancelled
-            x = block(x, rotate, mask, layer)
-            if number == len(layers):
-                cache.extend(token_ids)
-            yield x
-
-    layers = torch.inference_mode()(_layers)  # within forward it would be entered once a layer
-
-    @torch.inference_mode()
-    def logits(self, x: Tensor) -> Tensor:
-        """Of what follows each token: the last layer's x, [seq, dim], to [seq, vocab]."""
-        return self.output(self.norm(x))
+def config_from_hugging_face(fields: Fields) -> ModelConfig:
+    """config.json of a LlamaForCausalLM."""
+    return config_fields.config_from_hugging_face(fields, "llama")
 
 
-@dataclass(frozen=True)
-class BlockParts:
-    """What a layer is made of. Norms: float32 [dim]."""
-
-    attention_norm: Tensor
-    wqkv: Linear  # wq, wk and wv read the same input: dim -> all heads of q, then k, then v
-    wo: Linear
-    ffn_norm: Tensor
-    w13: Linear  # w1 and w3, likewise
-    w2: Linear
-
-
-class WeightSource(Protocol):
-    """Where an architecture gets its weights from, by their names."""
-
-    def norm(self, name: str) -> Tensor:
-        """A vector: float32 [dim]."""
-
-    def linear(self, *names: str) -> Linear:
-        """The product with one matrix, or with several that read the same input, stacked."""
-
-
-def build_block(config: ModelConfig, layer: int, weights: WeightSource) -> "Block":
-    """Build one layer. May be called again and again for the same layer."""
-    attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
-    parts = BlockParts(
-        attention_norm=weights.norm(f"{attention}_norm"),
-        wqkv=weights.linear(f"{attention}.wq", f"{attention}.wk", f"{attention}.wv"),
-        wo=weights.linear(f"{attention}.wo"),
-        ffn_norm=weights.norm(f"layers.{layer}.ffn_norm"),
-        w13=weights.linear(f"{feed_forward}.w1", f"{feed_forward}.w3"),
-        w2=weights.linear(f"{feed_forward}.w2"),
+def config_from_gguf(fields: Fields, vocab_size: int, tied_output: bool) -> ModelConfig:
+    """Metadata of architecture ``llama``. Rotary pairs are neighbours, as in Meta's files."""
+    return config_fields.config_from_gguf(
+        fields, "llama", vocab_size, tied_output, interleaved=True
     )
-    return Block(config, parts)
 
 
-class Block:
-    """One layer: attention, then feed-forward, each added to its input in place."""
-
-    def __init__(self, config: ModelConfig, parts: BlockParts) -> None:
-        self.attention_norm = RMSNorm(parts.attention_norm, config.norm_eps)
-        self.attention = Attention(config, parts.wqkv, parts.wo)
-        self.ffn_norm = RMSNorm(parts.ffn_norm, config.norm_eps)
-        self.feed_forward = FeedForward(parts.w13, parts.w2)
-
-    def __call__(self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: LayerCache) -> Tensor:
-        # In place, as x would else cut up the memory that the next layer can take again.
-        x += self.attention(self.attention_norm(x), rotate, mask, cache)
-        x += self.feed_forward(self.ffn_norm(x))
-        return x
+LLAMA = Architecture(
+    name="LLaMA",
+    key="llama",
+    gguf_key="llama",
+    tensors=LLAMA_TENSORS,
+    config_from_hugging_face=config_from_hugging_face,
+    config_from_gguf=config_from_gguf,
+    build_block=build_block,
+)
 
 
-class Attention:
-    """Causal attention in which groups of heads share keys and values (arXiv:2305.13245)."""
+def config_from_meta(
+    values: Mapping[str, Any], file: Path, hidden_dim: int, vocab_size: int, tied_output: bool
+) -> ModelConfig:
+    """params.json of LLaMA 1, Llama 2, Code Llama and Llama 3.
 
-    def __init__(self, config: ModelConfig, wqkv: Linear, wo: Linear) -> None:
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim = config.head_dim
-        self.wqkv, self.wo = wqkv, wo
-
-    def __call__(self, x: Tensor, rotate: Rotate, mask: Tensor | None, cache: LayerCache) -> Tensor:
-        seq, kv = x.shape[0], self.n_kv_heads
-        heads = self.wqkv(x).float().view(seq, -1, self.head_dim)  # of q, then k, then v
-        rotate(heads[:, :-kv])
-        cache.new.copy_(heads[:, self.n_heads :])
-        # The heads of a group stand below each other as if they were more rows of one head, so
-        # that the shared keys and values are read in place and not copied for each head.
-        q = heads[:, : self.n_heads].transpose(0, 1).reshape(1, kv, -1, self.head_dim)
-        q = q.to(cache.keys.dtype)  # [1, kv, group * seq, d]
-        out = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=mask)
-        return self.wo(out.view(self.n_heads, seq, -1).transpose(0, 1).reshape(seq, -1))
-
-
-def causal_mask(seq: int, start: int, group: int) -> Tensor | None:
-    """The keys each query may see: bool [group * seq, start + seq]; None if all of them."""
-    if seq == 1:
-        return None
-    mask = torch.ones(seq, start + seq, dtype=torch.bool).tril(diagonal=start)
-    return mask.repeat(group, 1)
-
-
-class FeedForward:
-    """SwiGLU (Shazeer, arXiv:2002.05202): w2(silu(w1 x) * w3 x)."""
-
-    def __init__(self, w13: Linear, w2: Linear) -> None:
-        self.w13, self.w2 = w13, w2
-
-    def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate, inplace=True).mul_(up))
+    ``hidden_dim`` and ``vocab_size`` come from the tensors' shapes: params.json gives the first
+    only through ``multiple_of`` and says -1 for the second. Raises UserError.
+    """
+    fields = Fields(values, file)
+    dim = fields.integer("dim", 1, 1 << 20)
+    n_heads = fields.integer("n_heads", 1, 4096)
+    rope_theta = fields.number("rope_theta", 1.0, 1e12, default=10000.0)
+    scaled = fields.flag("use_scaled_rope")
+    config = ModelConfig(
+        dim=dim,
+        n_layers=fields.integer("n_layers", 1, 10_000),
+        n_heads=n_heads,
+        n_kv_heads=fields.integer("n_kv_heads", 1, 4096, default=n_heads),
+        head_dim=fields.integer("head_dim", 2, 4096, default=max(2, dim // n_heads)),
+        hidden_dim=hidden_dim,
+        vocab_size=vocab_size,
+        norm_eps=fields.number("norm_eps", 0.0, 1.0),
+        rope_theta=rope_theta,
+        context_length=fields.integer(
+            "max_seq_len", 1, 1 << 28, default=_meta_context(fields, rope_theta, scaled)
+        ),
+        context_is_guess=not fields.has("max_seq_len"),
+        rope_scaling=RopeScaling(_meta_rope_factor(fields, dim)) if scaled else None,
+        tied_output=tied_output,
+    )
+    return check_config(config, file)
 
 
-class RMSNorm:
-    """Root mean square norm (Zhang and Sennrich, arXiv:1910.07467)."""
+def _meta_context(fields: Fields, rope_theta: float, scaled: bool) -> int:
+    """Guess the context length, which params.json does not name, from what it does name.
 
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        # x / sqrt(mean of squares + eps), both sides of the stroke times sqrt(dim).
-        self.weight = weight * len(weight) ** 0.5
-        self.least = torch.tensor((eps * len(weight)) ** 0.5)
+    LLaMA 1 and Llama 2 cannot always be told apart: a norm_eps of 1e-6 is in all of LLaMA 1 but
+    the 65B, and in Llama 2's 7B chat model as well. The shorter guess does no harm, as
+    --max_seq_len may exceed it.
+    """
+    if scaled:
+        return 131072  # Llama 3.1, 3.2
+    if rope_theta == 500_000:
+        return 8192  # Llama 3
+    if rope_theta == 1_000_000:
+        return 16384  # Code Llama
+    is_65b = fields.values.get("n_layers") == 80 and not fields.has("n_kv_heads")
+    return 2048 if is_65b or fields.values.get("norm_eps") == 1e-6 else 4096
 
-    def __call__(self, x: Tensor) -> Tensor:
-        # vector_norm is the one reduction that is quick for one row and for many; F.rms_norm
-        # takes three times as long for one, and 40 times for 512.
-        size = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [seq, 1]
-        return (x * self.weight).div_(torch.hypot(size, self.least))
+
+def _meta_rope_factor(fields: Fields, dim: int) -> float:
+    """The factor of Llama 3.1's rotary scaling, which Meta's files never name.
+
+    Llama 3.2's small models (dim 2048 and 3072) use 32, according to Hugging Face's config.json
+    of the same weights; Llama 3.1 uses 8.
+    """
+    return fields.number(
+        "rope_scaling_factor", 1.0, 1e4, default=32.0 if dim in (2048, 3072) else 8.0
+    )

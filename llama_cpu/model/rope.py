@@ -6,27 +6,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from llama_cpu.model.config import ModelConfig, RopeScaling
+from llama_cpu.model.config import ModelConfig, RopeScaling, YarnScaling
 
 Rotate = Callable[[Tensor], None]
 
 
 class Rope:
-    """The angles of every position of the context, computed once."""
+    """The rotary angles of every position of the context, computed once."""
 
     def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
         positions = torch.arange(max_seq_len, dtype=torch.float32) / config.rope_linear_factor
         angles = torch.outer(positions, rope_frequencies(config))  # [max_seq_len, head_dim / 2]
-        cos, sin = angles.cos(), angles.sin()
+        length = attention_factor(config)
+        cos, sin = angles.cos() * length, angles.sin() * length
         self.interleaved = config.rope_interleaved
         if self.interleaved:
             self.freqs_cis = torch.complex(cos, sin)
-        else:  # both halves of a head see the same angles, the first half a negative sine
+        else:  # both halves of a head have the same angles, the first half with a negative sine
             self.cos = torch.cat([cos, cos], dim=-1)
             self.sin = torch.cat([-sin, sin], dim=-1)
 
     def at(self, start: int, length: int) -> Rotate:
-        """A function that rotates [length, heads, head_dim], in place, for positions from start."""
+        """Return a function that rotates [length, heads, head_dim] at positions from ``start`` on,
+        in place."""
         end = start + length
         if self.interleaved:
             freqs_cis = self.freqs_cis[start:end].unsqueeze(1)
@@ -37,15 +39,16 @@ class Rope:
 
 
 def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> None:
-    """Pairs are neighbours (0,1), (2,3), ...: the layout of Meta's and GGUF's wq and wk.
+    """Rotate neighbours (0, 1), (2, 3), ... in place: the order of wq and wk in Meta's files.
 
     x: [seq, heads, head_dim]; freqs_cis: complex [seq, 1, head_dim / 2].
     """
-    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(freqs_cis)
+    pairs = x.view(*x.shape[:-1], -1, 2)
+    torch.view_as_complex(pairs).mul_(freqs_cis)
 
 
 def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Pairs are (0, d/2), (1, d/2 + 1), ...: the layout of Hugging Face's weights.
+    """Rotate (0, d/2), (1, d/2 + 1), ... in place: the order of wq and wk in Hugging Face's files.
 
     x: [seq, heads, head_dim]; cos, sin: [seq, 1, head_dim], sin negative in the first half.
     """
@@ -59,13 +62,15 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     frequencies = 1.0 / config.rope_theta**exponents
     if config.rope_factors is not None:
         return frequencies / torch.tensor(config.rope_factors)
-    if config.rope_scaling is not None:
+    if isinstance(config.rope_scaling, RopeScaling):
         return scale_frequencies(frequencies, config.rope_scaling)
+    if isinstance(config.rope_scaling, YarnScaling):
+        return yarn_frequencies(frequencies, config.rope_scaling, config.rope_theta)
     return frequencies
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3.1: slow frequencies are divided by ``factor``, fast ones kept, the rest blended.
+    """Llama 3.1: divide slow frequencies by ``factor``, keep fast ones, blend those between.
 
     Slow and fast are measured in turns within the original context (Meta, llama_models,
     ``apply_scaling``).
@@ -74,3 +79,32 @@ def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+
+
+def yarn_frequencies(frequencies: Tensor, scaling: YarnScaling, theta: float) -> Tensor:
+    """YaRN: divide slow frequencies by ``factor``, keep fast ones, blend those between.
+
+    The blend is linear in the pair's index (arXiv:2309.00071, section 3.2), between whole indices
+    as in the authors' implementation.
+    """
+    pairs = len(frequencies)
+
+    def pair_that_turns(turns: float) -> float:
+        """Index of the pair that makes so many turns within the original context."""
+        return pairs * math.log(scaling.original_context / (turns * 2 * math.pi)) / math.log(theta)
+
+    low = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)
+    high = min(math.ceil(pair_that_turns(scaling.beta_slow)), 2 * pairs - 1)
+    width = high - low if high != low else 0.001
+    divided = ((torch.arange(pairs, dtype=torch.float32) - low) / width).clamp(0, 1)
+    return divided * frequencies / scaling.factor + (1 - divided) * frequencies
+
+
+def attention_factor(config: ModelConfig) -> float:
+    """Factor of the rotated queries and keys: 1 but for YaRN (arXiv:2309.00071, section 3.4)."""
+    scaling = config.rope_scaling
+    if not isinstance(scaling, YarnScaling):
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    return 0.1 * math.log(scaling.factor) + 1.0

@@ -1,0 +1,1 @@
+"""The operating system: memory, processor, process, files and paths."""

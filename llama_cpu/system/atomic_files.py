@@ -1,4 +1,4 @@
-"""New files that appear under their names only when they are whole and on the disk."""
+"""Files that appear under their names only once they are complete and on disk."""
 
 import contextlib
 import glob
@@ -18,24 +18,25 @@ from llama_cpu.system.safe_reading import reason
 
 
 class AtomicFiles:
-    """Files of one folder that are written beside those they replace.
+    """Writes files of one folder, and puts all of them in place at the end.
 
         with AtomicFiles(folder) as atomic_files:
             file = atomic_files.open("merged.pth")
             ...
             atomic_files.publish()
 
-    Where the folder is not there yet, all of it is written beside its place and appears at once.
-    However the block is left before ``publish``, nothing of them remains. A process that is
-    killed outright leaves ``NAME.part-PID``, which ``remove_leftovers`` finds.
+    Each file is written beside the one that it replaces. If the folder does not exist yet, it is
+    written beside its final place and appears as a whole. If the block is left before ``publish``,
+    for whatever reason, the files are deleted. A killed process leaves ``NAME.part-PID`` behind,
+    which ``remove_leftovers`` deletes.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()  # a link that leads nowhere yet could not be replaced
+        self.folder = folder.resolve()  # a dangling link could not be replaced
         self.place = self.folder if self.folder.exists() else _part(self.folder)
-        self._paths: dict[str, Path] = {}  # where they are until they have their names
+        self._paths: dict[str, Path] = {}  # name -> temporary path
         self._files: dict[str, FileIO] = {}
-        self._in_use = Lock()  # by the thread that publishes, or the one that leaves the block
+        self._in_use = Lock()  # held while publishing or cleaning up
         self._left = False
         self._sync_folder = sync_folder
 
@@ -47,20 +48,20 @@ class AtomicFiles:
         while not self._left:
             try:
                 self._leave()
-            except (KeyboardInterrupt, SystemExit) as error:  # Ctrl+C, once more
+            except (KeyboardInterrupt, SystemExit) as error:  # Ctrl+C during the clean-up
                 interrupt = error
         if interrupt is not None:
             raise interrupt
 
     def _leave(self) -> None:
-        """Delete what was not published, once nothing is being published. May be done again."""
+        """Wait for the publishing thread, then delete unpublished files. Can be called again."""
         with self._in_use:
             for file in self._files.values():
                 file.close()
             for path in self._paths.values():
                 path.unlink(missing_ok=True)
             if self._is_new_folder:
-                with contextlib.suppress(OSError):  # never made, or got its name
+                with contextlib.suppress(OSError):  # never created, or already renamed
                     self.place.rmdir()
             self._left = True
 
@@ -69,15 +70,15 @@ class AtomicFiles:
         return self.place != self.folder
 
     def open(self, name: str, private: bool = False) -> FileIO:
-        """An empty file, unbuffered, for reading and writing; ``private``: for nobody else's eyes.
+        """Create an empty file, unbuffered, for reading and writing.
 
-        Raises OSError, and UserError where it could not take the place of one that is there:
-        better now than when all is written.
+        ``private``: only this user may read it. Raises OSError, and UserError if an existing file
+        of this name cannot be replaced, which is better known before the file is written.
         """
         _require_replaceable(self.folder / name)
         if self._is_new_folder:
             self.place.mkdir(parents=True, exist_ok=True)
-        # Remembered before it is there: Ctrl+C may come as soon as it is.
+        # Registered before it is created, as Ctrl+C may arrive right after that.
         path = self.place / name if self._is_new_folder else _part(self.place / name)
         self._paths[name] = path
         try:
@@ -85,35 +86,36 @@ class AtomicFiles:
                 path.touch(0o600, exist_ok=False)
             mode = "r+b" if private else "x+b"
             file = self._files[name] = cast(FileIO, path.open(mode, buffering=0))
-        except FileExistsError:  # of a process with the same number, in another container
+        except FileExistsError:  # written by a process with the same id in another container
             del self._paths[name]
             raise
-        lock_file(file)  # so that remove_leftovers of another process lets it be
+        lock_file(file)  # so that remove_leftovers of another process skips it
         return file
 
     def free_bytes(self) -> int:
-        """Room on the disk that the files will be on. Raises OSError."""
+        """Return the free space of the disk that the files are written to. Raises OSError."""
         folders = (self.place, *self.place.parents)
         return shutil.disk_usage(next(path for path in folders if path.exists())).free
 
     def sync(self) -> None:
-        """Have all that was written on the disk before this returns. Raises OSError."""
+        """Sync all files to the disk. Raises OSError."""
         for file in self._files.values():
             os.fsync(file.fileno())
 
     def publish(self, sync: bool = True) -> None:
         """Give the files their names.
 
-        ``sync``: once all of them are on the disk. Without it a power cut may leave a file of that
-        name that is not whole, which its reader must be able to tell.
-        The file opened last must be one that nobody reads the others without. Raises OSError
-        where nothing was changed, UserError where some files were replaced and others were not.
+        With ``sync`` they are on disk first. Without it, a power failure may leave an incomplete
+        file under the final name, which the reader must be able to detect. The file opened last
+        must be one that the others cannot be used without (see ``_publish_files``).
+
+        Raises OSError if nothing was changed, UserError if only some files were replaced.
         """
         self._sync_folder = sync_folder if sync else _leave_to_the_system
         if sync:
             self.sync()
-        # Ctrl+C interrupts the main thread only, at any line of these. What the other one has
-        # begun it finishes, as __exit__ waits for it; what it has not, it leaves alone.
+        # Ctrl+C interrupts the main thread only, at any line. Another thread therefore does the
+        # renaming: once begun, it finishes, and __exit__ waits for it; otherwise it does nothing.
         result: Future[None] = Future()
         Thread(target=self._publish, args=(result,)).start()
         result.result()
@@ -132,16 +134,18 @@ class AtomicFiles:
     def _publish_folder(self) -> None:
         self._sync_folder(self.place)
         for file in self._files.values():
-            file.close()  # Windows renames no folder with an open file in it
+            file.close()  # Windows cannot rename a folder that contains an open file
         self.place.rename(self.folder)
         self._paths.clear()
         self._sync_folder(self.folder.parent)
 
     def _publish_files(self) -> None:
-        """A single file is replaced at once. Before several are, the old file of the last one's
-        name is taken away, and the new one comes when all others are there: whenever the process
-        is killed, the folder is the old one, the new one, or lacks that file and is refused. No
-        mix of old and new files is ever whole. The syncs keep that order in a power cut, too.
+        """Replace the files so that a mix of old and new ones is never accepted.
+
+        A single file is replaced atomically. With several, the old version of the last file is
+        moved aside first, and its new version is put in place after all others. A process that
+        is killed in between leaves a folder without that file, which readers refuse. The syncs
+        keep this order on disk, for the case of a power failure.
         """
         *others, last = self._paths
         aside = _part(self.folder / f"{last}.old")
@@ -159,8 +163,8 @@ class AtomicFiles:
         except OSError as error:
             if replaced:
                 raise UserError(
-                    f"{error.filename} could not get its name ({reason(error)}), though other "
-                    f"files of {self.folder} were replaced; put that right and run this again."
+                    f"{error.filename} could not be renamed ({reason(error)}) after other files of "
+                    f"{self.folder} were replaced; fix the cause and run this again."
                 ) from error
             if aside.exists():
                 aside.replace(self.folder / last)
@@ -169,16 +173,19 @@ class AtomicFiles:
             aside.unlink(missing_ok=True)
 
     def _replace(self, name: str) -> None:
-        self._files[name].close()  # Windows renames no open file
+        self._files[name].close()  # Windows cannot rename an open file
         self._paths[name].replace(self.folder / name)
         del self._paths[name]
 
 
 def write_text(path: Path, text: str, replace: bool = False) -> None:
-    """A whole file, or none. Raises UserError where there is one and it is not to be replaced."""
+    """Write a text file atomically.
+
+    Raises UserError if it cannot be written, or if it exists and ``replace`` is false.
+    """
     try:
         if path.exists() and not replace:
-            raise UserError(f"{path} is there already; name another file.")
+            raise UserError(f"{path} already exists; name another file.")
         with AtomicFiles(path.parent) as atomic_files:
             file = atomic_files.open(path.name)
             if path.exists():
@@ -187,13 +194,13 @@ def write_text(path: Path, text: str, replace: bool = False) -> None:
             while data:
                 data = data[file.write(data) :]
             atomic_files.publish()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         message = f"{path} cannot be written ({reason(error)}); name another file."
         raise UserError(message) from error
 
 
 def _leave_to_the_system(folder: Path) -> None:
-    """Names get to the disk some seconds later."""
+    """Do not sync: the system writes names to the disk some seconds later."""
 
 
 def _part(path: Path) -> Path:
@@ -206,13 +213,15 @@ def _require_replaceable(path: Path) -> None:
     except OSError as error:
         raise UserError(
             f"{path} cannot be replaced ({reason(error)}): it is write-protected, or another "
-            "program has it open, for instance a chat; put that right first."
+            "program has it open, for instance a chat; change that first."
         ) from error
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete what processes that were killed left unpublished: files of these names (or
-    patterns) in the folder, or all of a folder that was to become this one.
+    """Delete the unpublished files of killed processes.
+
+    ``names`` are file names or patterns. Files of these names are deleted in the folder itself
+    and in its unpublished versions; files that a running process writes are kept.
     """
     names = list(names)
     folder = folder.resolve()
@@ -223,7 +232,7 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
         for name in names:
             for path in unfinished.glob(name):
                 _remove_if_unused(path)
-        with contextlib.suppress(OSError):  # in use, or something of the user's is in it
+        with contextlib.suppress(OSError):  # in use, or the user has put files there
             unfinished.rmdir()
 
 
@@ -236,7 +245,7 @@ def _parts(folder: Path, name: str) -> Iterator[Path]:
 def _remove_if_unused(path: Path) -> None:
     try:
         with path.open("r+b", buffering=0) as file:
-            unused = lock_file(cast(FileIO, file))
+            unused = lock_file(file)
         if unused:
             path.unlink()
     except OSError:  # Windows: still open in the process that writes it

@@ -9,16 +9,22 @@ from llama_cpu.errors import UserError
 
 
 class Fields:
-    """Typed and range-checked access to a file's key-value pairs; errors name key and file."""
+    """Key-value pairs of a configuration file or a header, checked on access.
+
+    Every method raises UserError, naming the key and the file, if the value is missing without a
+    default, has another type, or is out of range.
+    """
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         self.values = values
         self.file = file
 
     def has(self, key: str) -> bool:
+        """Return whether the key is present and not null."""
         return self.values.get(key) is not None
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """Return a whole number from ``low`` to ``high``, both included."""
         value = self._get(key, default)
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole or not low <= value <= high:
@@ -26,13 +32,15 @@ class Fields:
         return int(value)
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        """Return a number from ``low`` to ``high``, both included."""
         value = self._get(key, default)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high:  # which NaN is not, either
+        if not is_number or not low <= value <= high:  # NaN fails the comparison, too
             raise self._bad(key, value, f"a number from {low:g} to {high:g}")
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
+        """Return a boolean; numbers and strings are refused."""
         value = self._get(key, default)
         if not isinstance(value, bool):
             raise self._bad(key, value, "true or false")

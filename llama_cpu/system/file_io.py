@@ -6,13 +6,14 @@ import threading
 from io import FileIO
 from pathlib import Path
 
-_SEEKING = threading.Lock()  # where a read cannot name its place in the file
+_SEEKING = threading.Lock()  # guards the file position where there is no pread
 
 
 def read_at(file: FileIO, start: int, target: memoryview) -> int:
-    """Fill ``target`` with the file's bytes from ``start`` on; less only at the end of the file.
+    """Read into ``target`` from offset ``start`` and return the number of bytes read.
 
-    Several threads may read one file at once.
+    The number is less than ``len(target)`` only at the end of the file. Several threads may read
+    one file at the same time. Raises OSError.
     """
     done = 0
     while done < len(target):
@@ -29,7 +30,10 @@ def read_at(file: FileIO, start: int, target: memoryview) -> int:
 
 
 def write_at(file: FileIO, start: int, data: memoryview) -> None:
-    """Write all of ``data`` at ``start``; several threads may write to one file at once."""
+    """Write all of ``data`` at offset ``start``. Raises OSError.
+
+    Several threads may write to one file at the same time.
+    """
     done = 0
     while done < len(data):
         if hasattr(os, "pwrite"):
@@ -41,23 +45,25 @@ def write_at(file: FileIO, start: int, data: memoryview) -> None:
 
 
 def read_ahead(file: FileIO, start: int, length: int) -> None:
-    """Have these bytes of a file read into memory, if the system can; may wait for the disk."""
+    """Ask the system to read this range of the file into its cache; may wait for the disk."""
     if hasattr(os, "posix_fadvise"):  # Linux
-        with contextlib.suppress(OSError, ValueError):  # closed, as the program ends
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # the file was closed because the program is ending
             os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
 
 
 def forget_cached(file: FileIO) -> None:
-    """Have the next reading of this file, which was synced, come from the disk itself."""
+    """Drop a synced file from the system's cache, so that the next read comes from the disk."""
     if hasattr(os, "posix_fadvise"):  # Linux
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def lock_file(file: FileIO) -> bool:
-    """Mark an open file as in use until it is closed or this process ends, however it ends.
+    """Lock an open file until it is closed or this process ends, even if it is killed.
 
-    False where another open file holds the mark. Windows needs none: it lets nobody delete a
-    file that is open.
+    Returns False if another open file description holds the lock. Windows needs no lock, because
+    it does not let anyone delete an open file.
     """
     try:
         import fcntl
@@ -71,10 +77,10 @@ def lock_file(file: FileIO) -> bool:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise OSError where another file could not take the place of this one, if it is there.
+    """Raise OSError if ``path`` exists and could not be replaced by another file.
 
-    Windows replaces no file that is write-protected (which opening it shows) or that any program
-    has open or mapped: renaming needs the same right, and to its own name changes nothing.
+    Windows does not replace a file that is write-protected, open or mapped. Opening the file for
+    writing detects the first; renaming it to its own name, which changes nothing, the others.
     """
     if path.exists():
         with path.open("r+b"):
@@ -83,8 +89,8 @@ def require_replaceable(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder, after a renaming, on the disk before this returns."""
-    if os.name == "nt":  # Windows opens no folders; NTFS keeps a journal of names
+    """Sync a folder, so that renamed files keep their names after a power failure."""
+    if os.name == "nt":  # Windows cannot open a folder; NTFS keeps a journal of names
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Memory of this process, the machine and its cgroup, in bytes."""
+"""Memory of this process, the machine and the cgroup, in bytes."""
 
 import contextlib
 import mmap
@@ -15,9 +15,9 @@ _PROCESS = psutil.Process()
 class MemoryReport:
     """Resident memory of this process and memory of the machine, in bytes.
 
-    ``anonymous`` is what only this process can give back; ``file_backed`` are pages of mapped
-    files (weights read in place) that the system may drop and read again. Where the system does
-    not tell them apart, ``file_backed`` is 0.
+    ``anonymous`` memory can be released by this process only. ``file_backed`` memory is pages of
+    mapped files (memory-mapped weights), which the system may drop and read again; it is 0 on
+    systems that do not report it. ``peak`` is the highest value of ``resident`` so far.
     """
 
     resident: int
@@ -29,7 +29,7 @@ class MemoryReport:
 
 
 def memory_report() -> MemoryReport:
-    """Measure now; costs well under a millisecond."""
+    """Measure the memory now; takes well under a millisecond."""
     resident, peak, file_backed = _process_memory()
     available, total = _machine_memory()
     return MemoryReport(
@@ -43,7 +43,7 @@ def memory_report() -> MemoryReport:
 
 
 def _process_memory() -> tuple[int, int, int]:
-    """(resident, peak resident, file-backed part of resident) in bytes."""
+    """Return resident, peak resident and file-backed resident memory, in bytes."""
     try:
         # Linux: lines such as "RssFile:     1234 kB" (proc_pid_status(5)).
         fields = {}
@@ -72,17 +72,17 @@ def _peak_without_proc(resident: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that can still be used without swapping: the machine's or the cgroup's."""
+    """Return the bytes that can still be used without swapping, by the machine and the cgroup."""
     return _machine_memory()[0]
 
 
 def total_memory() -> int:
-    """Bytes of memory of the machine, or the cgroup's limit if that is less."""
+    """Return the memory of the machine, or the cgroup's limit if that is less, in bytes."""
     return _machine_memory()[1]
 
 
 def _machine_memory() -> tuple[int, int]:
-    """(available, total) bytes: the machine's, or less where the cgroup has less."""
+    """Return available and total memory in bytes; the cgroup's limit applies if it is lower."""
     memory = psutil.virtual_memory()
     limit, used = _cgroup_limit_and_use()
     if limit is None:
@@ -91,9 +91,9 @@ def _machine_memory() -> tuple[int, int]:
 
 
 def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:
-    """Memory limit of this process's cgroup (None: unlimited) and what of it cannot be reclaimed.
+    """Return the cgroup's memory limit (None: unlimited) and the use that cannot be reclaimed.
 
-    Version 2: memory.max and memory.current; version 1: memory.limit_in_bytes and
+    Version 2 has memory.max and memory.current, version 1 memory.limit_in_bytes and
     memory.usage_in_bytes (kernel documentation, cgroup-v2.rst and cgroup-v1/memory.rst).
     """
     tightest: tuple[int | None, int] = (None, 0)
@@ -111,7 +111,7 @@ def _cgroup_limit_and_use(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | No
 
 
 def _cgroup_folders(root: Path) -> list[tuple[Path, str, str]]:
-    """Every folder from this process's own cgroup up to the root: a parent's limit counts too."""
+    """List the folders from this process's cgroup up to the root; a parent's limit applies, too."""
     folders = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -133,17 +133,17 @@ def _cgroup_folders(root: Path) -> list[tuple[Path, str, str]]:
 
 
 def _cached_file_bytes(stat_file: Path) -> int:
-    """Pages of files, which the system can drop: counted for this cgroup and those within."""
+    """Return the size of cached files, which can be dropped, of this cgroup and its children."""
     values = dict(line.split() for line in stat_file.read_text().splitlines())
     prefix = "total_" if "total_inactive_file" in values else ""
     return sum(int(values.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
 
 
 def lazy_memory(size: int) -> mmap.mmap:
-    """``size`` bytes of zeros that take up memory only where they are written."""
+    """Allocate ``size`` zero bytes that occupy memory only once they are written."""
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        # Huge pages would make the first byte of each 2 MiB cost all of them.
+        # With huge pages, writing one byte would occupy all 2 MiB around it.
         with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_NOHUGEPAGE)
     return memory

@@ -1,4 +1,4 @@
-"""Where the user's files are."""
+"""Default locations of the user's files."""
 
 from pathlib import Path
 
@@ -6,39 +6,41 @@ import platformdirs
 
 
 def project_folder() -> Path:
-    """The checkout that this package lies in, or the current folder if installed elsewhere."""
+    """Return the checkout that contains this package, or the current folder if there is none."""
     checkout = Path(__file__).resolve().parents[2]
     return checkout if (checkout / "model").is_dir() else Path.cwd()
 
 
 def model_folder() -> Path:
+    """Return the folder of the user's model."""
     return project_folder() / "model"
 
 
 def tokenizer_folder() -> Path:
+    """Return the folder of ``tokenizer.model``, for models that do not bring a tokenizer."""
     return project_folder() / "tokenizer"
 
 
 def cache_folder() -> Path:
-    """For what can be fetched again: the demo model."""
+    """Return the folder of files that can be fetched or computed again."""
     return platformdirs.user_cache_path("llama_cpu", appauthor=False)
 
 
 def kv_folder() -> Path:
-    """KV caches of conversations, which can be computed again."""
+    """Return the folder of saved KV caches."""
     return cache_folder() / "kv"
 
 
 def history_path() -> Path:
-    """The database of conversations, unless --history names another."""
+    """Return the default database of conversations (``--history`` names another)."""
     return platformdirs.user_data_path("llama_cpu", appauthor=False) / "history.db"
 
 
 def config_path() -> Path:
-    """The user's own defaults, unless --config names another."""
+    """Return the default configuration file (``--config`` names another)."""
     return platformdirs.user_config_path("llama_cpu", appauthor=False) / "config.toml"
 
 
 def state_folder() -> Path:
-    """For what the app remembers of itself."""
+    """Return the folder of the app's own state, such as whether the welcome was shown."""
     return platformdirs.user_state_path("llama_cpu", appauthor=False)

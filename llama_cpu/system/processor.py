@@ -13,7 +13,7 @@ import psutil
 
 @lru_cache(1)
 def processor_name() -> str:
-    """What the processor's maker calls it, one line; where the system does not say, its kind."""
+    """Return the processor's product name, or its architecture if the system does not know it."""
     for ask in (_name_in_proc, _name_in_sysctl, _name_in_registry, platform.processor):
         with contextlib.suppress(OSError, ValueError, ImportError, subprocess.SubprocessError):
             if name := " ".join(ask().split()):
@@ -22,7 +22,7 @@ def processor_name() -> str:
 
 
 def _name_in_proc() -> str:
-    """Linux. Arm's cores have numbers there and no names, but some boards say what they are."""
+    """Read /proc/cpuinfo. On Arm it names no cores, but sometimes the board."""
     fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         name, _, value = line.partition(":")
@@ -39,7 +39,7 @@ def _name_in_sysctl() -> str:
 
 
 def _name_in_registry() -> str:
-    import winreg  # ImportError anywhere but on Windows
+    import winreg  # ImportError on other systems
 
     place = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
     with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, place) as key:  # type: ignore[attr-defined]
@@ -47,9 +47,12 @@ def _name_in_registry() -> str:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use; a second thread on a core gets in the way."""
+    """Return the number of physical cores that this process may use.
+
+    Two threads on one core would only slow each other down.
+    """
     try:
-        allowed = len(os.sched_getaffinity(0))  # type: ignore[attr-defined]
+        allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         allowed = os.cpu_count() or 1
     cores = min(allowed, psutil.cpu_count(logical=False) or allowed, _cgroup_cores() or allowed)
@@ -57,7 +60,7 @@ def physical_cores() -> int:
 
 
 def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Whole cores that a container may use (cgroup version 2, cpu.max: quota and period)."""
+    """Return the whole cores that a container may use (cgroup version 2, cpu.max)."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
         return max(1, int(quota) // int(period))

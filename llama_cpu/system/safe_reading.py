@@ -1,4 +1,4 @@
-"""Reading files that strangers wrote: never a pipe or a device, and never more than expected."""
+"""Bounded reads of untrusted files: regular files only, up to a maximum size."""
 
 import json
 from pathlib import Path
@@ -10,21 +10,25 @@ SMALL_FILE_BYTES = 256 << 20  # the largest tokenizer.json known has 35 MB
 
 
 def require_regular(path: Path, of: str = "the model") -> None:
-    """Raise OSError where there is nothing, UserError where opening could wait for ever."""
+    """Refuse pipes, devices and folders, which could block or never end.
+
+    Raises OSError if the path does not exist and UserError if it is not a regular file. ``of``
+    names what the file belongs to, for the message.
+    """
     path.stat()
     if not path.is_file():
         raise UserError(f"{path} is not a file; get a good copy of {of}.")
 
 
 def read_small_file(path: Path, of: str = "the model") -> bytes:
-    """All of a file that is not weights; ``of``: what it belongs to. Raises UserError."""
+    """Read a whole file that holds no weights. Raises UserError; ``of`` as in require_regular."""
     try:
         require_regular(path, of)
         with path.open("rb") as file:
             data = file.read(SMALL_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; get a complete copy of {of}.") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte in it
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise UserError(f"{path} cannot be read ({reason(error)}).") from error
     if len(data) > SMALL_FILE_BYTES:
         raise UserError(f"{path} is far too large for such a file; get a good copy of it.")
@@ -32,7 +36,7 @@ def read_small_file(path: Path, of: str = "the model") -> bytes:
 
 
 def read_json(path: Path, of: str = "the model") -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError where there is none."""
+    """Read a JSON object from a file. Raises UserError if the file holds anything else."""
     try:
         values = json.loads(read_small_file(path, of).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -43,5 +47,5 @@ def read_json(path: Path, of: str = "the model") -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """What the system says, without the path that it repeats."""
+    """Return the system's description of an error, without the path that it repeats."""
     return getattr(error, "strerror", None) or str(error)

@@ -1,4 +1,4 @@
-"""Prompts from standard input: text, and not without end."""
+"""Prompts from standard input, with a maximum length."""
 
 import sys
 from collections.abc import Callable
@@ -9,19 +9,22 @@ _LONGEST = 1 << 22  # characters; about a million tokens
 
 
 def read_all() -> str:
-    """Everything until the end. Raises UserError where it is not text or too long."""
+    """Read until the end of the input. Raises UserError if it is too long or not UTF-8."""
     return _read(lambda: sys.stdin.read(_LONGEST + 1))
 
 
 def read_line() -> str | None:
-    """One line without its end; None after the last. Raises UserError as read_all does."""
+    """Read one line without its line break, or None at the end. Raises as ``read_all`` does."""
     line = _read(lambda: sys.stdin.readline(_LONGEST + 1))
     return line.rstrip("\r\n") if line else None
 
 
 def require_text(text: str, what: str) -> str:
-    """The text itself. Raises UserError where it was made of bytes that are not UTF-8, which
-    Python keeps as lone surrogates."""
+    """Return ``text`` if it can be encoded as UTF-8.
+
+    Raises UserError, with ``what`` as the subject, if it contains lone surrogates: Python decodes
+    bytes that are not UTF-8 to these in command-line arguments and standard input.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,23 +1,22 @@
-"""Text from a model or a file, made safe to show."""
+"""Text from a model or a file, made safe to display."""
 
-# C0 controls have pictures at U+2400; DEL and the C1 controls (which some terminals obey, too)
-# have none that say which they are, so they become the replacement character.
+# C0 controls have pictures at U+2400. DEL has one, too. The C1 controls, which some terminals
+# obey, have none that tell them apart, so they become the replacement character.
 _VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
 _VISIBLE[0x7F] = "\u2421"
 _VISIBLE.update(dict.fromkeys(range(0x80, 0xA0), "\ufffd"))
 
 
 def printable(text: str) -> str:
-    """The same text with every control character but tab and newline replaced by a visible sign.
+    """Replace every control character except tab and newline by a visible symbol.
 
-    What a model writes is data: an escape sequence in it must reach the screen as characters,
-    never the terminal as a command.
+    A model's output is data: an escape sequence in it is displayed, never obeyed by the terminal.
     """
     return text.translate(_VISIBLE)
 
 
 def human_bytes(count: float) -> str:
-    """Bytes in binary units, three digits at most: ``1.2 GiB``, ``340 MiB``."""
+    """Format a number of bytes in binary units with at most three digits: ``1.2 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1000:
             return (

@@ -1,4 +1,4 @@
-"""Text <-> token ids: sentencepiece, Llama 3's ranks, tokenizer.json, GGUF; one interface."""
+"""Tokenizers: sentencepiece, Llama 3's and Tekken's ranks, tokenizer.json and GGUF."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +15,10 @@ __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
 def load_tokenizer(
     checkpoint: Checkpoint, tokenizer_path: Path | None, default_folder: Path
 ) -> Tokenizer:
-    """The tokenizer named, or what lies with the checkpoint, or in the default folder.
+    """Load the named tokenizer, else the checkpoint's own, else the one in the default folder.
 
-    ``tokenizer_path`` may be a folder, a tokenizer.model, a tokenizer.json or a GGUF file.
-    Raises UserError where there is none, or where it does not belong to the model.
+    ``tokenizer_path`` may be a folder, a tokenizer.model, a tokenizer.json, a tekken.json or a
+    GGUF file. Raises UserError if there is none or if it does not belong to the model.
     """
     try:
         if tokenizer_path is None and "tokenizer.ggml.model" in checkpoint.metadata:
@@ -41,10 +41,14 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     except (ValueError, RuntimeError, OverflowError) as error:
         why = str(error)[:200] if isinstance(error, ValueError) else "its vocabulary is damaged"
         raise UserError(
-            f"{path}: its tokenizer cannot be used, as {why}; name another with --tokenizer_path."
+            f"{path}: its tokenizer cannot be used because {why}; name another with "
+            "--tokenizer_path."
         ) from error
     tokenizer.chat_template = _template(metadata.get("tokenizer.chat_template"), path)
     return tokenizer
+
+
+_FILE_NAMES = ("tokenizer.json", "tokenizer.model", "tekken.json", "tokenizer.model.v3")
 
 
 def _find(checkpoint: Checkpoint, named: Path | None, default_folder: Path) -> Path:
@@ -54,15 +58,15 @@ def _find(checkpoint: Checkpoint, named: Path | None, default_folder: Path) -> P
             return named
     else:
         model_folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        # Meta's own downloads have the tokenizer one folder above the sizes.
+        # In Meta's downloads the tokenizer is in the folder above the model's.
         folders = [model_folder, model_folder.parent, default_folder]
     for folder in folders:
-        for name in ("tokenizer.json", "tokenizer.model"):
+        for name in _FILE_NAMES:
             if (folder / name).is_file():
                 return folder / name
     raise UserError(
-        f"No tokenizer.model or tokenizer.json in {folders[0]} or {folders[-1]}; put the "
-        "model's own there or name it with --tokenizer_path."
+        f"There is no tokenizer.model, tokenizer.json or tekken.json in {folders[0]} or "
+        f"{folders[-1]}; put the model's own there or name it with --tokenizer_path."
     )
 
 
@@ -75,13 +79,15 @@ def _from_file(path: Path) -> Tokenizer:
     try:
         tokenizer = _from_json(path, data) if path.suffix == ".json" else _from_model_file(data)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is not a tokenizer that can be read; get a good copy.") from error
+        raise UserError(
+            f"{path} is not a tokenizer file or is damaged; get a good copy of it."
+        ) from error
     tokenizer.chat_template = _template_beside(path)
     return tokenizer
 
 
 def _template_beside(path: Path) -> str:
-    """Hugging Face's places for a chat template, the newest first."""
+    """Read the chat template from Hugging Face's files beside a tokenizer, the newest first."""
     jinja_file = path.with_name("chat_template.jinja")
     if jinja_file.exists():
         return read_small_file(jinja_file).decode(errors="replace")
@@ -93,7 +99,7 @@ def _template_beside(path: Path) -> str:
 
 
 def _template(value: Any, file: Path) -> str:
-    """A chat template as it stands in a file: text, or several by name, or nothing."""
+    """A chat template from a file, where it is text, a list of named ones or missing."""
     if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
         defaults = [entry.get("template") for entry in value if entry.get("name") == "default"]
         value = defaults[0] if defaults else None
@@ -103,6 +109,10 @@ def _template(value: Any, file: Path) -> str:
 
 
 def _from_json(path: Path, data: bytes) -> Tokenizer:
+    if "tekken" in path.name:
+        from llama_cpu.tokenization.tekken import TekkenTokenizer
+
+        return TekkenTokenizer(data)
     from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 
     settings_file = path.with_name("tokenizer_config.json")
@@ -121,11 +131,16 @@ def _from_model_file(data: bytes) -> Tokenizer:
 
 
 def _check_size(tokenizer: Tokenizer, source: Path, checkpoint: Checkpoint) -> None:
-    """The embedding may have a few rows more, to a round number, but no token may lack its row."""
+    """Raise UserError unless every token has a row of the embedding and few rows are unused.
+
+    Models pad their embeddings to a round number of rows: Qwen2.5 has 151,936 or 152,064 for
+    151,665 tokens.
+    """
     rows = checkpoint.config.vocab_size
     padding = rows - tokenizer.n_tokens
-    if padding < 0 or (padding and (padding >= 256 or rows % 8)):
+    if padding < 0 or (padding and (padding >= max(256, rows // 256) or rows % 8)):
         raise UserError(
             f"{source} has {tokenizer.n_tokens} tokens but the model in {checkpoint.path} has "
-            f"{rows}: they do not belong together; name the model's own with --tokenizer_path."
+            f"{rows}, so they do not belong together; name the model's own tokenizer with "
+            "--tokenizer_path."
         )

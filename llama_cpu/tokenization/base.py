@@ -1,11 +1,11 @@
-"""What the rest of the program knows of a tokenizer, whichever library does the work."""
+"""The interface that every tokenizer has, whichever library does the work."""
 
 import codecs
 import re
 from abc import ABC, abstractmethod
 from functools import cached_property
 
-# Names that published LLaMA-family vocabularies give to the tokens that end an answer.
+# The end-of-answer tokens of published vocabularies of the supported model families.
 _END_TOKENS = (
     "</s>",
     "<|end_of_text|>",
@@ -16,69 +16,73 @@ _END_TOKENS = (
     "<|end|>",
     "<|eot|>",
 )
+# Part of the text even where a vocabulary calls them special: the chat shows thinking folded.
+SHOWN_TOKENS = frozenset({"<think>", "</think>"})
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back.
+    """Converts text to token ids and back.
 
-    ``special_tokens``: text -> id of the tokens that are never written by a person and are hidden
-    in what the model writes. ``n_tokens``: ids run from 0 to n_tokens - 1.
+    ``special_tokens`` maps the text of each control token to its id. Control tokens structure a
+    prompt; users never write them, and they are hidden in the model's output. Added tokens that
+    are part of the output, such as ``<think>`` and ``<tool_call>``, are not among them.
+    ``n_tokens`` is the size of the vocabulary: ids run from 0 to ``n_tokens - 1``.
     """
 
     n_tokens: int
     special_tokens: dict[str, int]
     bos_token: str = ""
     eos_token: str = ""
-    end_tokens: tuple[str, ...] = ()  # others that the model's files say end an answer
+    end_tokens: tuple[str, ...] = ()  # further end-of-answer tokens that the model's files name
     adds_bos: bool = False  # whether a prompt without a template begins with bos_token
-    chat_template: str = ""  # the Jinja program that came with it
+    chat_template: str = ""  # the Jinja template from the model's files
 
     @abstractmethod
     def encode(self, text: str, *, specials: bool, continued: bool = False) -> list[int]:
-        """Token ids of the text.
+        """Return the token ids of a text.
 
-        ``specials``: whether special tokens are recognised in it; otherwise their letters are
-        plain text. ``continued``: the text follows other tokens, so that no space is put before
-        it where the tokenizer does so at the start.
+        ``specials``: recognise control tokens in the text; otherwise their letters are plain
+        text. ``continued``: the text follows other tokens, so the space that sentencepiece puts
+        before a text is left out.
         """
 
     @abstractmethod
     def token_bytes(self, token_id: int) -> bytes:
-        """The token's part of the UTF-8 text: b"" for a special token or an id without a token."""
+        """Return a token's UTF-8 bytes; b"" for a control token and for an unused id."""
 
     def encode_prompt(self, text: str) -> list[int]:
-        """A prompt without a template: the text, after the bos token where the model expects it."""
+        """Encode a prompt without a template, after the bos token if the model expects it."""
         bos = [self.special_tokens[self.bos_token]] if self.adds_bos else []
         return bos + self.encode(text, specials=True)
 
     def encode_message(self, text: str) -> list[int]:
-        """What a person or the model wrote, within a conversation: plain text that goes on."""
+        """Encode text from the user or the model inside a conversation, as plain text."""
         return self.encode(text, specials=False, continued=True)
 
     def decode(self, token_ids: list[int]) -> str:
-        """All of the text, incomplete characters at its end replaced."""
+        """Return the text of the ids, with U+FFFD in place of incomplete characters."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
 
     def end_ids(self) -> frozenset[int]:
-        """Ids that end an answer."""
+        """Return the ids of the tokens that end an answer."""
         names = (self.eos_token, *self.end_tokens, *_END_TOKENS)
         return frozenset(self.special_tokens[name] for name in names if name in self.special_tokens)
 
     @cached_property
     def special_pattern(self) -> re.Pattern[str]:
-        """Any special token's name as group 1, the longest that fits; nothing if there are none."""
+        """A pattern whose group 1 is a control token, the longest first; it may match nothing."""
         names = sorted(self.special_tokens, key=len, reverse=True)
         return re.compile("(" + ("|".join(map(re.escape, names)) or "(?!)") + ")")
 
     def split_specials(self, text: str) -> list[str | int]:
-        """The text cut into plain pieces (str) and special tokens (id), longest name first."""
+        """Split a text into plain pieces (str) and control tokens (id)."""
         pieces = self.special_pattern.split(text)
         return [self.special_tokens.get(piece, piece) for piece in pieces if piece]
 
 
 def byte_level_bytes(piece: str) -> bytes:
-    """The bytes behind a token of a byte-level BPE vocabulary, such as GPT-2's and Llama 3's."""
-    return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece if symbol in _BYTE_OF_SYMBOL)
+    """Return the bytes behind a token of a byte-level BPE vocabulary (GPT-2, Llama 3, Qwen)."""
+    return bytes(BYTE_OF_SYMBOL[symbol] for symbol in piece if symbol in BYTE_OF_SYMBOL)
 
 
 def _byte_of_symbol() -> dict[str, int]:
@@ -89,24 +93,25 @@ def _byte_of_symbol() -> dict[str, int]:
     return table | {chr(0x100 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTE_OF_SYMBOL = _byte_of_symbol()
+BYTE_OF_SYMBOL = _byte_of_symbol()
 
 
 def sentencepiece_bytes(piece: str) -> bytes:
-    """The bytes behind a sentencepiece token: ``▁`` is a space, ``<0x0A>`` a single byte."""
+    """Return the bytes behind a sentencepiece token: ``▁`` is a space, ``<0x0A>`` one byte."""
     if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
         return bytes([int(piece[3:5], 16)])
     return piece.replace("▁", " ").encode()
 
 
 class StreamDecoder:
-    """Token by token to text; an incomplete character is held back until the rest has come."""
+    """Decodes token by token, holding an incomplete character back until its last byte."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
+        """Add a token and return the text that is complete now."""
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))
 
     @property
@@ -115,5 +120,5 @@ class StreamDecoder:
         return bool(self._utf8.getstate()[0])
 
     def flush(self) -> str:
-        """What was held back; bytes that never became a character are replaced."""
+        """Return what was held back, with U+FFFD in place of an incomplete character."""
         return self._utf8.decode(b"", final=True)

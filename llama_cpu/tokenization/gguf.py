@@ -1,22 +1,31 @@
-"""The vocabularies inside GGUF files, handed to the library that each of them came from."""
+"""The vocabularies inside GGUF files, given to the library that each kind came from.
+
+The keys ``tokenizer.ggml.*`` are those of ggml's document "GGUF", the names of the pre-tokenizers
+those of llama.cpp.
+"""
 
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from llama_cpu.tokenization.base import Tokenizer
+from llama_cpu.tokenization.base import SHOWN_TOKENS, Tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 
-_CONTROL, _USER_DEFINED, _BYTE = (
-    3,
-    4,
-    6,
-)  # tokenizer.ggml.token_type, the same numbers as in sentencepiece
+T = TypeVar("T")
+
+# tokenizer.ggml.token_type has the same numbers as sentencepiece_model.proto.
+_CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
+
+# <|im_end|>, and DeepSeek's names with a fullwidth bar.
+_CONTROL_BEGINS, _CONTROL_ENDS = ("<|", "<\uff5c"), ("|>", "\uff5c>")
+
+# Patterns that split text into words, which BPE does not merge across. Those of Qwen2 and Tekken
+# are in the models' own tokenizer.json and tekken.json.
 _QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN_PATTERN = (
@@ -26,14 +35,17 @@ _TEKKEN_PATTERN = (
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of a GGUF file. Raises ValueError where its vocabulary is of no known kind."""
+    """Build the tokenizer of a GGUF file.
+
+    Raises ValueError if the vocabulary is of an unknown kind or damaged.
+    """
     kind = metadata.get("tokenizer.ggml.model")
     tokens = _listed(metadata, "tokens", str)
     if not tokens:
         raise ValueError("it holds no vocabulary")
     readers = {"llama": _sentencepiece, "gpt2": _byte_level}
     if kind not in readers:
-        raise ValueError(f"its vocabulary is of the kind {str(kind)[:40]!r}, which cannot be read")
+        raise ValueError(f"its kind of vocabulary, {str(kind)[:40]!r}, is not supported")
     tokenizer = readers[kind](metadata, tokens, _types(metadata, tokens))
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
     tokenizer.end_tokens = tuple(_token(tokens, index) for index in ends if index is not None)
@@ -41,9 +53,9 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
-    """The tokens' types, those of special ones put right.
+    """The tokens' types, with control tokens and shown tokens corrected.
 
-    llama.cpp's converter calls added tokens user-defined, ``<|im_end|>`` among them.
+    Early converters call all added tokens user-defined, ``<|im_end|>`` among them.
     """
     types = _listed(metadata, "token_type", int) or [1] * len(tokens)
     if len(types) != len(tokens):
@@ -51,9 +63,11 @@ def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
     names = ("bos", "eos", "eot", "eom")
     special = {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names}
     for index, (token, type_) in enumerate(zip(tokens, types, strict=True)):
-        looks_special = token.startswith("<|") and token.endswith("|>")
+        looks_special = token[:2] in _CONTROL_BEGINS and token[-2:] in _CONTROL_ENDS
         if index in special or (type_ == _USER_DEFINED and looks_special):
             types[index] = _CONTROL
+        elif token in SHOWN_TOKENS:
+            types[index] = _USER_DEFINED
     return types
 
 
@@ -71,7 +85,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
         42: _id(metadata, "eos_token_id", 2),
     }
     bpe, byte_fallback = _varint(3, 2), _varint(35, _BYTE in types)
-    # sentencepiece looks its special tokens up by their text, not by id.
+    # sentencepiece looks up its special tokens by text, not by id.
     names = {45: ids[40], 46: ids[41], 47: ids[42]}
     specials = b"".join(_varint(field, value) for field, value in ids.items())
     specials += b"".join(
@@ -83,7 +97,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     return SentencePieceTokenizer(model, metadata.get("tokenizer.ggml.add_bos_token", True))
 
 
-# sentencepiece_model.proto in protocol buffers' wire format: (field << 3 | wire type), value.
+# The wire format of protocol buffers: each field is a key, field << 3 | wire type, and a value.
 
 
 def _varint(field: int, value: int) -> bytes:
@@ -103,7 +117,7 @@ def _message(field: int, body: bytes) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    """Seven bits a byte, the lowest first, the top bit set on all but the last."""
+    """Encode a number as a varint: seven bits a byte, lowest first, top bit set but on the last."""
     if value < 0:
         raise ValueError("a token id is negative")
     encoded = bytearray()
@@ -116,15 +130,18 @@ def _number(value: int) -> bytes:
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
     if "tokenizer.ggml.merges" not in metadata:
         raise ValueError("it holds no merges")
-    pairs = [tuple(merge.split(" ", 1)) for merge in _listed(metadata, "merges", str)]
+    merges = [merge.partition(" ") for merge in _listed(metadata, "merges", str)]
     pre = str(metadata.get("tokenizer.ggml.pre", "default"))
-    pre_tokenizer, ignore_merges = _pre_tokenizer(pre)
+    pre_tokenizer = _pre_tokenizer(pre)
+    pairs = [(left, right) for left, _, right in merges]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     try:
-        model = models.BPE(vocabulary, pairs, ignore_merges=ignore_merges)
+        model = models.BPE(vocabulary, pairs, ignore_merges=pre in _WHOLE_WORDS)
     except Exception as error:  # the library raises bare Exception
         raise ValueError("its merges do not fit its vocabulary") from error
     tokenizer = tokenizers.Tokenizer(model)
+    if pre in _QWEN2_NAMES:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     controls = [
@@ -140,41 +157,43 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
             "eos_token": _token(tokens, metadata.get("tokenizer.ggml.eos_token_id")),
         },
     )
-    # Llama 3's files of the first weeks do not say that they want it.
-    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre in _LLAMA3_NAMES)
+    # Early files of Llama 3 do not say whether a prompt begins with the bos token.
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre in _ADDS_BOS)
     hugging_face.adds_bos = bool(adds_bos) and hugging_face.bos_token in hugging_face.special_tokens
     return hugging_face
 
 
-_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "dbrx", "smaug-bpe", "pixtral")
+# smaug-bpe is also SmolLM3's: Llama 3's words and vocabulary, but no bos token.
+_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "dbrx", "smaug-bpe")
+_QWEN2_NAMES = ("qwen2", "deepseek-r1-qwen", "megrez")
+_WHOLE_WORDS = (*_LLAMA3_NAMES, "tekken")  # a word that is in the vocabulary is not merged
+_ADDS_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
 
 
-def _pre_tokenizer(name: str) -> tuple[pre_tokenizers.PreTokenizer, bool]:
-    """How text is split before merging, and whether whole words in the vocabulary skip merging.
-
-    The names are llama.cpp's (``tokenizer.ggml.pre``).
-    """
+def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
+    """How text is split into words before BPE merges within them (``tokenizer.ggml.pre``)."""
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("default", "gpt-2", "gpt2", "phi-2", "jina-es", "jina-de"):
-        return gpt2, False
+        return gpt2
     if name in ("smollm", "starcoder", "refact", "command-r", "codeshell"):
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, gpt2]), False
+        return pre_tokenizers.Sequence([digits, gpt2])
     patterns = dict.fromkeys(_LLAMA3_NAMES, LLAMA3_PATTERN)
-    patterns |= {"qwen2": _QWEN2_PATTERN, "tekken": _TEKKEN_PATTERN}
+    patterns |= dict.fromkeys(_QWEN2_NAMES, _QWEN2_PATTERN)
+    patterns["tekken"] = _TEKKEN_PATTERN
     if name not in patterns:
-        raise ValueError(f"its text is split the way of {str(name)[:40]!r}, which is not known")
+        raise ValueError(f"its pre-tokenizer {str(name)[:40]!r} is not known")
     split = pre_tokenizers.Split(Regex(patterns[name]), behavior="isolated")
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([split, plain]), name != "qwen2"
+    return pre_tokenizers.Sequence([split, plain])
 
 
-def _listed(metadata: Mapping[str, Any], name: str, kind: type) -> list:
-    """A list of values of one type, as all lists in GGUF are; [] where there is none."""
-    values = metadata.get(f"tokenizer.ggml.{name}", [])
+def _listed(metadata: Mapping[str, Any], name: str, kind: type[T]) -> list[T]:
+    """A list, whose values are all of one type as in any GGUF list; [] if it is missing."""
+    values: Any = metadata.get(f"tokenizer.ggml.{name}", [])
     if not isinstance(values, list) or (values and not isinstance(values[0], kind)):
         raise ValueError(f"its {name} are of the wrong type")
-    return values
+    return list(values)
 
 
 def _id(metadata: Mapping[str, Any], name: str, default: int) -> int:

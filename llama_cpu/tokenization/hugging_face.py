@@ -1,30 +1,38 @@
-"""``tokenizer.json``, by Hugging Face's tokenizers library."""
+"""``tokenizer.json``, using Hugging Face's tokenizers library."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
 
 from llama_cpu.errors import UserError
-from llama_cpu.tokenization.base import Tokenizer, byte_level_bytes, sentencepiece_bytes
+from llama_cpu.tokenization.base import (
+    SHOWN_TOKENS,
+    Tokenizer,
+    byte_level_bytes,
+    sentencepiece_bytes,
+)
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """``settings`` is tokenizer_config.json, which names the bos and eos tokens.
+    """A tokenizer of Hugging Face's library; see ``parse``.
 
-    ``tokenizer`` is the library's object; see ``parse``.
+    ``settings`` is the content of tokenizer_config.json, which names the bos and eos tokens.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
         added = tokenizer.get_added_tokens_decoder()
         self.special_tokens = {
-            token.content: index for index, token in added.items() if token.special
+            token.content: index
+            for index, token in added.items()
+            if token.special and token.content not in SHOWN_TOKENS
         }
-        self._added = {index: token.content for index, token in added.items() if not token.special}
         self._special_ids = frozenset(self.special_tokens.values())
+        self._added = {index: token.content.encode() for index, token in added.items()}
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         self.n_tokens = max(vocabulary.values(), default=-1) + 1
         self.bos_token = _token_text(settings.get("bos_token"))
@@ -34,8 +42,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str())["decoder"])
 
     @classmethod
-    def parse(cls, data: str, settings: dict[str, Any]) -> "HuggingFaceTokenizer":
-        """From the text of tokenizer.json. Raises ValueError where it is damaged."""
+    def parse(cls, data: str, settings: Mapping[str, Any]) -> "HuggingFaceTokenizer":
+        """Build a tokenizer from the text of tokenizer.json. Raises ValueError if it is damaged."""
         try:
             return cls(tokenizers.Tokenizer.from_str(data), settings)
         except BaseException as error:
@@ -47,27 +55,28 @@ class HuggingFaceTokenizer(Tokenizer):
         self._tokenizer.encode_special_tokens = not specials
         if not continued or self._byte_level:
             return self._ids(text)
-        # Sentencepiece-like: a space is put before the text unless something else comes first.
+        # Like sentencepiece, the tokenizer puts a space before a text at its start only.
         before = self._ids("\n")
         ids = self._ids("\n" + text)
         return ids[len(before) :] if ids[: len(before)] == before else self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
-        except BaseException as error:  # an unknown token and no name for it, say
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except BaseException as error:  # for example an unknown token without a name for it
             if not _is_failure(error):
                 raise
             raise UserError(
                 f"The model's tokenizer.json cannot encode this text ({str(error)[:100]}); get a "
                 "good copy of that file."
             ) from error
+        return ids
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id in self._special_ids:
             return b""
         if token_id in self._added:
-            return self._added[token_id].encode()
+            return self._added[token_id]
         piece = self._tokenizer.id_to_token(token_id)
         if piece is None:
             return b""
@@ -75,12 +84,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def _is_failure(error: BaseException) -> bool:
-    """The library raises bare Exception, and where its Rust code panics not even that."""
+    """The library raises a bare Exception, and its Rust code panics with a BaseException."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _token_text(value: Any) -> str:
-    """A token in tokenizer_config.json is its text, or an object with a field ``content``."""
+    """A token in tokenizer_config.json: its text, or an object with the field ``content``."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""

@@ -1,8 +1,8 @@
-"""``tokenizer.model`` of LLaMA 1, Llama 2 and Code Llama, by the sentencepiece library."""
+"""``tokenizer.model`` of LLaMA 1, Llama 2 and Mistral 7B, using the sentencepiece library."""
 
 import sentencepiece
 
-from llama_cpu.tokenization.base import Tokenizer, sentencepiece_bytes
+from llama_cpu.tokenization.base import SHOWN_TOKENS, Tokenizer, sentencepiece_bytes
 
 # Appended to a serialized ModelProto this overrides one field of it, as protocol buffers merge
 # repeated messages: normalizer_spec (3) { add_dummy_prefix (3): false }.
@@ -10,7 +10,10 @@ _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Raises RuntimeError where the model cannot be parsed, ValueError where a piece is no text."""
+    """A sentencepiece vocabulary.
+
+    Raises RuntimeError if the model cannot be parsed, ValueError if a piece is not UTF-8.
+    """
 
     def __init__(self, model_proto: bytes, adds_bos: bool = True) -> None:
         # LoadFromSerializedProto raises where the constructor would abort the process.
@@ -20,11 +23,11 @@ class SentencePieceTokenizer(Tokenizer):
         self._continued.LoadFromSerializedProto(model_proto + _NO_DUMMY_PREFIX)
         pieces = self._at_start
         self.n_tokens = pieces.GetPieceSize()
-        self._pieces = [pieces.IdToPiece(index) for index in range(self.n_tokens)]
+        self._pieces: list[str] = [pieces.IdToPiece(index) for index in range(self.n_tokens)]
         self.special_tokens = {
             piece: index
             for index, piece in enumerate(self._pieces)
-            if pieces.IsControl(index) or pieces.IsUnknown(index)
+            if (pieces.IsControl(index) or pieces.IsUnknown(index)) and piece not in SHOWN_TOKENS
         }
         self.bos_token = self._pieces[pieces.bos_id()] if pieces.bos_id() >= 0 else ""
         self.eos_token = self._pieces[pieces.eos_id()] if pieces.eos_id() >= 0 else ""
@@ -36,9 +39,12 @@ class SentencePieceTokenizer(Tokenizer):
         for index, piece in enumerate(pieces):
             if isinstance(piece, int):
                 ids.append(piece)
-            else:
-                encoder = self._continued if continued and index == 0 else self._at_start
-                ids += encoder.EncodeAsIds(piece)
+                continue
+            # After a control token sentencepiece puts a space before the text, too, unless the
+            # template has written that space itself, as "[INST] " of Mistral's does.
+            has_space = piece.startswith(" ") if index else continued
+            encoder = self._continued if has_space else self._at_start
+            ids += encoder.EncodeAsIds(piece)
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:

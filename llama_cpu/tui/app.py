@@ -203,7 +203,8 @@ class ChatApp(App[int]):
 
     async def action_quit(self) -> None:
         """Leave, once the KV cache is kept, or at once if asked again; a screen that is left stops
-        the model's work."""
+        the model's work.
+        """
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
         if self.is_leaving:
             self.exit(EXIT_OK)

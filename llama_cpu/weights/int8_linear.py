@@ -140,8 +140,10 @@ class PlainInt8Linear:
 
 
 class WidenedInt8Linear:
-    """The same for a processor without exact int8 products (before VNNI, Arm): the weight is
-    widened to float32, and activations stay as they are."""
+    """The same for a processor without exact int8 products (before VNNI, Arm).
+
+    The weight is widened to float32, and activations stay as they are.
+    """
 
     def __init__(self, weight: Int8Weight) -> None:
         self._few = _InBlocks(weight)

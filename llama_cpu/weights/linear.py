@@ -57,6 +57,18 @@ class SeparateLinears:
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
+class BiasedLinear:
+    """A product to which a bias is added."""
+
+    def __init__(self, linear: Linear, bias: Tensor) -> None:
+        self.linear = linear
+        self.bias = bias  # float32 [out]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [rows, in] -> float32 [rows, out]."""
+        return self.linear(x).float().add_(self.bias)
+
+
 class _Scratch:
     """A float32 matrix that all layers share, for weights widened just before their product."""
 

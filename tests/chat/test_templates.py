@@ -34,6 +34,12 @@ EXPECTED = {
         "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
         "<|im_start|>assistant\n"
     ),
+    "mistral-v1": "<s>[INST] Be kind.\n\nHi [/INST] Hello!</s>[INST] Bye [/INST]",
+    "mistral-v3": "<s>[INST] Be kind.\n\nHi[/INST] Hello!</s>[INST] Bye[/INST]",
+    "mistral-v3-tekken": "<s>[INST]Be kind.\n\nHi[/INST]Hello!</s>[INST]Bye[/INST]",
+    "mistral-v7-tekken": (
+        "<s>[SYSTEM_PROMPT]Be kind.[/SYSTEM_PROMPT][INST]Hi[/INST]Hello!</s>[INST]Bye[/INST]"
+    ),
     "vicuna": "<s>Be kind. USER: Hi ASSISTANT: Hello!</s>USER: Bye ASSISTANT:",
     "alpaca": (
         "<s>Be kind.\n\n### Instruction:\nHi\n\n### Response:Hello!\n\n"
@@ -129,8 +135,14 @@ def test_choice_of_template(tmp_path) -> None:
     assert choose_template(None, tokenizer, "7B").name == "transcript"
     assert choose_template(None, tokenizer, "7B").guessed
     assert choose_template(None, tokenizer, "llama-2-7b-chat").name == "llama-2"
+    assert choose_template(None, tokenizer, "Mistral-7B-Instruct-v0.2").name == "mistral-v1"
+    assert choose_template(None, tokenizer, "Mistral-7B-v0.1").name == "transcript"
     tokenizer.special_tokens = {"<|im_start|>": 256}
     assert choose_template(None, tokenizer, "7B").name == "chatml"
+    tokenizer.special_tokens = {"[INST]": 256}  # no space before a text: Tekken
+    assert choose_template(None, tokenizer, "nemo").name == "mistral-v3-tekken"
+    tokenizer.special_tokens = {"[INST]": 256, "[SYSTEM_PROMPT]": 257}
+    assert choose_template(None, tokenizer, "small").name == "mistral-v7-tekken"
     tokenizer.special_tokens = {"<|start_header_id|>": 256}
     assert choose_template(None, tokenizer, "8B").name == "llama-3"
     tokenizer.chat_template = "own"

@@ -158,7 +158,7 @@ def test_a_file_in_int8_is_taken_as_it_is(int8_model: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("file_format", FILES)
 def test_every_byte_is_counted(file_format: str, tmp_path: Path) -> None:
-    tensors = quantized(open_shards(write_half(tmp_path / "in", 2)).tensors)
+    tensors = quantized(open_shards(write_half(tmp_path / "in", 2)).tensors, INT8)
     name = {"pth": "merged.pth", "safetensors": "model.safetensors"}[file_format]
     counts: list[int] = []
     total = total_bytes(tensors, torch.float32)
@@ -173,7 +173,7 @@ def test_every_byte_is_counted(file_format: str, tmp_path: Path) -> None:
 def test_too_little_room(tmp_path: Path, capsys, monkeypatch) -> None:
     """It is asked for a quarter of what --fp32 wants."""
     shards, output = write_half(tmp_path / "in", 2), tmp_path / "out"
-    tensors = quantized(open_shards(shards).tensors)
+    tensors = quantized(open_shards(shards).tensors, INT8)
     needed = total_bytes(tensors, torch.float32) + 4096 * len(tensors)
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(AtomicFiles, "free_bytes", lambda _, free=free: free)

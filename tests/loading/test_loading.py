@@ -266,7 +266,7 @@ def test_context_is_bounded_by_what_the_model_was_trained_for(
 
 
 def test_llama_families_are_told_apart_by_params_json() -> None:
-    from llama_cpu.model.config import config_from_meta
+    from llama_cpu.model.llama import config_from_meta
 
     def context_and_factor(**params) -> tuple:
         base = {"dim": 4096, "n_layers": 32, "n_heads": 32, "norm_eps": 1e-5, "vocab_size": -1}
@@ -287,16 +287,16 @@ def test_llama_families_are_told_apart_by_params_json() -> None:
 
 def test_rope_parameters_of_transformers_5() -> None:
     """transformers 5 writes theta and scaling in one object, transformers 4 in two."""
-    from llama_cpu.model.config import config_from_hugging_face
+    from llama_cpu.model.llama import config_from_hugging_face
+    from llama_cpu.system.fields import Fields
     from tests.support.checkpoints import hugging_face_config
 
     old = hugging_face_config(tiny_config(rope_theta=500_000.0))
     new = dict(old)
     new["rope_parameters"] = {"rope_type": "default", "rope_theta": new.pop("rope_theta")}
     file = Path("config.json")
-    assert config_from_hugging_face(json.loads(json.dumps(new)), file) == config_from_hugging_face(
-        old, file
-    )
+    of_new = config_from_hugging_face(Fields(json.loads(json.dumps(new)), file))
+    assert of_new == config_from_hugging_face(Fields(old, file))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sparse files are not the default there")

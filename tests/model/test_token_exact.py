@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from llama_cpu.model.attention import RotaryPositions
 from llama_cpu.model.config import ModelConfig, RopeScaling
-from llama_cpu.model.llama import Llama
+from llama_cpu.model.norms import RMSNorm
+from llama_cpu.model.transformer import Transformer, build_block
 from llama_cpu.weights.float32_linear import Float32Linear
 from llama_cpu.weights.linear import PREFILL_CHUNK
 from tests.support.checkpoints import (
@@ -17,7 +19,7 @@ from tests.support.checkpoints import (
     write_hugging_face,
     write_meta,
 )
-from tests.support.engine import greedy, load_tiny, make_block
+from tests.support.engine import TensorSource, greedy, load_tiny
 from tests.support.reference import greedy_reference, reference_model
 
 SHORT_ORIGINAL = RopeScaling(8.0, original_context=64)  # more of the frequencies are slow
@@ -134,11 +136,19 @@ def test_blocks_may_come_from_anywhere(tmp_path: Path) -> None:
     class OneAtATime:
         def __iter__(self):
             for layer in range(config.n_layers):
-                yield make_block(config, weights, layer)
+                yield build_block(config, layer, TensorSource(weights))
 
     loaded.cache.reuse([])
     embeddings, norm = weights["tok_embeddings.weight"], weights["norm.weight"]
     output = Float32Linear(weights["output.weight"])
-    streamed = Llama(config, embeddings, OneAtATime(), norm, output, 512, prefill_chunk=64)
+    streamed = Transformer(
+        config,
+        embeddings,
+        OneAtATime(),
+        RMSNorm(norm, config.norm_eps),
+        output,
+        RotaryPositions(config, 512),
+        prefill_chunk=64,
+    )
     object.__setattr__(loaded, "model", streamed)
     assert greedy(loaded, PROMPT, 16) == expected

@@ -1,5 +1,6 @@
 """Short ways to a model and its greedy answer."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
 
@@ -12,13 +13,11 @@ from llama_cpu.generation.generate import Limits, TextGenerator
 from llama_cpu.generation.sampling import Sampler, Sampling
 from llama_cpu.loading.load import LoadedModel, load
 from llama_cpu.loading.plan import LoadPlan
-from llama_cpu.model.config import ModelConfig
-from llama_cpu.model.llama import Block, BlockParts
 from llama_cpu.tokenization import Tokenizer
 from llama_cpu.weights.choice import Operators, PreferredOperators, only_in_place
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.float32_linear import Float32Linear
-from llama_cpu.weights.linear import Linear
+from llama_cpu.weights.linear import BiasedLinear, Linear, Output, Weight
 from llama_cpu.weights.weight_format import WeightFormat
 
 GREEDY = Sampling(temperature=0.0)
@@ -87,24 +86,29 @@ def load_tiny(
     return load(plan, lambda done, total, name: None, Flag())
 
 
-def make_block(config: ModelConfig, weights: dict[str, Tensor], layer: int) -> Block:
-    """A block of weights by Meta's names."""
+@dataclass
+class TensorSource:
+    """A model's weights in float32, for ``build_block`` and ``build_model``."""
 
-    def weight(kind: str) -> Tensor:
-        return weights[f"layers.{layer}.{kind}.weight"]
+    tensors: dict[str, Tensor]
 
-    def linear(*kinds: str) -> Linear:
-        return Float32Linear(torch.cat([weight(kind) for kind in kinds]))
+    def norm(self, name: str) -> Tensor:
+        return self.tensors[f"{name}.weight"]
 
-    parts = BlockParts(
-        attention_norm=weight("attention_norm"),
-        wqkv=linear("attention.wq", "attention.wk", "attention.wv"),
-        wo=linear("attention.wo"),
-        ffn_norm=weight("ffn_norm"),
-        w13=linear("feed_forward.w1", "feed_forward.w3"),
-        w2=linear("feed_forward.w2"),
-    )
-    return Block(config, parts)
+    def weight(self, name: str) -> Tensor:
+        return self.tensors[f"{name}.weight"]
+
+    def linear(self, *names: str) -> Linear:
+        weights = torch.cat([self.tensors[f"{name}.weight"] for name in names])
+        product = Float32Linear(weights)
+        biases = [self.tensors.get(f"{name}.bias") for name in names]
+        given = [bias for bias in biases if bias is not None]
+        return BiasedLinear(product, torch.cat(given)) if given else product
+
+    def output(self, tok_embeddings: Weight) -> Output:
+        weight = self.tensors.get("output.weight", tok_embeddings)
+        assert isinstance(weight, Tensor)
+        return Float32Linear(weight)
 
 
 def generator_of(loaded: LoadedModel) -> TextGenerator:

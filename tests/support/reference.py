@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import Weights, hugging_face_config, hugging_face_weights
@@ -23,7 +23,7 @@ def reference_from_gguf(path: Path) -> LlamaForCausalLM:
     return model.eval()
 
 
-def greedy_reference(model: LlamaForCausalLM, prompt_ids: list[int], count: int) -> list[int]:
+def greedy_reference(model: PreTrainedModel, prompt_ids: list[int], count: int) -> list[int]:
     """``count`` ids, end tokens included and not heeded."""
     with torch.inference_mode():
         ids = model.generate(

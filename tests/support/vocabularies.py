@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from llama_cpu.tokenization.base import _BYTE_OF_SYMBOL
+from llama_cpu.tokenization.base import BYTE_OF_SYMBOL
+from tests.support.texts import PARTS
 
 N_TOKENS = 320
 
@@ -39,7 +42,7 @@ def sentencepiece_model(normalization: str = "identity") -> bytes:
 
 def byte_level_vocabulary() -> list[str]:
     """Two specials, the 256 bytes and two merges of them."""
-    symbols = sorted(_BYTE_OF_SYMBOL, key=lambda symbol: _BYTE_OF_SYMBOL[symbol])
+    symbols = sorted(BYTE_OF_SYMBOL, key=lambda symbol: BYTE_OF_SYMBOL[symbol])
     return ["<s>", "</s>", *symbols, "th", "the"]
 
 
@@ -107,4 +110,100 @@ def gguf_vocabulary(kind: str = "gpt2") -> dict[str, Any]:
         "tokenizer.ggml.eos_token_id": tokens.index("</s>"),
         "tokenizer.ggml.add_bos_token": True,
         **values,
+    }
+
+
+# From the models' tokenizer.json files: the patterns of their pre-tokenizers and added tokens,
+# with whether they are special.
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SMOLLM3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_TOKENS = {
+    "<|endoftext|>": True,
+    "<|im_start|>": True,
+    "<|im_end|>": True,
+    "<tool_call>": False,
+    "</tool_call>": False,
+    "<think>": False,
+    "</think>": False,
+}
+
+
+def trained_tokenizer(
+    pattern: str = QWEN_PATTERN,
+    added: dict[str, bool] = QWEN_TOKENS,
+    *,
+    vocab_size: int = 640,
+    nfc: bool = True,
+) -> tokenizers.Tokenizer:
+    """A byte-level BPE like Qwen's or SmolLM3's, trained on a few texts; added tokens are last."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    if nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(added),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [*PARTS, *(f" {part} thinking about {part}s\n\n" for part in PARTS)]
+    tokenizer.train_from_iterator(texts * 3, trainer)
+    tokenizer.add_tokens(
+        [
+            AddedToken(text, special=special, normalized=False, single_word=False)
+            for text, special in added.items()
+        ]
+    )
+    return tokenizer
+
+
+def gguf_vocabulary_of(tokenizer: tokenizers.Tokenizer, pre: str, eos: str) -> dict[str, Any]:
+    """The metadata that a converter makes of a byte-level tokenizer.json; ``pre``: its name."""
+    description = json.loads(tokenizer.to_str())
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    tokens = sorted(ids, key=lambda token: ids[token])
+    special = {entry["content"]: entry["special"] for entry in description["added_tokens"]}
+    types = [{True: 3, False: 4}[special[token]] if token in special else 1 for token in tokens]
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge)
+        for merge in description["model"]["merges"]
+    ]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.eos_token_id": ids[eos],
+        "tokenizer.ggml.add_bos_token": False,
+    }
+
+
+def sentencepiece_vocabulary(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
+    """The GGUF metadata of a sentencepiece model."""
+
+    def kind(index: int) -> int:
+        if model.is_unknown(index):
+            return 2
+        if model.is_control(index):
+            return 3
+        return 6 if model.is_byte(index) else 1
+
+    indices = range(len(model))
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [model.id_to_piece(index) for index in indices],
+        "tokenizer.ggml.scores": [model.get_score(index) for index in indices],
+        "tokenizer.ggml.token_type": [kind(index) for index in indices],
     }

@@ -1,9 +1,15 @@
-"""When the memory no longer suffices: with machines that are made up."""
+"""Paging: what is measured, and when it says that the memory no longer suffices."""
 
+import mmap
+import sys
+import types
 from collections.abc import Iterable
+from pathlib import Path
 
+import psutil
 import pytest
 
+from llama_cpu.system import paging
 from llama_cpu.system.memory import MemoryReport
 from llama_cpu.system.paging import WINDOW, Paging, PagingReport, PagingWatch
 
@@ -72,3 +78,38 @@ def test_mapped_weights_are_read_once() -> None:
 
 def test_other_reading_beside_mapped_weights_that_fit() -> None:
     assert not any(seen([(0, 0, 500)] * 30, memory(7400, file_backed=3000), mapped=3000))
+
+
+# What is measured
+
+
+def test_what_was_swapped_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/vmstat": "nr_free_pages 7\npswpin 3\npswpout 5\n",
+        "/proc/self/io": "rchar: 99\nread_bytes: 4096\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda self: files[str(self)])
+    page = mmap.PAGESIZE
+    assert paging.paging_report() == paging.PagingReport(3 * page, 5 * page, 4096)
+
+
+def test_paging_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, and on Windows, which only says how much is in the paging file."""
+
+    def missing(self: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    swap = types.SimpleNamespace(sin=30, sout=50, used=70)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: swap)
+    report = paging.paging_report()
+    assert (report.swapped_in, report.swapped_out) == (30, 50) and report.read >= 0
+    monkeypatch.setattr(sys, "platform", "win32")
+    swap.sin = swap.sout = 0
+    assert paging.paging_report().swapped_out == 70
+
+
+def test_the_counters_of_this_machine_only_grow() -> None:
+    before, after = paging.paging_report(), paging.paging_report()
+    assert 0 <= before.read <= after.read and 0 <= before.swapped_in <= after.swapped_in

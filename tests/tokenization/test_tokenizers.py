@@ -19,6 +19,7 @@ from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN, TiktokenTokenizer, looks_like_ranks
 from tests.support.engine import ByteTokenizer
+from tests.support.vocabularies import sentencepiece_vocabulary
 
 TEXTS = [
     "Hello world 12345",
@@ -130,30 +131,13 @@ def test_continued_text_gets_no_space(
 def test_sentencepiece_in_gguf(
     text: str, sentencepiece_tokenizer: SentencePieceTokenizer, reference
 ) -> None:
-    tokenizer = gguf_tokenizer(sentencepiece_metadata(reference))
+    tokenizer = gguf_tokenizer(sentencepiece_vocabulary(reference))
     for continued in (False, True):
         assert tokenizer.encode(
             text, specials=True, continued=continued
         ) == sentencepiece_tokenizer.encode(text, specials=True, continued=continued)
     assert tokenizer.special_tokens == sentencepiece_tokenizer.special_tokens
     assert tokenizer.adds_bos
-
-
-def sentencepiece_metadata(reference: sentencepiece.SentencePieceProcessor) -> dict:
-    def kind(index: int) -> int:
-        if reference.is_unknown(index):
-            return 2
-        if reference.is_control(index):
-            return 3
-        return 6 if reference.is_byte(index) else 1
-
-    indices = range(len(reference))
-    return {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": [reference.id_to_piece(index) for index in indices],
-        "tokenizer.ggml.scores": [reference.get_score(index) for index in indices],
-        "tokenizer.ggml.token_type": [kind(index) for index in indices],
-    }
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -263,7 +247,7 @@ def test_stream_decoder_replaces_what_never_became_a_character(
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_special_tokens_that_a_converter_called_user_defined(kind: str, reference) -> None:
     if kind == "llama":
-        metadata = sentencepiece_metadata(reference)
+        metadata = sentencepiece_vocabulary(reference)
     else:
         description = json.loads(byte_level_tokenizer().to_str())["model"]
         metadata = {

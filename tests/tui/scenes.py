@@ -292,13 +292,13 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TZ", "UTC")
     changes = {
-        "sidebar.datetime": SimpleNamespace(date=Day),
-        "chat_screen.memory_report": lambda: MEMORY,
-        "figures_screen.memory_report": lambda: MEMORY,
-        "figures_screen.processor_name": lambda: "Made-up Processor 9000 @ 2.40 GHz",
-        "panels.paging_report": lambda: PagingReport(0, 0, 0),
-        "model_screen.available_memory": lambda: 9 * GIB,
-        "loading_screen.time": SimpleNamespace(monotonic=lambda: 100.0),
+        "widgets.sidebar.datetime": SimpleNamespace(date=Day),
+        "screens.chat.memory_report": lambda: MEMORY,
+        "screens.figures.memory_report": lambda: MEMORY,
+        "screens.figures.processor_name": lambda: "Made-up Processor 9000 @ 2.40 GHz",
+        "controllers.panels.paging_report": lambda: PagingReport(0, 0, 0),
+        "screens.models.available_memory": lambda: 9 * GIB,
+        "screens.loading.time": SimpleNamespace(monotonic=lambda: 100.0),
         "about.model_folder": lambda: Path.home() / "llama_cpu" / "model",
         "about.tokenizer_folder": lambda: Path.home() / "llama_cpu" / "tokenizer",
     }

@@ -1,0 +1,97 @@
+"""Causal self-attention: grouped-query, with rotary embedding and sliding windows as options."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.kv_cache import LayerCache, first_in_window
+from llama_cpu.model.norms import HeadNorm
+from llama_cpu.model.rope import Rope, Rotate
+from llama_cpu.weights.linear import Linear
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What attention needs to know about the positions of the tokens of one forward pass.
+
+    The masks are bool [group * seq, keys], true where a query sees a key; None where every query
+    sees every key. ``window_mask`` covers only the keys that a sliding window leaves.
+    """
+
+    rotate: Rotate
+    mask: Tensor | None
+    window_mask: Tensor | None
+
+
+class RotaryPositions:
+    """Positions of a model with rotary embedding, and with a sliding window where it has one."""
+
+    def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
+        self._rope = Rope(config, max_seq_len)
+        self._group = config.n_heads // config.n_kv_heads
+        self._window = config.sliding_window
+
+    def place(self, start: int, seq: int) -> Placement:
+        """The placement of ``seq`` tokens after ``start`` earlier ones."""
+        mask = window_mask = causal_mask(seq, start, self._group)
+        if self._window is not None and mask is not None and start + seq > self._window:
+            window_mask = causal_mask(seq, start, self._group, self._window)
+        return Placement(self._rope.at(start, seq), mask, window_mask)
+
+
+class Attention:
+    """Causal attention in which groups of heads share keys and values (arXiv:2305.13245)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        wqkv: Linear,
+        wo: Linear,
+        qk_norm: HeadNorm | None = None,
+        rotary: bool = True,
+        sliding: bool = False,
+    ) -> None:
+        """``wqkv``: wq, wk and wv stacked, as all read x: dim -> heads of q, then k, then v.
+
+        ``sliding``: whether only the keys in the sliding window are seen.
+        """
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim = config.head_dim
+        self.wqkv, self.wo = wqkv, wo
+        self.qk_norm, self.rotary, self.sliding = qk_norm, rotary, sliding
+
+    def __call__(self, x: Tensor, placement: Placement, cache: LayerCache) -> Tensor:
+        """x: [seq, dim] -> [seq, dim]. Stores the tokens' keys and values in the cache."""
+        seq, kv = x.shape[0], self.n_kv_heads
+        heads = self.wqkv(x).float().view(seq, -1, self.head_dim)  # of q, then k, then v
+        if self.qk_norm is not None:
+            self.qk_norm(heads[:, :-kv])
+        if self.rotary:
+            placement.rotate(heads[:, :-kv])
+        cache.new.copy_(heads[:, self.n_heads :])
+        # The heads of a group become rows of one head, one below the other, so that the shared
+        # keys and values are read in place and not copied for each head.
+        q = heads[:, : self.n_heads].transpose(0, 1).reshape(1, kv, -1, self.head_dim)
+        q = q.to(cache.keys.dtype)  # [1, kv, group * seq, head_dim]
+        mask = placement.window_mask if self.sliding else placement.mask
+        out = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=mask)
+        return self.wo(out.view(self.n_heads, seq, -1).transpose(0, 1).reshape(seq, -1))
+
+
+def causal_mask(seq: int, start: int, group: int, window: int | None = None) -> Tensor | None:
+    """The keys that each query sees: bool [group * seq, keys], or None if all of them.
+
+    Without ``window`` the keys are those of all start + seq tokens. With it they begin at the
+    first key that the first query sees, and a query sees the last ``window`` of those up to its
+    own.
+    """
+    if seq == 1:
+        return None
+    first = first_in_window(start, window)
+    mask = torch.ones(seq, start + seq - first, dtype=torch.bool).tril(diagonal=start - first)
+    if window is not None:
+        mask = mask.triu(diagonal=start - first - window + 1)
+    return mask.repeat(group, 1)

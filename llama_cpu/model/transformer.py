@@ -1,0 +1,181 @@
+"""The transformer decoder, from token ids to logits.
+
+Read from top to bottom: model, block, then ``attention.py``, ``feed_forward.py``, ``norms.py``.
+What one architecture does differently stands in its own file (``qwen3.py``, ...). Activations are
+float32 throughout; only weights and the KV cache may have a smaller type. A pass processes ``seq``
+tokens at once; there is no batch dimension, as one person talks to one model.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from threading import Event
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llama_cpu.errors import Cancelled
+from llama_cpu.model.attention import Attention, Placement, RotaryPositions
+from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.feed_forward import FeedForward
+from llama_cpu.model.kv_cache import KVCache, LayerCache
+from llama_cpu.model.norms import HeadNorm, RMSNorm
+from llama_cpu.weights.linear import PREFILL_CHUNK, Linear, Output, Weight, take_rows
+
+Norm = Callable[[Tensor], Tensor]
+
+
+class Positions(Protocol):
+    """How a model tells positions apart."""
+
+    def place(self, start: int, seq: int) -> Placement:
+        """The placement of ``seq`` tokens after ``start`` earlier ones."""
+
+
+class Layer(Protocol):
+    """One layer of a model."""
+
+    def __call__(self, x: Tensor, placement: Placement, cache: LayerCache) -> Tensor:
+        """x: [seq, dim] -> [seq, dim], in the same memory."""
+
+
+class Transformer:
+    """The whole model. It walks over ``blocks``, which need not be in memory all at once."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tok_embeddings: Weight,
+        blocks: Iterable[Layer],
+        norm: Norm,
+        output: Output,
+        positions: Positions,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> None:
+        """``tok_embeddings``: [vocab, dim]. ``output``: dim -> vocab.
+
+        ``prefill_chunk``: number of prompt tokens that are read in one pass.
+        """
+        self.config = config
+        self.prefill_chunk = prefill_chunk
+        self.tok_embeddings = tok_embeddings
+        self.blocks = blocks
+        self.norm = norm
+        self.output = output
+        self.positions = positions
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: list[int],
+        cache: KVCache,
+        stop: Event | None = None,
+        all_logits: bool = False,
+    ) -> Tensor:
+        """Read ``token_ids`` after those in the cache; returns the last token's logits [vocab].
+
+        ``all_logits``: returns the logits of every token, [len(token_ids), vocab]. Raises
+        Cancelled, the cache unchanged, if ``stop`` is set while the blocks are computed.
+        """
+        for x in self._layers(token_ids, cache, stop):
+            last = x  # of the last layer, in the end
+        return self.logits(last) if all_logits else self.logits(last[-1:])[0]
+
+    def _layers(
+        self, token_ids: list[int], cache: KVCache, stop: Event | None = None
+    ) -> Iterator[Tensor]:
+        """Run ``forward`` layer by layer, for callers that report progress.
+
+        Yields the output of each layer, [len(token_ids), dim], in the same memory as the one
+        before. The tokens count as read when the last one is yielded. Raises as ``forward``.
+        """
+        start = len(cache)
+        x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
+        placement = self.positions.place(start, len(token_ids))
+        layers = cache.layers(len(token_ids))
+        for number, (block, layer) in enumerate(zip(self.blocks, layers, strict=True), start=1):
+            if stop is not None and stop.is_set():
+                raise Cancelled
+            x = block(x, placement, layer)
+            if number == len(layers):
+                cache.extend(token_ids)
+            yield x
+
+    layers = torch.inference_mode()(_layers)  # within forward it would be entered once per layer
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of the token after each position: last layer's x [seq, dim] -> [seq, vocab]."""
+        return self.output(self.norm(x))
+
+
+class Block:
+    """One layer: attention, then feed-forward, each added to its input in place."""
+
+    def __init__(
+        self, attention_norm: Norm, attention: Attention, ffn_norm: Norm, feed_forward: FeedForward
+    ) -> None:
+        self.attention_norm, self.attention = attention_norm, attention
+        self.ffn_norm, self.feed_forward = ffn_norm, feed_forward
+
+    def __call__(self, x: Tensor, placement: Placement, cache: LayerCache) -> Tensor:
+        # In place, as a new x would fragment the memory that the next layer can use again.
+        x += self.attention(self.attention_norm(x), placement, cache)
+        x += self.feed_forward(self.ffn_norm(x))
+        return x
+
+
+class WeightSource(Protocol):
+    """Gives an architecture its weights, by the names of its table of tensors."""
+
+    def norm(self, name: str) -> Tensor:
+        """A vector: float32 [dim]."""
+
+    def weight(self, name: str) -> Weight:
+        """A table whose rows are looked up: [rows, dim]."""
+
+    def linear(self, *names: str) -> Linear:
+        """The product with one matrix, or with several that read the same input, stacked; with
+        their biases where the architecture has them."""
+
+    def output(self, tok_embeddings: Weight) -> Output:
+        """The product with the output matrix, or with the embedding where the two are tied."""
+
+
+BuildBlock = Callable[[ModelConfig, int, WeightSource], Layer]
+
+
+def build_block(
+    config: ModelConfig, layer: int, weights: WeightSource, qk_norm: HeadNorm | None = None
+) -> Block:
+    """Build one layer of a LLaMA-like model. May be called repeatedly for the same layer."""
+    attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
+    return Block(
+        RMSNorm(weights.norm(f"{attention}_norm"), config.norm_eps),
+        Attention(
+            config,
+            wqkv=weights.linear(f"{attention}.wq", f"{attention}.wk", f"{attention}.wv"),
+            wo=weights.linear(f"{attention}.wo"),
+            qk_norm=qk_norm,
+            rotary=layer not in config.unrotated_layers,
+            sliding=layer in config.sliding_layers,
+        ),
+        RMSNorm(weights.norm(f"layers.{layer}.ffn_norm"), config.norm_eps),
+        FeedForward(
+            w13=weights.linear(f"{feed_forward}.w1", f"{feed_forward}.w3"),
+            w2=weights.linear(f"{feed_forward}.w2"),
+        ),
+    )
+
+
+def build_model(
+    config: ModelConfig, weights: WeightSource, max_seq_len: int, build_block: BuildBlock
+) -> Transformer:
+    """Build a LLaMA-like model with all of its layers in memory."""
+    tok_embeddings = weights.weight("tok_embeddings")
+    # The output is the largest matrix and in memory twice while it is packed: it comes before the
+    # layers, while there is room.
+    output = weights.output(tok_embeddings)
+    blocks = [build_block(config, layer, weights) for layer in range(config.n_layers)]
+    norm = RMSNorm(weights.norm("norm"), config.norm_eps)
+    positions = RotaryPositions(config, max_seq_len)
+    return Transformer(config, tok_embeddings, blocks, norm, output, positions)
