@@ -1,4 +1,4 @@
-"""Writes ``torch.save``'s file without holding it: a zip of one pickle and the tensors' bytes.
+"""Writing ``torch.save`` files without holding them: a zip of one pickle and the tensors' bytes.
 
 Layout: PyTorch, torch/serialization.py ("archive/data.pkl", "archive/data/N", "archive/version",
 "archive/byteorder"); zip: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (central
