@@ -142,7 +142,7 @@ def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtyp
 
 
 def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
-    """Return the bytes of all values in that type (None: their own). Raises UserError if unwritable."""
+    """Return the bytes of all values in that type (None: their own). Raises UserError."""
     dtypes = _dtypes(tensors, dtype)
     return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
 
