@@ -94,9 +94,9 @@ def test_a_little_quicker_is_not_enough() -> None:
     assert MeasuredOperators(clock).choose(toy_format([first, second]), SHAPE, 2).product is first
 
 
-def test_what_does_not_work_is_not_even_made() -> None:
+def test_what_does_not_work_is_not_taken() -> None:
     clock = Clock()
-    broken = replace(product(clock, "broken", one=0.1, works=False), make=lambda weight: None)
+    broken = product(clock, "broken", one=0.1, works=False)
     others = [product(clock, "a", one=1.0), product(clock, "b", one=0.1)]
     chosen = MeasuredOperators(clock).choose(toy_format([broken, *others]), SHAPE, 2)
     assert chosen.product.name == "b"
