@@ -26,6 +26,7 @@ _SECONDS = 20  # this process ends itself if the parent is gone and does not
 
 
 def main() -> None:
+    """Answer requests from standard input until it ends."""
     limit_memory(_MEMORY_LIMIT)
     print("ready", flush=True)
     for line in sys.stdin:

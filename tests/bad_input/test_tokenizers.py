@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from llama_cpu.errors import UserError
+from llama_cpu.tokenization.tekken import TekkenTokenizer
 from llama_cpu.tokenization.tiktoken import TiktokenTokenizer
 from tests.bad_input.test_json_files import change_json
-from tests.support.vocabularies import sentencepiece_model, tokenizer_json, write_ranks
+from tests.support.vocabularies import (
+    sentencepiece_model,
+    tekken_json,
+    tokenizer_json,
+    write_ranks,
+)
 
 
 def test_missing(model, refused) -> None:
@@ -66,6 +72,54 @@ def test_garbage_for_tokenizer_json(garbage: bytes, model, refused) -> None:
     folder = model("hugging_face")
     (folder / "tokenizer.json").write_bytes(garbage)
     assert "tokenizer.json" in refused(folder)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{}", b"[]", b'{"config": 5}', b"\xff", b"[" * 100_000])
+def test_garbage_for_tekken_json(garbage: bytes, model, refused) -> None:
+    folder = model("hugging_face")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tekken.json").write_bytes(garbage)
+    assert "tekken.json" in refused(folder)
+
+
+def test_tekken_json_is_taken(model, answers) -> None:
+    folder = model("hugging_face")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tekken.json").write_text(json.dumps(tekken_json()))
+    answers(folder)
+
+
+TEKKEN_CHANGES = {
+    "no vocabulary": {"vocab": []},
+    "a vocabulary of the wrong type": {"vocab": {"a": 1}},
+    "tokens without bytes": {"vocab": [{"rank": 0}] * 256},
+    "bytes that are not base64": {"vocab": [{"rank": 0, "token_bytes": "*"}] * 256},
+    "the same token twice": {"vocab": [{"rank": 0, "token_bytes": "AA=="}] * 256},
+    "ranks out of order": {"vocab": list(reversed(tekken_json()["vocab"]))[1:] * 2},
+    "control tokens of the wrong type": {"special_tokens": [1, 2]},
+    "control tokens out of order": {"special_tokens": [{"rank": 1, "token_str": "a"}]},
+    "a control token without a name": {"special_tokens": [{"rank": 0, "token_str": ""}]},
+    "a control token twice": {
+        "special_tokens": [{"rank": index, "token_str": "a"} for index in (0, 1)]
+    },
+    "more control tokens than there may be": {
+        "special_tokens": [{"rank": index, "token_str": str(index)} for index in range(65)]
+    },
+    "no configuration": {"config": None},
+    "no pattern": {"config": tekken_json()["config"] | {"pattern": 5}},
+    "a damaged pattern": {"config": tekken_json()["config"] | {"pattern": "("}},
+    "a negative size": {"config": tekken_json()["config"] | {"default_vocab_size": -1}},
+    "a huge size": {"config": tekken_json()["config"] | {"default_vocab_size": 1 << 40}},
+    "more control tokens than tokens": {
+        "config": tekken_json()["config"] | {"default_num_special_tokens": 1 << 20}
+    },
+}
+
+
+@pytest.mark.parametrize("change", TEKKEN_CHANGES.values(), ids=TEKKEN_CHANGES)
+def test_damaged_tekken_json(change: dict) -> None:
+    with pytest.raises(ValueError):
+        TekkenTokenizer(json.dumps(tekken_json() | change).encode())
 
 
 CHANGES = {

@@ -251,7 +251,7 @@ def write_gguf(
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     for key, value in (vocabulary or {}).items():
-        _add_value(writer, key, value)
+        add_value(writer, key, value)
     for name, tensor in renamed(weights, GGUF_NAMES, "blk.").items():
         one_dimensional = tensor.dim() == 1
         kind = gguf.GGMLQuantizationType.F32 if one_dimensional else quantization
@@ -264,7 +264,7 @@ def write_gguf(
     return path
 
 
-def _add_value(writer: gguf.GGUFWriter, key: str, value) -> None:
+def add_value(writer: gguf.GGUFWriter, key: str, value) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

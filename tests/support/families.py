@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tests.support.checkpoints import add_value
+
 _GGUF_ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "mistral": gguf.MODEL_ARCH.LLAMA,
@@ -65,9 +67,16 @@ def save(model: PreTrainedModel, folder: Path, shard_bytes: int = 1 << 30) -> Pa
     return folder
 
 
-def save_gguf(model: PreTrainedModel, path: Path, **metadata: Any) -> Path:
+def save_gguf(
+    model: PreTrainedModel,
+    path: Path,
+    *,
+    vocabulary: dict[str, Any] | None = None,
+    **metadata: Any,
+) -> Path:
     """Write the GGUF file that llama.cpp's converter makes of the model.
 
+    ``vocabulary``: metadata by whole keys.
     ``metadata``: further values, after the architecture's prefix; "__" stands for ".".
     """
     config = model.config
@@ -93,6 +102,8 @@ def save_gguf(model: PreTrainedModel, path: Path, **metadata: Any) -> Path:
         )
     for key, value in metadata.items():
         writer.add_uint32(f"{writer.arch}.{key.replace('__', '.')}", value)
+    for key, value in (vocabulary or {}).items():
+        add_value(writer, key, value)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, tensor in _saved_tensors(model, path.parent / "as_saved").items():
         if config.model_type in _PERMUTED:

@@ -1,9 +1,11 @@
 """The reference for correctness: transformers on the same weights."""
 
 from pathlib import Path
+from typing import Any
 
+import tokenizers
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import Weights, hugging_face_config, hugging_face_weights
@@ -35,3 +37,15 @@ def greedy_reference(model: PreTrainedModel, prompt_ids: list[int], count: int) 
             pad_token_id=0,
         )
     return ids[0, len(prompt_ids) :].tolist()
+
+
+def templated(
+    library: tokenizers.Tokenizer, chat: list[dict[str, str]], template: str, bos: str, eos: str
+) -> list[int]:
+    """Prompt ids of a conversation, by transformers."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=library, bos_token=bos or None, eos_token=eos, chat_template=template
+    )
+    encoded: Any = fast.apply_chat_template(chat, add_generation_prompt=True)
+    ids: list[int] = encoded["input_ids"]
+    return ids

@@ -77,6 +77,22 @@ def tokenizer_json() -> dict[str, Any]:
     }
 
 
+def tekken_json() -> dict[str, Any]:
+    """A tekken.json of 320 tokens: 64 control tokens and the single bytes."""
+    return {
+        "config": {
+            "pattern": r"\p{L}+|\p{N}|[^\p{L}\p{N}]+",
+            "default_vocab_size": N_TOKENS,
+            "default_num_special_tokens": N_TOKENS - 256,
+            "version": "v3",
+        },
+        "vocab": [
+            {"rank": byte, "token_bytes": base64.b64encode(bytes([byte])).decode()}
+            for byte in range(256)
+        ],
+    }
+
+
 def write_tokenizer_json(folder: Path, **settings: Any) -> Path:
     """tokenizer.json, and tokenizer_config.json with ``settings``."""
     path = folder / "tokenizer.json"
@@ -166,6 +182,12 @@ def trained_tokenizer(
         ]
     )
     return tokenizer
+
+
+def id_of(tokenizer: tokenizers.Tokenizer, token: str) -> int:
+    index = tokenizer.token_to_id(token)
+    assert index is not None, token
+    return index
 
 
 def gguf_vocabulary_of(tokenizer: tokenizers.Tokenizer, pre: str, eos: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import sentencepiece
 import tokenizers
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer as MistralPieces
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from llama_cpu.tokenization import StreamDecoder, Tokenizer, gguf
@@ -22,11 +21,13 @@ from llama_cpu.tokenization.gguf import gguf_tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tekken import TekkenTokenizer
+from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 from tests.support.texts import many_texts
 from tests.support.vocabularies import (
     QWEN_PATTERN,
     SMOLLM3_PATTERN,
     gguf_vocabulary_of,
+    id_of,
     sentencepiece_vocabulary,
     trained_tokenizer,
 )
@@ -49,6 +50,7 @@ def as_text(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     return partial(tokenizer.encode, specials=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [V1, V2, V3], ids=["v1", "v2", "v3"])
 def test_mistral_sentencepiece(path: Path) -> None:
     reference = MistralPieces(path)
@@ -65,6 +67,7 @@ def test_mistral_sentencepiece(path: Path) -> None:
     assert tokenizer.special_tokens == from_gguf.special_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TEKKEN, ids=lambda path: path.stem)
 def test_tekken(path: Path) -> None:
     reference = Tekkenizer.from_file(path)
@@ -80,6 +83,7 @@ def test_tekken(path: Path) -> None:
     assert [tokenizer.token_bytes(index) for index in (0, 3, 999, 131072)] == [b""] * 4
 
 
+@pytest.mark.slow
 def test_tekken_in_gguf() -> None:
     """The first 12,000 tokens of Tekken, with merges as a converter derives them from ranks."""
     values = json.loads(TEKKEN[0].read_text())
@@ -143,6 +147,7 @@ def test_tekkens_pattern_is_mistrals() -> None:
 QWEN, SMOLLM3 = trained_tokenizer(), trained_tokenizer(SMOLLM3_PATTERN, nfc=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "library, pre",
     [
@@ -195,16 +200,16 @@ def test_which_added_tokens_are_shown(kind: str) -> None:
             types = metadata["tokenizer.ggml.token_type"]
             metadata["tokenizer.ggml.token_type"] = [4 if each == 3 else each for each in types]
         tokenizer = gguf_tokenizer(metadata)
-    ids = {text: QWEN.token_to_id(text) for text in ("<think>", "</think>", "<tool_call>")}
+    ids = {text: id_of(QWEN, text) for text in ("<think>", "</think>", "<tool_call>")}
     for text, index in ids.items():
         assert tokenizer.encode(text, specials=True) == [index]
         assert tokenizer.decode([index]) == text
         assert text not in tokenizer.special_tokens
     stream = StreamDecoder(tokenizer)
     assert stream.push(ids["<think>"]) == "<think>"
-    ends = {QWEN.token_to_id(text) for text in ("<|im_end|>", "<|endoftext|>")}
+    ends = {id_of(QWEN, text) for text in ("<|im_end|>", "<|endoftext|>")}
     assert tokenizer.end_ids() == ends
-    hidden = [*ends, QWEN.token_to_id("<|im_start|>")]
+    hidden = [*ends, id_of(QWEN, "<|im_start|>")]
     assert tokenizer.decode(hidden) == ""
     as_letters = tokenizer.encode_message("<|im_end|>")
     assert not set(hidden) & set(as_letters)
@@ -213,7 +218,7 @@ def test_which_added_tokens_are_shown(kind: str) -> None:
 
 def test_think_tags_are_shown_where_a_vocabulary_calls_them_special() -> None:
     library = trained_tokenizer(added={"<|im_end|>": True, "<think>": True, "</think>": True})
-    index = library.token_to_id("<think>")
+    index = id_of(library, "<think>")
     for tokenizer in (
         HuggingFaceTokenizer.parse(library.to_str(), {}),
         gguf_tokenizer(gguf_vocabulary_of(library, "qwen2", "<|im_end|>")),
@@ -226,7 +231,7 @@ def test_names_with_fullwidth_bars_are_control_tokens() -> None:
     user = "<\uff5cUser\uff5c>"
     library = trained_tokenizer(added={"<|im_end|>": True, user: False})
     tokenizer = gguf_tokenizer(gguf_vocabulary_of(library, "deepseek-r1-qwen", "<|im_end|>"))
-    index = library.token_to_id(user)
+    index = id_of(library, user)
     assert tokenizer.encode(user, specials=True) == [index]
     assert index not in tokenizer.encode_message(user)
 
@@ -237,7 +242,7 @@ def test_whether_a_gguf_without_the_flag_adds_a_bos_token(pre: str) -> None:
     library = trained_tokenizer(added={"<s>": True, "<|im_end|>": True})
     metadata = gguf_vocabulary_of(library, pre, "<|im_end|>")
     del metadata["tokenizer.ggml.add_bos_token"]
-    metadata["tokenizer.ggml.bos_token_id"] = library.token_to_id("<s>")
+    metadata["tokenizer.ggml.bos_token_id"] = id_of(library, "<s>")
     assert gguf_tokenizer(metadata).adds_bos == (pre in ("tekken", "llama-bpe"))
 
 
@@ -256,5 +261,4 @@ def test_mistral_text_after_control_tokens() -> None:
 
 def test_patterns() -> None:
     assert gguf._QWEN2_PATTERN == QWEN_PATTERN
-    assert gguf.LLAMA3_PATTERN == SMOLLM3_PATTERN
-    assert AddedToken("<think>").special is False
+    assert LLAMA3_PATTERN == SMOLLM3_PATTERN
