@@ -24,9 +24,9 @@ from benchmarks.models import MODELS, prepare
 from benchmarks.report import Report, disturbance_note, machine_note
 from benchmarks.sides import Rounds
 from llama_cpu.system.processor import physical_cores
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import FORMATS
 
-PRECISIONS = tuple(precision.value for precision in Precision)
+PRECISIONS = tuple(precision.label for precision in FORMATS)
 
 
 def main() -> None:

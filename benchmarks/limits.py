@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmarks.workers.protocol import Task
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.model.config import ModelConfig
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import format_of
 
 # A matrix may be widened before its product, where that is faster.
 _AT_LEAST_AS_WIDE = {
@@ -32,7 +32,7 @@ class Machine:
 def weight_bytes(config: ModelConfig, precision: str) -> int:
     """What one token reads of the weights: all but the embedding, of which it is one row."""
     return sum(
-        Precision(precision).nbytes(shape)
+        format_of(precision).nbytes(shape)
         for name, shape in tensor_shapes(config).items()
         if config.tied_output or name != "tok_embeddings.weight"
     )
@@ -40,7 +40,7 @@ def weight_bytes(config: ModelConfig, precision: str) -> int:
 
 def cache_bytes(config: ModelConfig, precision: str, context: int) -> int:
     """Keys and values of so many tokens."""
-    return config.kv_cache_bytes(context, Precision(precision).cache_dtype.itemsize)
+    return config.kv_cache_bytes(context, format_of(precision).cache_dtype.itemsize)
 
 
 def decode_bytes(config: ModelConfig, precision: str, context: int) -> int:

@@ -14,7 +14,8 @@ from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.system.memory import available_memory
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import format_of
 
 DECODE = Task(prompt=100, decode=16)
 PREFILL = Task(prompt=512)
@@ -156,7 +157,7 @@ class Subject:
         shapes = tensor_shapes(self.files.config).values()
         ours, in_float32 = (
             sum(kind.nbytes(shape) for shape in shapes)
-            for kind in (Precision(self.precision), Precision.FLOAT32)
+            for kind in (format_of(self.precision), FLOAT32)
         )
         needed = peer.memory[self.precision] * in_float32
         free = available_memory() - ours - PROGRAM_BYTES

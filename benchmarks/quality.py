@@ -35,12 +35,14 @@ from llama_cpu.chat.templates import choose_template
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Token
 from llama_cpu.generation.sampling import Sampling
-from llama_cpu.loading.load import LoadedModel, LoadPlan, load, plan_loading
+from llama_cpu.loading.load import LoadedModel, load
+from llama_cpu.loading.plan import LoadPlan, plan_loading
 from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.model.transformer import Transformer
 from llama_cpu.system.text import human_bytes
 from llama_cpu.tokenization import Tokenizer
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import FORMATS, format_of
+from llama_cpu.weights.weight_format import WeightFormat
 
 TEXTS = sorted((Path(__file__).parent / "text").glob("*.txt"))
 WINDOW = 512
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--ckpt_dir", type=Path, help="default: as in the chat")
     parser.add_argument("--tokenizer_path", type=Path)
     parser.add_argument("--tokens", type=int, default=4000, help="of each text, at most")
-    parser.add_argument("--precisions", type=precisions, default=list(Precision))
+    parser.add_argument("--precisions", type=precisions, default=FORMATS)
     parser.add_argument("--pass_tokens", type=int, default=WINDOW, help="tokens read in one pass")
     args = parser.parse_args()
     if args.tokens < 2:
@@ -99,7 +101,7 @@ def main() -> None:
         parser.error("--pass_tokens must be at least 1.")
     try:
         qualities = {
-            precision.value: measure(
+            precision.label: measure(
                 plan_loading(args.ckpt_dir, args.tokenizer_path, precision=precision),
                 args.tokens,
                 args.pass_tokens,
@@ -111,19 +113,19 @@ def main() -> None:
     print(table(qualities))
 
 
-def precisions(text: str) -> list[Precision]:
+def precisions(text: str) -> list[WeightFormat]:
     """The names of an option's value, ``float32,bf16``; what is wrong with it is for argparse."""
     try:
-        return [Precision(name) for name in text.split(",")]
+        return [format_of(name) for name in text.split(",")]
     except ValueError as error:
-        names = ", ".join(precision.value for precision in Precision)
+        names = ", ".join(precision.label for precision in FORMATS)
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {names}") from error
 
 
 def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
     """Loads the model, has it read at most ``tokens`` of each text, ``pass_tokens`` at once, and
     asks it the questions."""
-    precision = plan.precision.value
+    precision = plan.precision.label
     loaded = load(plan, lambda done, total, name: None, Flag())
     readings = {}
     for path in TEXTS:

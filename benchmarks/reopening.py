@@ -33,9 +33,10 @@ from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.store import KVStore
-from llama_cpu.loading.load import LoadedModel, load, plan_loading
+from llama_cpu.loading.load import LoadedModel, load
+from llama_cpu.loading.plan import plan_loading
 from llama_cpu.system.text import human_bytes
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import FORMATS, format_of
 
 TEXT = Path(__file__).parent / "text" / "opticks.txt"
 LIMIT = 1 << 40
@@ -111,14 +112,12 @@ class Reopening:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt_dir", type=Path, metavar="PATH")
-    parser.add_argument(
-        "--precision", choices=[each.value for each in Precision], default="float32"
-    )
+    parser.add_argument("--precision", choices=[each.label for each in FORMATS], default="float32")
     parser.add_argument("--tokens", type=int, default=1500, metavar="N")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     args = parser.parse_args()
     try:
-        plan = plan_loading(args.ckpt_dir, precision=Precision(args.precision))
+        plan = plan_loading(args.ckpt_dir, precision=format_of(args.precision))
         start = time.perf_counter()
         weights = fingerprint(plan.checkpoint)
         print(f"fingerprint: {time.perf_counter() - start:.3f} s")

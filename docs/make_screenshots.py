@@ -21,7 +21,7 @@ from llama_cpu.chat.open_session import open_conversation, session_opener
 from llama_cpu.cli.options import chat_parser
 from llama_cpu.loading.demo_model import fetch_demo_model
 from llama_cpu.loading.discovery import find_models
-from llama_cpu.loading.load import plan_from_arguments
+from llama_cpu.loading.plan import plan_from_arguments
 from llama_cpu.system.paths import cache_folder
 from llama_cpu.tui import about
 from llama_cpu.tui.app import ChatApp

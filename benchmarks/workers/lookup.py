@@ -25,8 +25,8 @@ def load(options: Options) -> tuple[str, Run]:
     from llama_cpu.generation.speculative_decoding import DraftLength
     from llama_cpu.loading.demo_model import fetch_demo_model
     from llama_cpu.loading.load import load as load_model
-    from llama_cpu.loading.load import plan_loading
-    from llama_cpu.weights.precision import Precision
+    from llama_cpu.loading.plan import plan_loading
+    from llama_cpu.weights.formats import format_of
 
     class Longest(DraftLength):
         """The demo model's own costs do not matter here."""
@@ -36,7 +36,7 @@ def load(options: Options) -> tuple[str, Run]:
 
     plan = plan_loading(
         fetch_demo_model(),
-        precision=Precision(options.precision),
+        precision=format_of(options.precision),
         threads=options.threads,
         lookup=True,
     )

@@ -22,12 +22,12 @@ def load(options: Options) -> tuple[str, Run]:
     from llama_cpu.generation.speculative_decoding import DraftLength
     from llama_cpu.generation.timings import Timings
     from llama_cpu.loading.load import load as load_model
-    from llama_cpu.loading.load import plan_loading
-    from llama_cpu.weights.precision import Precision
+    from llama_cpu.loading.plan import plan_loading
+    from llama_cpu.weights.formats import format_of
 
     plan = plan_loading(
         Path(options.model),
-        precision=Precision(options.precision),
+        precision=format_of(options.precision),
         max_seq_len=options.context,
         threads=options.threads,
     )

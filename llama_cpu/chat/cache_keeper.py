@@ -9,7 +9,7 @@ from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.errors import Cancelled
 from llama_cpu.kv_store.file_format import Progress
 from llama_cpu.kv_store.store import KVStore
-from llama_cpu.loading.load import LoadPlan
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.model.kv_cache import KVCache
 
 FORMAT = "llama_cpu KV cache 1"
@@ -32,7 +32,7 @@ class CacheKeeper:
             "program": __version__,  # another one may compute otherwise
             "model": plan.name,
             "weights": weights,
-            "precision": plan.precision.value,
+            "precision": plan.precision.label,
         }
         self._label = self._model_label  # with the template that the tokens were made with
         self._conversation_id: int | None = None  # whose tokens the cache holds; None: nobody's
@@ -52,7 +52,8 @@ class CacheKeeper:
         self, conversation: Conversation, template: ChatTemplate, on_progress: Progress, stop: Flag
     ) -> None:
         """Switch to another conversation: keep the KV cache of the previous one and load what is
-        kept of this one. Does nothing if this conversation is already the current one."""
+        kept of this one. Does nothing if this conversation is already the current one.
+        """
         if not self._is_tidy:
             self._is_tidy = True
             self._kept.tidy()
@@ -83,7 +84,8 @@ class CacheKeeper:
 
     def keep(self, on_progress: Progress, stop: Flag) -> None:
         """Write the cache to the disk, unless it is there; stopped, or where that is not possible,
-        there is no file, or the one of before."""
+        there is no file, or the one of before.
+        """
         if self._conversation_id is None or not self._message:
             return
         if not self.has_unkept:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import OpenSession, session_opener
-from llama_cpu.loading.load import LoadPlan, plan_loading
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.plan import LoadPlan, plan_loading
+from llama_cpu.weights.weight_format import WeightFormat
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Choice:
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
         return sum(
             estimate_memory(
-                plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.packed
+                plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.products
             ).total
             for plan in plans
         )
@@ -33,7 +33,7 @@ class Choice:
 
 # Its file or folder, what to call it, how its weights are kept, and the bytes that will be free
 # for it at the most; None: not to be asked.
-ChooseModel = Callable[[Path, str, Precision, "int | None"], Choice]
+ChooseModel = Callable[[Path, str, WeightFormat, "int | None"], Choice]
 
 
 def model_chooser(
@@ -45,7 +45,7 @@ def model_chooser(
     raises UserError for anything that is wrong with the files, or that does not fit.
     """
 
-    def choose(path: Path, name: str, precision: Precision, free: int | None) -> Choice:
+    def choose(path: Path, name: str, precision: WeightFormat, free: int | None) -> Choice:
         is_first = path == first.source
         plan = plan_loading(
             path,
@@ -57,13 +57,14 @@ def model_chooser(
             mmap=args.mmap,
             lookup=args.lookup,
             draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,
+            operators=first.operators,
         )
         config = plan.checkpoint.config
         if args.max_seq_len and not is_first:
             wanted = min(args.max_seq_len, config.context_length)
             plan = replace(plan, max_seq_len=max(16, wanted))
         if free is not None and not args.force:
-            check_fits(config, precision, plan.max_seq_len, free, plan.packed)
+            check_fits(config, precision, plan.max_seq_len, free, plan.products)
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
         return Choice(plan, session_opener(plan, args, conversation))

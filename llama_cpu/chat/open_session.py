@@ -15,7 +15,8 @@ from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.store import KVStore
-from llama_cpu.loading.load import LoadPlan, load
+from llama_cpu.loading.load import load
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.loading.weight_reader import Progress
 from llama_cpu.settings.generation_settings import RANGES
 from llama_cpu.system.fields import Fields

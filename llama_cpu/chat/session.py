@@ -47,7 +47,8 @@ class ChatSession:
         keeper: CacheKeeper | None = None,
     ) -> None:
         """``conversation``: None starts one that is kept in memory only, with the system prompt
-        ``system``. ``keeper``: keeps the KV caches of conversations on disk."""
+        ``system``. ``keeper``: keeps the KV caches of conversations on disk.
+        """
         self.loaded = loaded
         self._keeper = keeper
         self.conversation = conversation or Conversation(History(None), system=system or "")
@@ -109,7 +110,8 @@ class ChatSession:
 
     def _follow_conversation(self) -> None:
         """Another conversation may have been opened, with settings of its own; where they are
-        damaged, or name a template that is no longer there, the usual ones serve."""
+        damaged, or name a template that is no longer there, the usual ones serve.
+        """
         if self.conversation.settings is self._followed:
             return
         self._followed = self.conversation.settings
@@ -151,7 +153,8 @@ class ChatSession:
 
     def add_user(self, text: str) -> None:
         """Add a message; one that was stopped before it was answered is answered along with it, as
-        most templates want user and assistant to take turns."""
+        most templates want user and assistant to take turns.
+        """
         self.conversation.add_user(text)
 
     def close(self) -> None:
@@ -209,7 +212,8 @@ class ChatSession:
 
     def _noted(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events; the keeper knows whose tokens the cache holds. A prompt that is refused
-        has no events, and the cache holds what it held."""
+        has no events, and the cache holds what it held.
+        """
         template, has_begun = self._renderer.template, False
         try:
             for event in events:
@@ -319,7 +323,7 @@ class ChatSession:
 
     @property
     def precision(self) -> str:
-        return self.loaded.plan.precision.value
+        return self.loaded.plan.precision.label
 
     @property
     def weights_bytes(self) -> int:

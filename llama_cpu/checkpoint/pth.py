@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, MemoryTensor, StoredTensor
 from llama_cpu.errors import UserError
+from llama_cpu.system import torch_private
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.text import human_bytes
 
@@ -41,7 +41,7 @@ def read_pth(path: Path) -> dict[str, StoredTensor]:
     _check_calls(BytesIO(_table_of_contents(file)), path)
     # Fake tensors have a shape and, in their storage, an offset into the file, but no data (see
     # "FakeTensorMode" in the documentation of torch.load).
-    with FakeTensorMode():
+    with torch_private.fake_tensors():
         tensors = _load(path)
     return {name: _stored(file, name, tensor) for name, tensor in tensors.items()}
 
@@ -137,7 +137,7 @@ def _damaged(path: Path) -> UserError:
 
 def _stored(file: MappedFile, name: str, tensor: Tensor) -> StoredTensor:
     storage = tensor.untyped_storage()
-    storage_start, storage_bytes = storage._checkpoint_offset, storage.nbytes()
+    storage_start, storage_bytes = torch_private.offset_in_file(storage), storage.nbytes()
     if storage_start is None:
         raise UserError(
             f"{file.path}: '{name[:80]}' has no data; get a complete copy of this file."

@@ -13,7 +13,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Event, Finished, StopReason, Token
 from llama_cpu.generation.timings import Timings
 from llama_cpu.loading.demo_model import demo_notice
-from llama_cpu.loading.load import LoadPlan
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.system.memory import memory_report
 from llama_cpu.system.standard_input import read_all, require_text
 from llama_cpu.system.text import human_bytes, printable

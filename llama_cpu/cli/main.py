@@ -166,7 +166,7 @@ def _chat_in_app(args: argparse.Namespace, config: UserConfig) -> int:
     from llama_cpu.chat.choose_model import model_chooser
     from llama_cpu.chat.open_session import open_conversation, session_opener
     from llama_cpu.loading.discovery import find_models
-    from llama_cpu.loading.load import plan_from_arguments
+    from llama_cpu.loading.plan import plan_from_arguments
     from llama_cpu.tui.app import run_app
     from llama_cpu.tui.screens.models import ModelSource
 
@@ -182,7 +182,7 @@ def _chat_in_app(args: argparse.Namespace, config: UserConfig) -> int:
 def _plain_chat(args: argparse.Namespace, config: UserConfig) -> int:
     from llama_cpu.chat.open_session import open_conversation
     from llama_cpu.cli.plain_chat import run_plain_chat
-    from llama_cpu.loading.load import plan_from_arguments
+    from llama_cpu.loading.plan import plan_from_arguments
 
     plan = plan_from_arguments(args)
     with open_conversation(args) as conversation:
@@ -191,7 +191,7 @@ def _plain_chat(args: argparse.Namespace, config: UserConfig) -> int:
 
 def _complete(args: argparse.Namespace, config: UserConfig) -> int:
     from llama_cpu.cli.complete import run_complete
-    from llama_cpu.loading.load import plan_from_arguments
+    from llama_cpu.loading.plan import plan_from_arguments
 
     asked = any(getattr(args, name) != config.values.get(name) for name in ("system", "template"))
     if asked and not args.chat:

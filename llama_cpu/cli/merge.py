@@ -15,6 +15,8 @@ from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.safe_reading import read_json, reason
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.weight_format import WeightFormat
 
 if TYPE_CHECKING:  # it brings PyTorch, which --help does not need
     from llama_cpu.conversion.merge import Tensors, Written
@@ -58,11 +60,14 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
         help="gets tokenizer.model, if it holds none (default: tokenizer/)",
     )
     dtype = parser.add_mutually_exclusive_group()
-    dtype.add_argument("--bf16", action="store_true", help="write bfloat16")
-    dtype.add_argument("--fp32", action="store_true", help="write float32")
-    dtype.add_argument(
-        "--int8", action="store_true", help="write matrices in int8, with a scale for each row"
-    )
+    for each in FORMATS:
+        dtype.add_argument(
+            each.merge_switch,
+            dest="weight_format",
+            action="store_const",
+            const=each,
+            help=each.merge_help,
+        )
     parser.add_argument(
         "--format",
         choices=("pth", "safetensors"),
@@ -87,8 +92,12 @@ def run_merge(args: argparse.Namespace) -> int:
         raise UserError(f"--split is {args.split}, but must be from 1 to 100.")
     if args.split is not None and args.format != "pth":
         raise UserError("--split writes .pth shards only; leave out --format.")
-    if args.split is not None and args.int8:
-        raise UserError("--split writes no int8, as a row's scale is not split; leave out --int8.")
+    chosen: WeightFormat | None = args.weight_format
+    if args.split is not None and chosen is not None and not chosen.can_be_split:
+        raise UserError(
+            f"--split cannot write {chosen.label}, as a row's scale is not split; leave out "
+            f"{chosen.merge_switch}."
+        )
     source = _model_to_split(args) if args.split else find_shard_folder(args)
     output = args.output_dir or _default_output(args.split)
     _refuse_same_folder(source, output)
@@ -202,7 +211,7 @@ def _open(source: Path, args: argparse.Namespace) -> "dict[str, Tensors]":
         return split(open_meta(source), args.split)
     name = "merged.pth" if args.format == "pth" else "model.safetensors"
     tensors = open_shards(source).tensors
-    return {name: quantized(tensors) if args.int8 else tensors}
+    return {name: quantized(tensors, args.weight_format) if args.weight_format else tensors}
 
 
 def _refuse_other_weights(output: Path, files: Mapping[str, Any]) -> None:
@@ -256,11 +265,9 @@ def _termination_cleans_up() -> Iterator[None]:
 def _write(
     files: "Mapping[str, Tensors]", params: bytes, output: Path, args: argparse.Namespace
 ) -> None:
-    import torch
-
     from llama_cpu.conversion.merge import total_bytes, write_model
 
-    dtype = torch.bfloat16 if args.bf16 else torch.float32 if args.fp32 or args.int8 else None
+    dtype = args.weight_format.operations.file_dtype if args.weight_format else None
     total = sum(total_bytes(tensors, dtype) for tensors in files.values())
     with MergeDisplay(total) as display:
         display.begin("Writing")

@@ -7,6 +7,7 @@ from pathlib import Path
 from llama_cpu import __version__
 from llama_cpu.errors import EXIT_USER_ERROR
 from llama_cpu.settings.user_config import KV_FILE_MIB, KV_FILES_MIB, LARGEST_MIB
+from llama_cpu.weights.formats import DEFAULT, FORMATS
 
 _FILES = """\
 files:
@@ -47,28 +48,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer_path", type=Path, metavar="PATH", help="tokenizer file, or its folder"
     )
     precision = model.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--bf16",
-        dest="precision",
-        action="store_const",
-        const="bf16",
-        default="float32",
-        help="keep weights and KV cache in bfloat16: half the memory, and faster",
-    )
-    precision.add_argument(
-        "--float32",
-        dest="precision",
-        action="store_const",
-        const="float32",
-        help="keep them in float32 (the default, unless config.toml says otherwise)",
-    )
-    precision.add_argument(
-        "--int8",
-        dest="precision",
-        action="store_const",
-        const="int8",
-        help="round the weights to 8 bits: a quarter of the memory, and the fastest",
-    )
+    for each in FORMATS:
+        precision.add_argument(
+            each.switch,
+            dest="precision",
+            action="store_const",
+            const=each.label,
+            default=DEFAULT.label,
+            help=each.help,
+        )
     model.add_argument(
         "--max_seq_len",
         type=int,

@@ -13,7 +13,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Token, TurnsDropped
 from llama_cpu.history.rows import Gone
 from llama_cpu.loading.demo_model import demo_notice
-from llama_cpu.loading.load import LoadPlan
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.system.standard_input import read_line
 from llama_cpu.system.text import printable
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from llama_cpu.chat.open_session import OpenSession
 from llama_cpu.chat.session import ChatSession
-from llama_cpu.loading.load import LoadPlan
+from llama_cpu.loading.plan import LoadPlan
 
 
 def load_with_progress(plan: LoadPlan, open_session: OpenSession) -> ChatSession:

@@ -1,0 +1,1 @@
+"""From checkpoints to other checkpoints: merge, split, quantise ahead of time."""

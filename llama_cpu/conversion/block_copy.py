@@ -1,8 +1,8 @@
-"""Tensors -> their places in a file, block by block, with a few threads.
+"""Copying tensors to their places in a file, block by block, with a few threads.
 
-To read, check and write one block is one job of one thread, so that the block stays in that
-core's cache; two such threads keep disk and processor busy at the same time. Memory: one block
-for each thread, however large the model.
+One thread reads, checks and writes a block, so that the block stays in that core's cache; two
+threads keep disk and processor busy at the same time. Memory: one block per thread, however large
+the model.
 """
 
 import math
@@ -34,7 +34,7 @@ OnBytes = Callable[[int], None]  # called with the number of bytes just written
 
 @dataclass(frozen=True)
 class PlacedTensor:
-    """A tensor, the type it is to be written in, and where its first byte goes."""
+    """A tensor with the type and the position at which it is written."""
 
     tensor: StoredTensor
     dtype: torch.dtype
@@ -55,9 +55,9 @@ class _Block(NamedTuple):
 def copy_tensors(
     file: FileIO, placed: Sequence[PlacedTensor], on_bytes: OnBytes, checksums: bool = True
 ) -> list[int]:
-    """Write every tensor, row-major, to its place in ``file``; CRC-32 of each one's bytes.
+    """Write every tensor, row-major, to its place in ``file`` and return their CRC-32 checksums.
 
-    Without ``checksums`` all are 0.
+    Without ``checksums`` all of them are 0.
 
     Raises UserError where a source cannot be read, OSError where the file cannot be written.
     """
@@ -126,7 +126,7 @@ _POLYNOMIAL = 0xEDB88320
 
 
 def combine_crc32(first: int, second: int, second_length: int) -> int:
-    """CRC-32 of A + B, given those of A and B and the length of B in bytes."""
+    """Return the CRC-32 of A + B from the checksums of A and B and the length of B in bytes."""
     return _multiply(_power_of_x(8 * second_length), first) ^ second
 
 

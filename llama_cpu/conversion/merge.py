@@ -1,7 +1,6 @@
-"""Shards -> one file, or one file -> shards, tensor by tensor.
+"""Merging shards into one file and splitting one file into shards, tensor by tensor.
 
-Nothing here holds a tensor whole: sources are joined or cut as their rows are read, block by
-block, and written where they belong.
+No tensor is held whole: sources are joined or cut as their rows are read, block by block.
 """
 
 import errno
@@ -36,7 +35,7 @@ _HEADER_BYTES = 4096  # at most, for each tensor: its entries in a file's tables
 
 @dataclass(frozen=True)
 class Written:
-    """What was written and how long it took."""
+    """The size of what was written, and the time it took."""
 
     size: int  # bytes of tensors
     seconds: float  # to write
@@ -61,7 +60,7 @@ def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
 
 
 def _check_heads(config: ModelConfig, count: int) -> None:
-    """A rank that has half a head can compute nothing with it, though its rows may be divisible."""
+    """Raise UserError if heads would be cut in half: their rows may divide where they do not."""
     for what, heads in (("heads", config.n_heads), ("key-value heads", config.n_kv_heads)):
         if heads % count:
             raise UserError(
@@ -95,9 +94,10 @@ def write_model(
 ) -> Written:
     """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
 
-    ``dtype``: None keeps each tensor's own, which int8 values do in any case. All files appear in
-    ``folder`` when they are whole and synced; until then, and where this fails, what was there
-    stays. With ``before_verifying``, which is called first, they are read back and compared before.
+    ``dtype``: None keeps each tensor's own type, as quantised values always do. All files appear in
+    ``folder`` once they are complete and synced; until then, and if this fails, the previous files
+    stay. With ``before_verifying``, which is called first, they are read back and compared before
+    they appear.
 
     Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
     """
@@ -131,8 +131,9 @@ def _holds(path: Path, content: bytes) -> bool:
 def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     dtypes = {}
     for name, tensor in tensors.items():
-        is_int8 = tensor.dtype == torch.int8  # nothing but what ``quantized`` made of a matrix
-        wanted = tensor.dtype if is_int8 else dtype or tensor.dtype
+        # Integers are what ``quantized`` made of a matrix.
+        is_quantized = tensor.dtype is not None and not tensor.dtype.is_floating_point
+        wanted = tensor.dtype if is_quantized else dtype or tensor.dtype
         if wanted not in WRITABLE:
             what = f"has the type {wanted}" if wanted else "is quantised"
             raise UserError(f"The tensor '{name}' {what}; try --bf16 or --fp32.")
@@ -141,7 +142,7 @@ def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtyp
 
 
 def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
-    """Size of all values in that type (None: in their own). Raises UserError for an odd type."""
+    """Return the bytes of all values in that type (None: their own). Raises UserError."""
     dtypes = _dtypes(tensors, dtype)
     return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
 
@@ -170,7 +171,7 @@ def _explained(folder: Path) -> Iterator[None]:
 def _verify(
     file: FileIO, name: str, tensors: Tensors, dtypes: Mapping[str, torch.dtype], on_bytes: OnBytes
 ) -> None:
-    """Compare what is on the disk with its sources, shard by shard. Raises UserError."""
+    """Compare the written file with its sources, shard by shard. Raises UserError."""
     forget_cached(file)
     path = Path(str(file.name))
     written = (read_safetensors if name.endswith(".safetensors") else read_pth)(path)
@@ -188,7 +189,7 @@ def _verify(
 def _slices(
     written: StoredTensor, source: StoredTensor
 ) -> Iterator[tuple[StoredTensor, StoredTensor]]:
-    """Each shard of the source with the slice of the written tensor that it became."""
+    """Pair each shard of the source with its slice of the written tensor."""
     if not isinstance(source, JoinedTensor):
         yield source, written
         return

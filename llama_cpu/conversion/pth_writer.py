@@ -1,4 +1,4 @@
-"""Writes ``torch.save``'s file without holding it: a zip of one pickle and the tensors' bytes.
+"""Writing ``torch.save`` files without holding them: a zip of one pickle and the tensors' bytes.
 
 Layout: PyTorch, torch/serialization.py ("archive/data.pkl", "archive/data/N", "archive/version",
 "archive/byteorder"); zip: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (central
@@ -19,12 +19,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.conversion.block_copy import OnBytes, PlacedTensor, copy_tensors
+from llama_cpu.system import torch_private
 from llama_cpu.system.file_io import write_at
 
 _ALIGNMENT = 64
@@ -161,18 +162,18 @@ class _Tensor:
 class _Pickler(pickle.Pickler):
     """Writes, for each _Tensor, what torch.save writes for a tensor: a call and a storage's key."""
 
-    def persistent_id(self, obj):
+    def persistent_id(self, obj: object) -> tuple[Any, ...] | None:
         if not isinstance(obj, _Storage):
             return None
         return "storage", _STORAGES[obj.dtype], obj.key, "cpu", obj.count
 
-    def reducer_override(self, obj):
+    def reducer_override(self, obj: object) -> Any:
         if not isinstance(obj, _Tensor):
             return NotImplemented
         strides = tuple(math.prod(obj.shape[axis + 1 :]) for axis in range(len(obj.shape)))
         # storage, offset, size, stride, requires_grad, backward hooks
-        arguments: tuple = (obj.storage, 0, obj.shape, strides, False, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments
+        arguments: tuple[Any, ...] = (obj.storage, 0, obj.shape, strides, False, OrderedDict())
+        return torch_private.rebuild_tensor(), arguments
 
 
 def _pickle(tensors: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype]) -> bytes:

@@ -1,93 +1,83 @@
-"""Matrices that become int8 as they are read, for the layout of ``int8``.
+"""Matrices that are quantised as they are read, ahead of time: for a file in a weight format.
 
-A row's scale wants the whole row, and rows of wo and w2 are spread over the shards: rows are
-joined before they are rounded, a few at a time.
+A row is quantised whole, and rows of wo and w2 are spread over the shards: rows are joined before
+they are quantised, a few at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from llama_cpu.checkpoint.int8 import SCALE_SUFFIX, Int8Tensor
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.errors import UserError
-from llama_cpu.weights.quantization import quantize_rows, scale_rows
+from llama_cpu.weights.operations import FilePart
+from llama_cpu.weights.weight_format import WeightFormat
 
 _CHUNK_BYTES = 1 << 20  # of float32 rows: they stay in a core's cache
 
 
-def quantized(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Each matrix's values and scale, by the names of ``int8``; the other tensors as they are."""
+def quantized(
+    tensors: Mapping[str, StoredTensor], weight_format: WeightFormat
+) -> dict[str, StoredTensor]:
+    """Replace each matrix by the tensors that a file of this format holds for it.
+
+    Other tensors stay as they are, and so do all of them in a format that quantises nothing.
+    """
+    parts = weight_format.operations.file_parts
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        if len(tensor.shape) != 2:
+        if len(tensor.shape) != 2 or not parts:
             result[name] = tensor
-        elif isinstance(tensor, Int8Tensor):
-            result[name], result[name + SCALE_SUFFIX] = tensor.values, tensor.scale
-        else:
-            result[name] = _Values(tensor, name)
-            result[name + SCALE_SUFFIX] = _Scale(tensor, name)
+            continue
+        for part in parts:
+            stored = part.stored(tensor)  # was quantised when its file was written
+            result[name + part.suffix] = (
+                QuantizedPart(tensor, part, name, weight_format)
+                if stored is None
+                else cast(StoredTensor, stored)
+            )
     return result
 
 
 @dataclass(frozen=True)
-class _Values:
-    """The int8 values of a matrix."""
+class QuantizedPart:
+    """One of the tensors that a matrix becomes."""
 
     matrix: StoredTensor
-    name: str
-    dtype = torch.int8
+    part: FilePart
+    name: str  # of the matrix
+    weight_format: WeightFormat
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.matrix.shape
+        return self.part.shape(self.matrix.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.part.dtype
 
     def mapped(self) -> Tensor | None:
         return None
 
     def fill(self, target: Tensor) -> None:
-        for first, last, rows in _chunks(self.matrix):
-            quantize_rows(rows, target[first:last], torch.empty(last - first))
-
-    def rows(self, first: int, last: int) -> "_Values":
-        return _Values(self.matrix.rows(first, last), self.name)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The scales of a matrix's rows."""
-
-    matrix: StoredTensor
-    name: str
-    dtype = torch.float32
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.matrix.shape[:1]
-
-    def mapped(self) -> Tensor | None:
-        return None
-
-    def fill(self, target: Tensor) -> None:
-        for first, last, rows in _chunks(self.matrix):
-            scale_rows(rows, target[first:last])
-        if not bool(target.isfinite().all()):
+        """Quantise all rows. Raises UserError for numbers that the format cannot express."""
+        rows, columns = self.matrix.shape
+        step = max(1, _CHUNK_BYTES // (4 * columns))
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            values = torch.empty(last - first, columns)
+            self.matrix.rows(first, last).fill(values)
+            self.part.fill(values, target[first:last])
+        if target.is_floating_point() and not bool(target.isfinite().all()):
             raise UserError(
-                f"The tensor '{self.name}' holds infinite numbers or such as are none, which int8 "
-                "cannot express; leave out --int8."
+                f"The tensor '{self.name}' holds infinite numbers or such as are none, which "
+                f"{self.weight_format.label} cannot express; leave out "
+                f"{self.weight_format.merge_switch}."
             )
 
-    def rows(self, first: int, last: int) -> "_Scale":
-        return _Scale(self.matrix.rows(first, last), self.name)
-
-
-def _chunks(matrix: StoredTensor) -> Iterator[tuple[int, int, Tensor]]:
-    """A few rows at a time: first, last, and in float32 the rows [last - first, in]."""
-    step = max(1, _CHUNK_BYTES // (4 * matrix.shape[1]))
-    for first in range(0, matrix.shape[0], step):
-        last = min(first + step, matrix.shape[0])
-        rows = torch.empty(last - first, matrix.shape[1])
-        matrix.rows(first, last).fill(rows)
-        yield first, last, rows
+    def rows(self, first: int, last: int) -> "QuantizedPart":
+        rows = self.matrix.rows(first, last)
+        return QuantizedPart(rows, self.part, self.name, self.weight_format)

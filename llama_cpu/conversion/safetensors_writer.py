@@ -1,9 +1,10 @@
-"""Writes Hugging Face's safetensors without holding it."""
+"""Writing safetensors files without holding their tensors in memory."""
 
 import json
 import math
 from collections.abc import Mapping
 from io import FileIO
+from typing import Any
 
 import torch
 
@@ -19,13 +20,13 @@ def write_safetensors(
     dtypes: Mapping[str, torch.dtype],
     on_bytes: OnBytes,
 ) -> None:
-    """Write the tensors, in the type that ``dtypes`` has for each name, to an empty file.
+    """Write the tensors to an empty file, each in its type of ``dtypes``.
 
-    ``on_bytes`` is told of the tensors' bytes as they are written. Raises UserError where a
-    tensor cannot be read, OSError where the file cannot be written.
+    ``on_bytes`` is told how many bytes were written. Raises UserError if a tensor cannot be read,
+    OSError if the file cannot be written.
     """
     type_names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     end = 0
     # Wide types first, so that each tensor begins at a multiple of its type's size.
     for name in sorted(tensors, key=lambda name: -dtypes[name].itemsize):

@@ -36,6 +36,7 @@ def demo_notice() -> str:
 
 
 def demo_model_path() -> Path:
+    """Return where the demo model is kept, whether it is there or not."""
     return cache_folder() / f"{NAME}.gguf"
 
 

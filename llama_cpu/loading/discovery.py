@@ -1,8 +1,8 @@
-"""The models on this computer: where they may be, and what their headers say of them.
+"""Discovery of the models on this computer, and of what their headers say about them.
 
-Nothing is written, and no weights are read. The folders of other programs are as these document
-them: Hugging Face's cache (huggingface_hub, "Understand caching": hub/models--ORG--NAME/refs and
-snapshots) and Ollama's (manifests that name blobs by their SHA-256).
+Nothing is written, and no weights are read. The folders of other programs follow their
+documentation: Hugging Face's cache (huggingface_hub, "Understand caching":
+hub/models--ORG--NAME/refs and snapshots) and Ollama's (manifests that name blobs by their SHA-256).
 """
 
 import json
@@ -20,13 +20,13 @@ from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
 from llama_cpu.loading.demo_model import demo_model_path
-from llama_cpu.loading.load import DEFAULT_CONTEXT
 from llama_cpu.loading.memory_estimate import MemoryEstimate, estimate_memory
+from llama_cpu.loading.plan import DEFAULT_CONTEXT
 from llama_cpu.model.architectures import architecture_of
 from llama_cpu.system.paths import model_folder
 from llama_cpu.system.safe_reading import reason
-from llama_cpu.weights.linear import packs
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.weight_format import WeightFormat
 
 _MOST = 500  # models of one place that are listed
 _DEEPEST = 3  # folders within a folder that the user named
@@ -36,7 +36,7 @@ _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 
 @dataclass(frozen=True)
 class FoundModel:
-    """Where a model is, and what it is called there."""
+    """A model's path and its name there."""
 
     path: Path
     name: str
@@ -44,17 +44,17 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the headers say; ``problem`` is a sentence where they cannot be used."""
+    """What a model's headers say. ``problem``: one sentence if they cannot be used."""
 
     architecture: str = ""
     parameters: int = 0
     file_type: str = ""
-    memory: dict[Precision, MemoryEstimate] = field(default_factory=dict)
+    memory: dict[WeightFormat, MemoryEstimate] = field(default_factory=dict)
     problem: str = ""
 
 
 def find_models(folders: Iterable[Path]) -> Iterator[FoundModel]:
-    """Those in model/, in the user's folders, in the two caches and the demo model, each once."""
+    """Find each model once: in model/, the user's folders, two caches, and the demo model."""
     seen: set[Path] = set()
     for found in _everywhere(folders):
         try:
@@ -92,7 +92,7 @@ def _in_folder(folder: Path, depth: int) -> Iterator[FoundModel]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """In order; none of a folder that may not be looked into."""
+    """List a folder in order; empty if it may not be read."""
     try:
         return sorted(islice(folder.iterdir(), 10 * _MOST))
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Links to folders are not followed: they may lead anywhere, and back."""
+    """Tell whether to descend. Links are not followed: they may lead anywhere, and back."""
     return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
 
 
@@ -134,7 +134,7 @@ def _in_hugging_face_cache(hub: Path) -> Iterator[FoundModel]:
 
 
 def _snapshot(repository: Path) -> Path | None:
-    """The files of its main branch, or of whatever was fetched."""
+    """Return the snapshot of the main branch, or any that was fetched."""
     snapshots = _entries(repository / "snapshots")
     try:
         with (repository / "refs" / "main").open(encoding="ascii") as file:
@@ -146,7 +146,7 @@ def _snapshot(repository: Path) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Many repositories are there with a tokenizer only."""
+    """Tell whether a repository holds a model: many hold only a tokenizer."""
     files = {entry.suffix for entry in _entries(folder)}
     return (folder / "config.json").exists() and bool(files & {".safetensors", ".bin"})
 
@@ -169,7 +169,7 @@ def _files_under(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _model_of(manifest: Path) -> str:
-    """SHA-256 of the file with the weights; "" where the manifest names none."""
+    """Return the SHA-256 of the file with the weights; "" if the manifest names none."""
     try:
         with manifest.open("rb") as file:
             values: Any = json.loads(file.read(_MANIFEST_BYTES))
@@ -183,7 +183,7 @@ def _model_of(manifest: Path) -> str:
 
 
 def facts_of(found: FoundModel) -> ModelFacts:
-    """Read the headers. Never raises: what is wrong with the files is ``problem``."""
+    """Read a model's headers. Never raises: ``problem`` says what is wrong with the files."""
     if old := _file_of_old_format(found.path):
         return ModelFacts(problem=f"{old} is in PyTorch's old format; only loading shows its size.")
     try:
@@ -196,7 +196,7 @@ def facts_of(found: FoundModel) -> ModelFacts:
 
 
 def _file_of_old_format(folder: Path) -> Path | None:
-    """A file that could only be read whole."""
+    """Return a file that would have to be read whole, if there is one."""
     if folder.is_dir():
         for file in _entries(folder):
             if file.suffix in (".pth", ".bin") and file.is_file():
@@ -219,15 +219,12 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
         architecture=f"{architecture_of(config).name}, {config.n_layers} layers, {config.dim} wide",
         parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
         file_type=sizes.most_common(1)[0][0],
-        memory={
-            precision: estimate_memory(config, precision, context, packs(precision))
-            for precision in Precision
-        },
+        memory={precision: estimate_memory(config, precision, context) for precision in FORMATS},
     )
 
 
 def _type_of(tensor: Any) -> str:
-    """``Q4_1``, ``bfloat16``: of a quantised tensor ggml's name."""
+    """Name a tensor's type: ``bfloat16``, or ggml's name such as ``Q4_1``."""
     if tensor.dtype is not None:
         return str(tensor.dtype).removeprefix("torch.")
     return str(tensor.quantization.name)

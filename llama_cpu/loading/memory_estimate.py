@@ -1,13 +1,17 @@
-"""Will it fit? Answered before anything is loaded."""
+"""The memory that a model will take, estimated before anything is loaded."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
 from llama_cpu.model.config import ModelConfig
 from llama_cpu.system.text import human_bytes
-from llama_cpu.weights.linear import PREFILL_CHUNK, packs, widens
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.choice import preferred
+from llama_cpu.weights.formats import smaller_than
+from llama_cpu.weights.linear import PREFILL_CHUNK
+from llama_cpu.weights.operations import ProductChoice
+from llama_cpu.weights.weight_format import WeightFormat
 
 _PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
@@ -25,29 +29,45 @@ class MemoryEstimate:
         return self.weights + self.kv_cache + self.working
 
 
+def widest_product(config: ModelConfig) -> tuple[int, int]:
+    """Return the shape [out, in] of a layer's largest product: w1 and w3, or wq, wk and wv."""
+    heads = config.n_heads + 2 * config.n_kv_heads
+    return max(2 * config.hidden_dim, heads * config.head_dim), config.dim
+
+
 def estimate_memory(
-    config: ModelConfig, precision: Precision, max_seq_len: int, packed: bool
+    config: ModelConfig,
+    precision: WeightFormat,
+    max_seq_len: int,
+    products: ProductChoice[Any] | None = None,
 ) -> MemoryEstimate:
-    """``packed``: weights are in a layout of this processor's, and not as in the files."""
+    """Estimate a model's memory. ``products`` None: those preferred without measuring."""
+    operations = precision.operations
+    products = products or preferred(operations)
     weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
     kv_cache = config.kv_cache_bytes(max_seq_len, precision.cache_dtype.itemsize)
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
-    if widens(precision):
-        heads = config.n_heads + 2 * config.n_kv_heads
-        working += 4 * config.dim * max(2 * config.hidden_dim, heads * config.head_dim)
-    if precision is Precision.INT8 and packed and config.tied_output:
+    if products.product.widens:
+        rows, columns = widest_product(config)
+        working += 4 * rows * columns
+    output = operations.output_product(products, config.tied_output)
+    if config.tied_output and not output.in_place:
         weights += precision.nbytes((config.vocab_size, config.dim))  # as a product and as a table
     return MemoryEstimate(weights, kv_cache, working)
 
 
 def check_fits(
-    config: ModelConfig, precision: Precision, max_seq_len: int, available: int, packed: bool
+    config: ModelConfig,
+    precision: WeightFormat,
+    max_seq_len: int,
+    available: int,
+    products: ProductChoice[Any] | None = None,
 ) -> None:
     """Raise UserError, saying what would help, if more than ``available`` bytes are needed."""
-    needed = estimate_memory(config, precision, max_seq_len, packed)
+    needed = estimate_memory(config, precision, max_seq_len, products)
     if needed.total <= available:
         return
     raise UserError(
@@ -60,18 +80,18 @@ def check_fits(
 
 
 def _what_would_help(
-    config: ModelConfig, precision: Precision, max_seq_len: int, available: int
+    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int
 ) -> str:
     lengths = [max_seq_len]
     while lengths[-1] > 256:
         lengths.append(lengths[-1] // 2)
-    smaller = [other for other in Precision if other.dtype.itemsize < precision.dtype.itemsize]
-    # The precision costs less than a short context.
+    smaller = smaller_than(precision)
+    # Rounded weights cost the user less than a short context.
     options = [(other, max_seq_len) for other in smaller]
     options += [(other, length) for other in (precision, *smaller) for length in lengths]
     for other, length in options:
-        if estimate_memory(config, other, length, packs(other)).total <= available:
-            switches = [f"--{other.value}"] if other is not precision else []
+        if estimate_memory(config, other, length).total <= available:
+            switches = [other.switch] if other is not precision else []
             switches += [f"--max_seq_len {length}"] if length != max_seq_len else []
             return f"{' '.join(switches)} would make it fit (--force tries it all the same)."
     return "close other programs or take a smaller model (--force tries it all the same)."

@@ -4,177 +4,175 @@ import math
 from collections.abc import Callable
 from threading import Event as Flag
 from threading import Thread
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llama_cpu.checkpoint import Checkpoint
-from llama_cpu.checkpoint.int8 import Int8Tensor
-from llama_cpu.checkpoint.stored import FileTensor, StoredTensor, in_row_chunks
+from llama_cpu.checkpoint.stored import FileTensor, StoredTensor
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.weights.linear import (
-    BiasedLinear,
-    Linear,
-    Output,
-    SeparateLinears,
-    Weight,
-    make_linear,
-    make_output,
-)
-from llama_cpu.weights.precision import Precision
-from llama_cpu.weights.quantization import Int8Weight, quantize_rows
+from llama_cpu.weights.linear import BiasedLinear, Linear, Output, SeparateLinears, Weight
+from llama_cpu.weights.operations import ProductChoice, StoredMatrix
+from llama_cpu.weights.weight_format import WeightFormat
 
 Progress = Callable[[int, int, str], None]  # bytes that are ready, of how many, and what comes next
 
 
 class WeightReader:
-    """Takes tensors out of a checkpoint, which is used up, and tells how far it is.
+    """Reads a checkpoint's tensors for an architecture and reports progress.
 
-    What reads a tensor raises Cancelled once ``stop`` is set, UserError where a file is damaged.
+    A tensor can be read again until ``release`` drops it. Whatever reads one raises Cancelled once
+    ``stop`` is set, UserError for a damaged file.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        precision: Precision,
+        precision: WeightFormat,
+        products: ProductChoice[Any],
         mmap: bool,
-        packed: bool,
         total: int,
         on_progress: Progress,
         stop: Flag,
     ) -> None:
-        """``mmap``: weights stay in the files where these have them in the precision's type.
-        ``packed``: products have them in a layout of their own. ``total``: bytes of all weights,
-        for ``on_progress``."""
+        """``mmap``: weights that a file holds in this format stay there.
+
+        ``products`` must be in place then. ``total``: bytes of all weights, for ``on_progress``.
+        """
         self._config, self._tensors = checkpoint.config, checkpoint.tensors
-        self._precision, self._mmap, self._packed = precision, mmap, packed
+        self._format, self._operations = precision, precision.operations
+        self._products, self._mmap = products, mmap
         self._total, self._on_progress, self._stop = total, on_progress, stop
-        self._passing = torch.empty(0)  # for a weight on its way to be packed, one at a time
+        self._passing = _PassingMemory()
         self.done = 0  # bytes of weights that are ready
         self.mapped = 0  # of those, read in place
         self._to_read_ahead: list[FileTensor] = []
 
     def norm(self, name: str) -> Tensor:
+        """Return the weight of a norm in float32, mapped or copied."""
         return self._vector(name + ".weight")
 
-    def _vector(self, name: str) -> Tensor:
-        stored = self._take(name)
-        norm = self._in_place(stored, torch.float32)
-        if norm is None:
-            norm = _empty(stored.shape, torch.float32)
-            stored.fill(norm)
-            self.done += norm.nbytes
-        return norm
-
     def weight(self, name: str) -> Weight:
-        """A table, of which rows are taken."""
-        stored = self._take(name + ".weight")
-        in_place = self._weight_in_place(stored)
+        """Return a matrix as a table, of which rows are taken."""
+        stored = self._find(name + ".weight")
+        in_place = self._in_place(stored)
         return self._converted([stored]) if in_place is None else in_place
 
     def output(self, tok_embeddings: Weight) -> Output:
-        """The last product, with its own weight or that of the embedding."""
-        if not self._config.tied_output:
-            return make_output(self.weight("output"), self._packed)
-        if self._packed and isinstance(tok_embeddings, Int8Weight):
-            self.done += tok_embeddings.nbytes  # there as a table, too
-        return make_output(tok_embeddings, self._packed)
+        """Return the last product, with its own weight or that of the embedding."""
+        tied = self._config.tied_output
+        product = self._operations.output_product(self._products, tied)
+        weight = tok_embeddings if tied else self.weight("output")
+        if tied and not product.in_place:
+            self.done += tok_embeddings.nbytes  # in memory as a table, too
+        return self._operations.make_output(weight, product)
 
     def linear(self, *names: str) -> Linear:
-        """The product with these weights, stacked, and with their biases where there are any."""
+        """Return the product with these matrices, stacked, and with the biases that they have."""
         product = self._product(*names)
         biases = [self._vector(name + ".bias") for name in names if name + ".bias" in self._tensors]
         return BiasedLinear(product, torch.cat(biases)) if biases else product
 
     def _product(self, *names: str) -> Linear:
-        """One product with all of these weights, or several where they are mapped: what need not
-        be copied is not, and in a file they do not lie side by side."""
-        stored = [self._take(name + ".weight") for name in names]
-        in_place = [self._weight_in_place(tensor) for tensor in stored]
+        """Mapped matrices do not lie side by side in their file: they stay separate products."""
+        stored = [self._find(name + ".weight") for name in names]
+        in_place = [self._in_place(tensor) for tensor in stored]
         if all(weight is None for weight in in_place):
-            return make_linear(self._converted(stored, passing=self._packed), self._packed)
+            product = self._products.product
+            return product.make(self._converted(stored, passing=not product.in_place))
         weights = [
             self._converted([tensor]) if weight is None else weight
             for tensor, weight in zip(stored, in_place, strict=True)
         ]
-        linears = [make_linear(weight, packed=False) for weight in weights]
+        linears = [self._products.in_place.make(weight) for weight in weights]
         return linears[0] if len(linears) == 1 else SeparateLinears(linears)
 
-    def _take(self, name: str) -> StoredTensor:
-        if self._stop.is_set():
-            raise Cancelled
-        self._on_progress(self.done, self._total, name.removesuffix(".weight"))
-        return self._tensors.pop(name)
-
-    def _weight_in_place(self, stored: StoredTensor) -> Weight | None:
-        values = self._in_place(_values(stored), self._precision.dtype)
-        if values is not None and isinstance(stored, Int8Tensor):
-            return Int8Weight(values, self._scale(stored))
-        return values
-
-    def _in_place(self, stored: StoredTensor, wanted: torch.dtype) -> Tensor | None:
-        weight = _mapped(stored, wanted) if self._mmap else None
-        if weight is not None:
-            self.done += weight.nbytes
-            self.mapped += weight.nbytes
-            if isinstance(stored, FileTensor):
-                self._to_read_ahead.append(stored)
-        return weight
-
-    def _scale(self, stored: Int8Tensor) -> Tensor:
-        scale = _empty(stored.shape[:1], torch.float32)
-        stored.read_scale(scale)
-        self.done += scale.nbytes
-        return scale
-
-    def _converted(self, stored: list[StoredTensor], passing: bool = False) -> Weight:
-        """Several weights below each other as one [sum of outs, in].
-
-        ``passing``: in memory that the next such call takes again. New memory costs more time than
-        what is written to it, as the system fills it with zeros first.
-        """
-        heights = [tensor.shape[0] for tensor in stored]
-        shape = (sum(heights), stored[0].shape[1])
-        dtype = self._precision.dtype
-        values = self._passing_through(shape, dtype) if passing else _empty(shape, dtype)
-        self.done += self._precision.nbytes(shape)
-        pieces = values.split(heights)
-        if self._precision is not Precision.INT8:
-            for tensor, piece in zip(stored, pieces, strict=True):
-                tensor.fill(piece)
-            return values
-        scale = _empty(shape[:1], torch.float32)
-        for tensor, piece, piece_scale in zip(stored, pieces, scale.split(heights), strict=True):
-            _quantize(tensor, piece, piece_scale)
-        return Int8Weight(values, scale)
-
-    def _passing_through(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        count = math.prod(shape)
-        if self._passing.numel() < count:
-            self._passing = _empty((0,), dtype)  # not both at once
-            self._passing = _empty((count,), dtype)
-        return self._passing[:count].view(shape)
+    def release(self, prefix: str) -> None:
+        """Drop the tensors whose names begin so, and with them the memory of files read whole."""
+        for name in [name for name in self._tensors if name.startswith(prefix)]:
+            del self._tensors[name]
 
     def finish(self) -> None:
-        """Mapped weights come from the disk while the user types, instead of one by one later."""
+        """Release everything, and read mapped weights ahead while the user types."""
         self._on_progress(self._total, self._total, "")
-        self._passing = torch.empty(0)
+        self.release("")
+        self._passing = _PassingMemory()
         tensors = sorted(self._to_read_ahead, key=lambda stored: (stored.file.path, stored.start))
         Thread(target=_read_ahead, args=(tensors,), name="read ahead", daemon=True).start()
 
+    def _find(self, name: str) -> StoredTensor:
+        if self._stop.is_set():
+            raise Cancelled
+        self._on_progress(self.done, self._total, name.removesuffix(".weight"))
+        return self._tensors[name]
 
-def can_map(checkpoint: Checkpoint, precision: Precision) -> bool:
-    """Whether any of its matrices lies in a file as it is wanted."""
+    def _vector(self, name: str) -> Tensor:
+        stored = self._find(name)
+        mapped = stored.mapped() if self._mmap and stored.dtype == torch.float32 else None
+        if mapped is not None:
+            self._note_mapped(stored, mapped)
+            self.done += mapped.nbytes
+            return mapped
+        vector = new_tensor(stored.shape, torch.float32)
+        stored.fill(vector)
+        self.done += vector.nbytes
+        return vector
+
+    def _in_place(self, stored: StoredTensor) -> Weight | None:
+        part = self._operations.mappable(stored) if self._mmap else None
+        values = part.mapped() if part is not None else None
+        if part is None or values is None:
+            return None
+        self._note_mapped(part, values)
+        weight: Weight = self._operations.from_mapped(stored, values, new_tensor)
+        self.done += weight.nbytes
+        return weight
+
+    def _note_mapped(self, stored: StoredMatrix, values: Tensor) -> None:
+        self.mapped += values.nbytes
+        if isinstance(stored, FileTensor):
+            self._to_read_ahead.append(stored)
+
+    def _converted(self, stored: list[StoredTensor], passing: bool = False) -> Weight:
+        """Convert matrices to one [sum of outs, in]; ``passing``: in memory that is used again."""
+        shape = (sum(tensor.shape[0] for tensor in stored), stored[0].shape[1])
+        self.done += self._format.nbytes(shape)
+        new = self._passing.start() if passing else new_tensor
+        weight: Weight = self._operations.convert(stored, new)
+        return weight
+
+
+class _PassingMemory:
+    """Memory for one weight at a time on its way to be packed.
+
+    New memory costs more time than what is written to it, as the system fills it with zeros first.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._is_taken = False
+
+    def start(self) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
+        """Return a function whose first tensor takes the memory of the weight before."""
+        self._is_taken = False
+        return self._new
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if self._is_taken:
+            return new_tensor(shape, dtype)
+        self._is_taken = True
+        size = math.prod(shape) * dtype.itemsize
+        if len(self._memory) < size:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # not both at once
+            self._memory = new_tensor((size,), torch.uint8)
+        return self._memory[:size].view(dtype).view(shape)
+
+
+def can_map(checkpoint: Checkpoint, precision: WeightFormat) -> bool:
+    """Tell whether any matrix lies in a file in this format."""
     matrices = (tensor for tensor in checkpoint.tensors.values() if len(tensor.shape) == 2)
-    return any(_mapped(_values(tensor), precision.dtype) is not None for tensor in matrices)
-
-
-def _values(stored: StoredTensor) -> StoredTensor:
-    return stored.values if isinstance(stored, Int8Tensor) else stored
-
-
-def _mapped(stored: StoredTensor, wanted: torch.dtype) -> Tensor | None:
-    return stored.mapped() if stored.dtype == wanted else None
+    return any(precision.operations.mappable(tensor) is not None for tensor in matrices)
 
 
 def _read_ahead(tensors: list[FileTensor]) -> None:
@@ -182,24 +180,11 @@ def _read_ahead(tensors: list[FileTensor]) -> None:
         tensor.read_ahead()
 
 
-def _quantize(stored: StoredTensor, values: Tensor, scale: Tensor) -> None:
-    """Read a matrix and quantise it chunk by chunk, so that it is never there in float32."""
-    if isinstance(stored, Int8Tensor):  # was quantised when it was written
-        stored.read(values, scale)
-        return
-
-    def quantize(first: int, last: int) -> None:
-        rows = torch.empty(last - first, stored.shape[1])
-        stored.rows(first, last).fill(rows)
-        quantize_rows(rows, values[first:last], scale[first:last])
-
-    in_row_chunks(stored.shape[0], 4 * stored.shape[1], quantize)
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Make an uninitialised tensor. Raises UserError if the system has no memory for it."""
     try:
         return torch.empty(shape, dtype=dtype)
-    except RuntimeError as error:  # only with --force; else the forecast has said so
+    except RuntimeError as error:  # with --force; otherwise the estimate refused it
         raise UserError(
             "The system has no memory for these weights; close other programs or take a smaller "
             "model."

@@ -13,6 +13,7 @@ from llama_cpu.settings.generation_settings import SETTINGS, Range, require_allo
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.paths import config_path
 from llama_cpu.system.safe_reading import read_small_file, reason
+from llama_cpu.weights.formats import DEFAULT, labels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,14 +43,13 @@ class Choice:
 _PATH, _FLAG = "a path", "true or false"
 DEFAULT_THEME = "textual-dark"
 KV_FILE_MIB, KV_FILES_MIB, LARGEST_MIB = 512, 2048, 1 << 24
-PRECISIONS = ("float32", "bf16", "int8")
 # Every entry of the file but [keys], in the order of the sample.
 ENTRIES: dict[str, Range | Choice] = {
     "ckpt_dir": Choice(_PATH, "model folder or .gguf file"),
     "tokenizer_path": Choice(_PATH, "tokenizer file, or its folder"),
     "model_folders": Choice("a list of paths", "where to look for further models", default=[]),
     "precision": Choice(
-        f"one of {', '.join(PRECISIONS)}", "how weights are kept", PRECISIONS, "float32"
+        f"one of {', '.join(labels())}", "how weights are kept", labels(), DEFAULT.label
     ),
     "max_seq_len": Range(
         int, "context in tokens; default: what the model can, at most 4096", 16, 1 << 20

@@ -29,7 +29,7 @@ from llama_cpu.tui.screens.models import ChosenModel, ModelScreen, ModelSource
 if TYPE_CHECKING:
     from llama_cpu.chat.open_session import OpenSession
     from llama_cpu.chat.session import ChatSession
-    from llama_cpu.loading.load import LoadPlan
+    from llama_cpu.loading.plan import LoadPlan
 
 EXIT_OK = 0
 EXIT_CANCELLED = 130
@@ -91,7 +91,7 @@ class ChatApp(App[int]):
         """Load first."""
         self.theme = self._preferences.theme
         self.theme_changed_signal.subscribe(self, self._remember_theme)
-        title = f"Loading {self.plan.name} ({self.plan.precision.value})"
+        title = f"Loading {self.plan.name} ({self.plan.precision.label})"
         self.push_screen(LoadingScreen(title, self._open_session, self.model_thread))
 
     def action_help(self) -> None:
@@ -176,7 +176,7 @@ class ChatApp(App[int]):
         """Show what there is."""
         if not isinstance(self.screen, ChatScreen):  # the key was pressed twice
             return
-        find, precision = self.models.find, self.plan.precision.value
+        find, precision = self.models.find, self.plan.precision.label
         self.push_screen(ModelScreen(find, precision), self._change_model)
 
     def _change_model(self, chosen: ChosenModel | None) -> None:
@@ -203,7 +203,8 @@ class ChatApp(App[int]):
 
     async def action_quit(self) -> None:
         """Leave, once the KV cache is kept, or at once if asked again; a screen that is left stops
-        the model's work."""
+        the model's work.
+        """
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
         if self.is_leaving:
             self.exit(EXIT_OK)

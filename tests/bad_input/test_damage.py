@@ -6,7 +6,7 @@ import random
 import pytest
 
 from llama_cpu.errors import UserError
-from llama_cpu.loading.load import plan_loading
+from llama_cpu.loading.plan import plan_loading
 
 FILES = {
     "params.json": "meta",

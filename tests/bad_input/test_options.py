@@ -116,7 +116,7 @@ def test_a_chat_of_what_is_not_text(model, capsys, monkeypatch) -> None:
 
 @pytest.mark.parametrize("free", [0, 300 << 20])
 def test_not_enough_memory(free: int, model, refused, monkeypatch) -> None:
-    monkeypatch.setattr("llama_cpu.loading.load.available_memory", lambda: free)
+    monkeypatch.setattr("llama_cpu.loading.plan.available_memory", lambda: free)
     message = refused(model("meta"))
     assert re.search(r"which is [\d.]+ [MK]iB too little", message)
     assert "--bf16" in message or "smaller model" in message
@@ -124,7 +124,7 @@ def test_not_enough_memory(free: int, model, refused, monkeypatch) -> None:
 
 
 def test_force_goes_on_all_the_same(model, answers, monkeypatch) -> None:
-    monkeypatch.setattr("llama_cpu.loading.load.available_memory", lambda: 0)
+    monkeypatch.setattr("llama_cpu.loading.plan.available_memory", lambda: 0)
     answers(model("meta"), "--force")
 
 

@@ -15,8 +15,10 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.cli.options import chat_parser
 from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
-from llama_cpu.loading.load import plan_from_arguments
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.plan import plan_from_arguments
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.vocabularies import sentencepiece_model
 
@@ -51,7 +53,7 @@ def chooser(one: Path, conversation: Conversation, *words: str) -> ChooseModel:
 
 
 def opened(choose: ChooseModel, path: Path, name: str, free: int | None = 100 * GIB) -> ChatSession:
-    choice = choose(path, name, Precision.FLOAT32, free)
+    choice = choose(path, name, FLOAT32, free)
     return choice.open_session(lambda *_: None, Flag())
 
 
@@ -101,10 +103,10 @@ def test_the_options_of_the_start_belong_to_its_model(
 ) -> None:
     other = Path(shutil.copytree(one, tmp_path / "other"))
     choose = chooser(one, conversation, "--max_seq_len", "64", "--threads", "1")
-    assert choose(one, "one", Precision.INT8, GIB).plan.max_seq_len == 64
-    choice = choose(other, "o", Precision.BF16, GIB)
+    assert choose(one, "one", INT8, GIB).plan.max_seq_len == 64
+    choice = choose(other, "o", BF16, GIB)
     assert (choice.plan.max_seq_len, choice.plan.threads) == (64, 1)
-    assert choice.plan.precision is Precision.BF16 and choice.needed > 0
+    assert choice.plan.precision is BF16 and choice.needed > 0
 
 
 def test_what_is_wrong_is_known_before_anything_is_let_go(
@@ -112,17 +114,15 @@ def test_what_is_wrong_is_known_before_anything_is_let_go(
 ) -> None:
     choose = chooser(one, conversation)
     with pytest.raises(UserError, match="too little"):
-        choose(one, "one", Precision.FLOAT32, 1000)
+        choose(one, "one", FLOAT32, 1000)
     with pytest.raises(UserError, match="does not exist"):
-        choose(tmp_path / "gone", "gone", Precision.FLOAT32, GIB)
+        choose(tmp_path / "gone", "gone", FLOAT32, GIB)
     bare = Path(shutil.copytree(one, tmp_path / "bare"))
     (bare / "tokenizer.model").unlink()
     with pytest.raises(UserError, match="tokenizer"):
-        choose(bare, "bare", Precision.FLOAT32, GIB)
+        choose(bare, "bare", FLOAT32, GIB)
     assert conversation.line == []
 
 
 def test_force_goes_on_all_the_same(one: Path, conversation: Conversation) -> None:
-    assert (
-        chooser(one, conversation, "--force")(one, "one", Precision.FLOAT32, 0).plan.name == "one"
-    )
+    assert chooser(one, conversation, "--force")(one, "one", FLOAT32, 0).plan.name == "one"

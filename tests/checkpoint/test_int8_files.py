@@ -13,9 +13,15 @@ from llama_cpu.checkpoint.meta import open_shards
 from llama_cpu.conversion.merge import total_bytes, write_model
 from llama_cpu.conversion.quantizing import quantized
 from llama_cpu.errors import UserError
-from llama_cpu.loading import weight_reader
 from llama_cpu.system.atomic_files import AtomicFiles
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights import int8_linear
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.int8_linear import PlainInt8Linear
+from llama_cpu.weights.operations import Product, ProductChoice
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, read_all, tiny_config, write_meta
 from tests.support.engine import load_tiny
 from tests.support.merging import (
@@ -28,7 +34,7 @@ from tests.support.merging import (
     write_half,
 )
 
-FORMATS = ["pth", "safetensors"]
+FILES = ["pth", "safetensors"]
 MATRIX = "layers.1.attention.wo.weight"
 
 
@@ -66,7 +72,7 @@ def int8_model(tmp_path: Path) -> Path:
     return tmp_path / "int8"
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", FILES)
 @pytest.mark.parametrize("n_shards", [1, 2, 4])
 def test_what_is_written(n_shards: int, file_format: str, tmp_path: Path, capsys) -> None:
     shards, output = write_half(tmp_path / "in", n_shards), tmp_path / "out"
@@ -80,24 +86,26 @@ def test_what_is_written(n_shards: int, file_format: str, tmp_path: Path, capsys
     assert (output / "params.json").read_bytes() == (shards / "params.json").read_bytes()
 
 
-def loaded_weights(folder: Path, monkeypatch) -> list[Tensor]:
+def loaded_weights(folder: Path) -> list[Tensor]:
     """Values and scale of every matrix as the loader hands them over, in its order."""
     weights = []
 
-    def make_linear(weight, packed):
+    def make(weight):
         # The next weight may pass through the same memory.
         weights.extend([weight.values.clone(), weight.scale])
-        return make(weight, packed)
+        return PlainInt8Linear(weight)
 
-    with monkeypatch.context() as patch:
-        make = weight_reader.make_linear
-        patch.setattr(weight_reader, "make_linear", make_linear)
-        loaded = load_tiny(folder, precision=Precision.INT8, mmap=False)
-        embedding = loaded.model.tok_embeddings
+    class Noting:
+        def choose(self, weight_format, shape, threads):
+            product = Product("noting", make, in_place=False)
+            return ProductChoice(product, product, 1, 1)
+
+    loaded = load_tiny(folder, precision=INT8, mmap=False, operators=Noting())
+    embedding = loaded.model.tok_embeddings
     return [embedding.values, embedding.scale, *weights]
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", FILES)
 @pytest.mark.parametrize("n_shards", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_loader_makes_the_same_of_the_shards(
@@ -109,9 +117,9 @@ def test_the_loader_makes_the_same_of_the_shards(
     shards, output = write_meta(tmp_path / "in", tiny_config(), weights, n_shards), tmp_path / "out"
     words = ("--input_dir", shards, "--int8", "--format", file_format)
     assert merge(*words, "--output_dir", output) == 0
-    from_shards = loaded_weights(shards, monkeypatch)
-    monkeypatch.setattr(weight_reader, "quantize_rows", lambda *_: pytest.fail("quantised"))
-    from_file = loaded_weights(output, monkeypatch)
+    from_shards = loaded_weights(shards)
+    monkeypatch.setattr(int8_linear, "quantize_rows", lambda *_: pytest.fail("quantised"))
+    from_file = loaded_weights(output)
     assert len(from_file) == len(from_shards) > 2
     for one, other in zip(from_file, from_shards, strict=True):
         assert one.dtype == other.dtype
@@ -122,9 +130,9 @@ def test_in_the_other_precisions(int8_model: Path, monkeypatch) -> None:
     monkeypatch.setattr("llama_cpu.checkpoint.stored.CHUNK_BYTES", 1000)
     expected = widened(load_merged(int8_model))
     assert_same(read_all(int8_model), expected)
-    for precision in (Precision.FLOAT32, Precision.BF16):
+    for precision in (FLOAT32, BF16):
         model = load_tiny(int8_model, precision=precision).model
-        wanted = expected["tok_embeddings.weight"].to(precision.dtype)
+        wanted = expected["tok_embeddings.weight"].to(precision.operations.file_dtype)
         assert torch.equal(model.tok_embeddings, wanted)
 
 
@@ -148,14 +156,14 @@ def test_a_file_in_int8_is_taken_as_it_is(int8_model: Path, tmp_path: Path) -> N
     assert_same(load_merged(tmp_path / "again"), widened(before))
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", FILES)
 def test_every_byte_is_counted(file_format: str, tmp_path: Path) -> None:
-    tensors = quantized(open_shards(write_half(tmp_path / "in", 2)).tensors)
+    tensors = quantized(open_shards(write_half(tmp_path / "in", 2)).tensors, INT8)
     name = {"pth": "merged.pth", "safetensors": "model.safetensors"}[file_format]
     counts: list[int] = []
     total = total_bytes(tensors, torch.float32)
     done = write_model({name: tensors}, b"{}", tmp_path / "out", torch.float32, counts.append)
-    precision = Precision.INT8
+    precision = INT8
     shapes = tensor_shapes(tiny_config()).values()
     assert total == done.size == sum(counts) == sum(precision.nbytes(shape) for shape in shapes)
     file_size = (tmp_path / "out" / name).stat().st_size
@@ -165,7 +173,7 @@ def test_every_byte_is_counted(file_format: str, tmp_path: Path) -> None:
 def test_too_little_room(tmp_path: Path, capsys, monkeypatch) -> None:
     """It is asked for a quarter of what --fp32 wants."""
     shards, output = write_half(tmp_path / "in", 2), tmp_path / "out"
-    tensors = quantized(open_shards(shards).tensors)
+    tensors = quantized(open_shards(shards).tensors, INT8)
     needed = total_bytes(tensors, torch.float32) + 4096 * len(tensors)
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(AtomicFiles, "free_bytes", lambda _, free=free: free)
@@ -265,7 +273,7 @@ def rewrite(folder: Path, tensors: dict[str, Tensor], file_format: str) -> str:
     return "model.safetensors"
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", FILES)
 @pytest.mark.parametrize(
     "how",
     [
@@ -285,8 +293,8 @@ def test_damage_is_seen_before_loading(how: str, file_format: str, int8_model: P
 
 
 @pytest.mark.parametrize("number", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("precision", Precision)
-def test_a_scale_that_is_none(number: float, precision: Precision, int8_model: Path) -> None:
+@pytest.mark.parametrize("precision", FORMATS, ids=str)
+def test_a_scale_that_is_none(number: float, precision: WeightFormat, int8_model: Path) -> None:
     tensors = load_merged(int8_model)
     tensors[MATRIX + "_scale"][63] = number
     torch.save(tensors, int8_model / "merged.pth")

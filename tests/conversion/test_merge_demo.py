@@ -8,7 +8,8 @@ import torch
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.loading.load import load, plan_loading
+from llama_cpu.loading.load import load
+from llama_cpu.loading.plan import plan_loading
 from tests.support.checkpoints import read_all, write_meta
 from tests.support.engine import GREEDY
 from tests.support.merging import merge

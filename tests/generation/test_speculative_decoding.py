@@ -20,11 +20,14 @@ from llama_cpu.generation.speculative_decoding import (
     vocabularies_differ,
 )
 from llama_cpu.generation.timings import Timings
-from llama_cpu.loading.load import LoadedModel, plan_loading
-from llama_cpu.weights.linear import int8_in_hardware
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.load import LoadedModel
+from llama_cpu.loading.plan import plan_loading
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.int8_linear import packing_works
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import ByteTokenizer, load_tiny
+from tests.support.operators import FixedOperators
 
 PROMPT = [256, *b"to be or not to be that is the question: to be or not"]
 LONGEST = 7
@@ -120,9 +123,9 @@ def test_the_same_answer_with_and_without(
     assert passes_of(plain) == len(expected)
 
 
-@pytest.mark.skipif(not int8_in_hardware(), reason="needs a processor with exact int8 products")
+@pytest.mark.skipif(not packing_works(), reason="needs a processor with exact int8 products")
 def test_int8_greedy_is_the_same_with_and_without(tmp_path: Path) -> None:
-    loaded = load_tiny(tiny_folder(tmp_path), precision=Precision.INT8)
+    loaded = load_tiny(tiny_folder(tmp_path), precision=INT8)
     greedy = Sampling(temperature=0.0)
     expected = ids_of(answer_events(loaded, None, greedy))
     assert ids_of(answer_events(loaded, lambda: Oracle(expected), greedy)) == expected
@@ -287,22 +290,19 @@ def test_a_draft_model_of_another_family_is_refused(demo_model: Path, tmp_path: 
         plan_loading(demo_model, draft_ckpt_dir=path)
 
 
-def test_the_plan_chooses_lookup_by_precision(
-    demo_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from llama_cpu.weights import linear
-
-    assert plan_loading(demo_model).lookup
-    assert not plan_loading(demo_model, lookup=False).lookup
-    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", False)
-    assert not plan_loading(demo_model, precision=Precision.BF16).lookup
-    assert plan_loading(demo_model, precision=Precision.BF16, lookup=True).lookup
+def test_the_plan_chooses_lookup_by_the_products(demo_model: Path) -> None:
+    several, one = FixedOperators(float32="plain", bf16="packed"), FixedOperators(bf16="widened")
+    assert plan_loading(demo_model, operators=several).lookup
+    assert not plan_loading(demo_model, lookup=False, operators=several).lookup
+    assert plan_loading(demo_model, precision=BF16, operators=several).lookup
+    assert not plan_loading(demo_model, precision=BF16, operators=one).lookup
+    assert plan_loading(demo_model, precision=BF16, lookup=True, operators=one).lookup
 
 
 def test_a_draft_model_is_loaded_beside(demo_model: Path) -> None:
     from llama_cpu.loading.load import load
 
-    plan = plan_loading(demo_model, draft_ckpt_dir=demo_model, precision=Precision.INT8)
+    plan = plan_loading(demo_model, draft_ckpt_dir=demo_model, precision=INT8)
     assert plan.draft is not None
     plan = replace(plan, max_seq_len=256, draft=replace(plan.draft, max_seq_len=256))
     loaded = load(plan, lambda *_: None, Flag())

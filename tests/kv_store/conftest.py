@@ -14,7 +14,8 @@ from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.store import KVStore
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.conversations import PLAIN
 from tests.support.engine import GREEDY, load_tiny
@@ -47,7 +48,7 @@ def open_session(model: Path, history: History, folder: Path) -> Iterator[Open]:
         conversation_id: int | None = None,
         *,
         source: Path = model,
-        precision: Precision = Precision.FLOAT32,
+        precision: WeightFormat = FLOAT32,
         template: ChatTemplate = PLAIN,
         max_seq_len: int = 512,
         each: int = 1 << 20,

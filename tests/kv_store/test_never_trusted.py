@@ -19,11 +19,11 @@ from llama_cpu.cli.options import chat_parser
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.index import kept_files
-from llama_cpu.loading.load import LoadPlan
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.conversations import PLAIN, turn
-from tests.support.engine import ByteTokenizer
+from tests.support.engine import make_plan
 from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
 
 
@@ -77,8 +77,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
 
     args = chat_parser("chat").parse_args([])
     for works in (True, False):
-        checkpoint = open_checkpoint(model)
-        plan = LoadPlan(checkpoint, ByteTokenizer(), Precision.FLOAT32, 512, 2, False, {}, True)
+        plan = make_plan(model)
         session = session_opener(plan, args, Conversation(history))(lambda *_: None, Flag())
         assert (session._keeper is not None) == works
         session.close()
@@ -87,7 +86,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
 
 def test_other_precision(open_session: Open) -> None:
     conversation_id = kept_one(open_session)
-    for precision in (Precision.BF16, Precision.INT8):
+    for precision in (BF16, INT8):
         assert len(open_session(conversation_id, precision=precision).loaded.cache) == 0
 
 

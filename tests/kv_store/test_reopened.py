@@ -12,7 +12,9 @@ from llama_cpu.chat.conversation import Conversation
 from llama_cpu.cli.options import chat_parser
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.index import kept_files
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.int8 import INT8
 from tests.support.conversations import prefill_of, turn
 from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
 
@@ -38,7 +40,7 @@ def test_reopened_conversation_goes_on_as_if_it_had_not_been_left(open_session: 
 
 
 def test_keys_and_values_come_back_bit_by_bit(open_session: Open) -> None:
-    for precision in (Precision.FLOAT32, Precision.BF16, Precision.INT8):
+    for precision in (FLOAT32, BF16, INT8):
         first = open_session(precision=precision)
         turn(first, LONG)
         anew = open_session(leave(first), precision=precision)

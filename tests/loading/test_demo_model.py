@@ -11,8 +11,10 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.generation.events import Prefill
-from llama_cpu.loading.load import LoadedModel, load, plan_loading
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.load import LoadedModel, load
+from llama_cpu.loading.plan import plan_loading
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
 from tests.support.checkpoints import read_all, write_hugging_face, write_meta
 from tests.support.engine import GREEDY, greedy
 from tests.support.reference import greedy_reference, reference_from_gguf
@@ -101,9 +103,9 @@ def test_other_layouts_give_the_same_ids(
         write_hugging_face(tmp_path, config, weights)
     else:
         write_meta(tmp_path, config, weights, n_shards=3 if layout == "meta-3" else 1)
-    precision = Precision.BF16 if layout == "bf16" else Precision.FLOAT32
+    precision = BF16 if layout == "bf16" else FLOAT32
     plan = plan_loading(tmp_path, demo_model, max_seq_len=1024, precision=precision)
-    if precision is Precision.BF16:
+    if precision is BF16:
         demo_plan = plan_loading(demo_model, max_seq_len=1024, precision=precision)
         loaded = load(demo_plan, lambda *_: None, Flag())
     other = load(plan, lambda *_: None, Flag())
@@ -118,7 +120,7 @@ def test_other_layouts_give_the_same_ids(
 
 
 def test_bf16_answers_the_question(demo_model: Path) -> None:
-    plan = plan_loading(demo_model, max_seq_len=512, precision=Precision.BF16)
+    plan = plan_loading(demo_model, max_seq_len=512, precision=BF16)
     loaded = load(plan, lambda *_: None, Flag())
     float32_bytes = load(plan_loading(demo_model), lambda *_: None, Flag()).weights_bytes
     assert loaded.weights_bytes < 0.51 * float32_bytes

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from llama_cpu.loading.discovery import FoundModel, facts_of, find_models
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_gguf, write_meta
 from tests.support.checkpoints import write_hugging_face as write_folder
 
@@ -163,8 +165,8 @@ def test_facts(kind, file_type: str, tmp_path: Path) -> None:
     assert facts.problem == "" and facts.file_type == file_type
     assert facts.parameters == sum(tensor.numel() for tensor in tensors.values())
     assert facts.architecture == f"LLaMA, {config.n_layers} layers, 64 wide"
-    assert facts.memory.keys() == set(Precision)
-    assert facts.memory[Precision.INT8].weights < facts.memory[Precision.FLOAT32].weights
+    assert facts.memory.keys() == set(FORMATS)
+    assert facts.memory[INT8].weights < facts.memory[FLOAT32].weights
 
 
 @pytest.mark.parametrize(

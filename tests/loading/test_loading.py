@@ -14,9 +14,14 @@ import torch
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.cli.options import chat_parser
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.loading.load import LoadPlan, load, plan_loading
+from llama_cpu.loading.load import load
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.plan import plan_loading
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import (
     LLAMA_7B,
     random_weights,
@@ -26,14 +31,12 @@ from tests.support.checkpoints import (
     write_hugging_face,
     write_meta,
 )
-from tests.support.engine import load_tiny
+from tests.support.engine import load_tiny, make_plan
 
 GIB = 1 << 30
 
 
-def resident_weights(
-    folder: Path, precision: Precision = Precision.FLOAT32
-) -> dict[str, torch.Tensor]:
+def resident_weights(folder: Path, precision: WeightFormat = FLOAT32) -> dict[str, torch.Tensor]:
     loaded = load_tiny(folder, precision=precision, mmap=True)
     block = next(iter(loaded.model.blocks))
     return {
@@ -48,8 +51,8 @@ def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
     config = tiny_config()
     stored = {name: tensor.to(dtype) for name, tensor in random_weights(config).items()}
     write_meta(tmp_path, config, stored, n_shards=2)
-    for precision in (Precision.FLOAT32, Precision.BF16):
-        wanted = precision.dtype
+    for precision in (FLOAT32, BF16):
+        wanted = precision.operations.file_dtype
         weights = resident_weights(tmp_path, precision)
         assert weights["norm"].dtype == torch.float32
         assert weights["wo"].dtype == wanted
@@ -60,17 +63,20 @@ def test_meta_weights_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["meta", "safetensors", "bin", "gguf"])
-@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BF16])
+@pytest.mark.parametrize("precision", [FLOAT32, BF16])
 def test_the_wanted_type_is_mapped_and_not_copied(
-    layout: str, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, precision: WeightFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config()
-    weights = {name: tensor.to(precision.dtype) for name, tensor in random_weights(config).items()}
+    weights = {
+        name: tensor.to(precision.operations.file_dtype)
+        for name, tensor in random_weights(config).items()
+    }
     if layout == "meta":
         path = write_meta(tmp_path, config, weights)
     elif layout == "gguf":
         types = gguf.GGMLQuantizationType
-        kind = types.BF16 if precision is Precision.BF16 else types.F32
+        kind = types.BF16 if precision is BF16 else types.F32
         path = write_gguf(tmp_path / "model.gguf", config, weights, kind)
     else:
         path = write_hugging_face(tmp_path, config, weights, suffix=layout)
@@ -141,10 +147,11 @@ _PEAK_OF_LOADING = """
 import sys
 from pathlib import Path
 from threading import Event
-from llama_cpu.loading.load import load, plan_loading
+from llama_cpu.loading.load import load
+from llama_cpu.loading.plan import plan_loading
 from llama_cpu.system.memory import memory_report
-from llama_cpu.weights.precision import Precision
-precision = Precision(sys.argv[3])
+from llama_cpu.weights.formats import format_of
+precision = format_of(sys.argv[3])
 plan = plan_loading(Path(sys.argv[1]), Path(sys.argv[2]), max_seq_len=4096, precision=precision)
 before = memory_report().resident
 loaded = load(plan, lambda *_: None, Event())
@@ -182,11 +189,7 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
         if len(seen) == 5:
             stop.set()
 
-    from tests.support.engine import ByteTokenizer
-
-    plan = LoadPlan(
-        open_checkpoint(tmp_path), ByteTokenizer(), Precision.FLOAT32, 64, 2, False, {}, mmap=True
-    )
+    plan = make_plan(tmp_path, max_seq_len=64)
     with pytest.raises(Cancelled):
         load(plan, on_progress, stop)
     assert len(seen) == 5
@@ -194,9 +197,9 @@ def test_loading_can_be_interrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", FORMATS, ids=str)
 def test_the_forecast_counts_what_is_loaded(
-    precision: Precision, tied: bool, tmp_path: Path
+    precision: WeightFormat, tied: bool, tmp_path: Path
 ) -> None:
     config = tiny_config(tied_output=tied)
     write_hugging_face(tmp_path, config, random_weights(config))
@@ -204,17 +207,17 @@ def test_the_forecast_counts_what_is_loaded(
         loaded = load_tiny(tmp_path, precision=precision, mmap=mmap)
         plan = loaded.plan
         assert plan.checkpoint.config.tied_output == tied
-        counted = estimate_memory(config, precision, plan.max_seq_len, plan.packed).weights
+        counted = estimate_memory(config, precision, plan.max_seq_len, plan.products).weights
         assert loaded.weights_bytes == counted
 
 
 def test_forecast_of_7b() -> None:
-    in_float32 = estimate_memory(LLAMA_7B, Precision.FLOAT32, 2048, packed=True)
+    in_float32 = estimate_memory(LLAMA_7B, FLOAT32, 2048)
     assert in_float32.weights == pytest.approx(6_738_415_616 * 4, rel=0.001)
     assert in_float32.kv_cache == 32 * 2 * 4096 * 2048 * 4
-    in_bf16 = estimate_memory(LLAMA_7B, Precision.BF16, 2048, packed=True)
+    in_bf16 = estimate_memory(LLAMA_7B, BF16, 2048)
     assert in_bf16.weights == pytest.approx(in_float32.weights / 2, rel=0.001)
-    in_int8 = estimate_memory(LLAMA_7B, Precision.INT8, 2048, packed=True)
+    in_int8 = estimate_memory(LLAMA_7B, INT8, 2048)
     assert in_int8.weights == pytest.approx(in_float32.weights / 4, rel=0.002)
     assert in_int8.kv_cache == in_bf16.kv_cache
 
@@ -229,18 +232,15 @@ def test_forecast_of_7b() -> None:
         (6 * GIB, "take a smaller model"),
     ],
 )
-def test_what_does_not_fit_is_told_what_would(
-    available: int, advice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llama_cpu.weights.linear._INT8_IN_HARDWARE", True)
+def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
     with pytest.raises(UserError, match="too little") as caught:
-        check_fits(LLAMA_7B, Precision.FLOAT32, 2048, available, packed=False)
+        check_fits(LLAMA_7B, FLOAT32, 2048, available)
     assert advice in str(caught.value)
 
 
 def test_what_fits_is_let_through() -> None:
-    check_fits(LLAMA_7B, Precision.FLOAT32, 2048, 32 * GIB, packed=False)
-    check_fits(LLAMA_7B, Precision.BF16, 2048, 16 * GIB, packed=False)
+    check_fits(LLAMA_7B, FLOAT32, 2048, 32 * GIB)
+    check_fits(LLAMA_7B, BF16, 2048, 16 * GIB)
 
 
 def test_kv_cache_is_touched_only_as_it_is_used() -> None:

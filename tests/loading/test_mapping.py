@@ -6,11 +6,16 @@ from threading import Event as Flag
 import pytest
 
 from llama_cpu.cli.options import chat_parser
-from llama_cpu.loading.load import LoadPlan, plan_from_arguments
-from llama_cpu.weights.precision import Precision
+from llama_cpu.loading.plan import LoadPlan, plan_from_arguments
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import load_tiny
 from tests.support.merging import merge
+from tests.support.operators import FixedOperators
 
 
 def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
@@ -18,22 +23,24 @@ def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
     write_meta(tmp_path, config, random_weights(config))
     loaded = load_tiny(tmp_path)
     assert loaded.mapped_bytes == loaded.weights_bytes
-    in_bf16 = load_tiny(tmp_path, precision=Precision.BF16, mmap=True)
+    in_bf16 = load_tiny(tmp_path, precision=BF16, mmap=True)
     norms = (2 * config.n_layers + 1) * config.dim * 4
     assert in_bf16.mapped_bytes == norms
     assert in_bf16.weights_bytes == (loaded.weights_bytes - norms) // 2 + norms
 
 
-@pytest.mark.parametrize("precision", list(Precision))
-def test_mapped_and_copied_weights_give_the_same(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", FORMATS, ids=str)
+def test_mapped_and_copied_weights_give_the_same(precision: WeightFormat, tmp_path: Path) -> None:
     """Rounded otherwise at the most: sums in another order; in int8 activations of a few rows."""
     config = tiny_config()
     weights = random_weights(config)
-    if precision is Precision.INT8:
+    if precision is INT8:
         write_meta(tmp_path / "in", config, weights)
         assert merge("--input_dir", tmp_path / "in", "--int8", "--output_dir", tmp_path) == 0
     else:
-        weights = {name: weight.to(precision.dtype) for name, weight in weights.items()}
+        weights = {
+            name: weight.to(precision.operations.file_dtype) for name, weight in weights.items()
+        }
         write_meta(tmp_path, config, weights)
     mapped = load_tiny(tmp_path, precision=precision, mmap=True)
     copied = load_tiny(tmp_path, precision=precision, mmap=False)
@@ -46,43 +53,45 @@ def test_mapped_and_copied_weights_give_the_same(precision: Precision, tmp_path:
         assert (here - there).norm() < 0.03 * there.norm()
 
 
-def test_the_plan_maps_what_the_processor_does_not_want_packed(
-    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from llama_cpu.weights import linear
-
+def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: Path) -> None:
     config, files = tiny_config(vocab_size=49152), {}
-    for precision in (Precision.FLOAT32, Precision.BF16):
-        weights = random_weights(config)
-        weights = {name: weight.to(precision.dtype) for name, weight in weights.items()}
-        files[precision] = write_meta(tmp_path / precision.value, config, weights)
-    files[Precision.INT8] = tmp_path / "int8"
-    words = ("--input_dir", files[Precision.BF16], "--int8", "--output_dir")
-    assert merge(*words, files[Precision.INT8]) == 0
+    for precision in (FLOAT32, BF16):
+        dtype, weights = precision.operations.file_dtype, random_weights(config)
+        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+        files[precision] = write_meta(tmp_path / precision.label, config, weights)
+    files[INT8] = tmp_path / "int8"
+    words = ("--input_dir", files[BF16], "--int8", "--output_dir")
+    assert merge(*words, files[INT8]) == 0
 
     def plan(
-        precision: Precision, *options: str, of: Precision | None = None, draft: Path = demo_model
+        precision: WeightFormat,
+        product: str,
+        *options: str,
+        of: WeightFormat | None = None,
+        draft: Path = demo_model,
     ) -> LoadPlan:
-        words = ["--ckpt_dir", str(files[of or precision]), f"--{precision.value}", *options]
+        words = ["--ckpt_dir", str(files[of or precision]), precision.switch, *options]
         words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(draft)]
-        return plan_from_arguments(chat_parser("x").parse_args(words))
+        operators = FixedOperators(**{precision.label: product})
+        return plan_from_arguments(chat_parser("x").parse_args(words), operators)
 
-    for hardware in (True, False):
-        monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
-        monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
-        assert plan(Precision.FLOAT32).mmap
-        assert not plan(Precision.FLOAT32, "--no_mmap").mmap
-        for precision in (Precision.BF16, Precision.INT8):
-            assert plan(precision).mmap is not hardware
-            assert plan(precision).packed is hardware
-            mapped = plan(precision, "--mmap")
-            assert mapped.mmap and not mapped.packed
+    for precision in FORMATS:
+        assert plan(precision, "plain").mmap
+        assert not plan(precision, "plain", "--no_mmap").mmap
+        for product in ("packed", "plain"):
+            in_place = product == "plain"
+            chosen = plan(precision, product)
+            assert chosen.mmap is in_place
+            assert chosen.products.product.name == product
+            mapped = plan(precision, product, "--mmap")
+            assert mapped.mmap and mapped.products.product.name == "plain"
             assert mapped.draft is not None
             # Nothing of these files is as it is wanted, so that there is nothing to map.
-            assert plan(precision, "--mmap", of=Precision.FLOAT32).packed is hardware
+            other = BF16 if precision is FLOAT32 else FLOAT32
+            assert plan(precision, product, "--mmap", of=other).products.product.name == product
             assert not mapped.draft.mmap
             # Nor does what the model's files have decide for the draft's.
-            beside = plan(precision, "--mmap", of=Precision.FLOAT32, draft=files[precision])
+            beside = plan(precision, product, "--mmap", of=other, draft=files[precision])
             assert beside.draft is not None and beside.draft.mmap and not beside.mmap
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from llama_cpu.weights.precision import Precision
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -14,7 +15,6 @@ from llama_cpu.loading.load import LoadedModel
 from llama_cpu.loading.memory_estimate import estimate_memory
 from llama_cpu.model.architectures import ARCHITECTURES
 from llama_cpu.weights.linear import PREFILL_CHUNK
-from llama_cpu.weights.precision import Precision
 from tests.support.checkpoints import read_all
 from tests.support.engine import TensorSource, greedy, load_tiny
 from tests.support.families import random_model, save, save_gguf

@@ -10,7 +10,8 @@ from llama_cpu.model.attention import RotaryPositions
 from llama_cpu.model.config import ModelConfig, RopeScaling
 from llama_cpu.model.norms import RMSNorm
 from llama_cpu.model.transformer import Transformer, build_block
-from llama_cpu.weights.linear import PREFILL_CHUNK, make_output
+from llama_cpu.weights.float32_linear import Float32Linear
+from llama_cpu.weights.linear import PREFILL_CHUNK
 from tests.support.checkpoints import (
     random_weights,
     tiny_config,
@@ -139,7 +140,7 @@ def test_blocks_may_come_from_anywhere(tmp_path: Path) -> None:
 
     loaded.cache.reuse([])
     embeddings, norm = weights["tok_embeddings.weight"], weights["norm.weight"]
-    output = make_output(weights["output.weight"], packed=False)
+    output = Float32Linear(weights["output.weight"])
     streamed = Transformer(
         config,
         embeddings,

@@ -177,7 +177,7 @@ def test_the_file_comes_before_the_model(file: Path, demo_model: Path, namespace
     from dataclasses import replace
 
     from llama_cpu.chat.open_session import sampling_from
-    from llama_cpu.loading.load import plan_loading
+    from llama_cpu.loading.plan import plan_loading
 
     plan = replace(plan_loading(demo_model), generation_config={"top_p": 0.25, "top_k": 7})
     file.write_text("top_p = 0.5")

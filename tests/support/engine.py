@@ -11,18 +11,14 @@ from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.generation.events import Event, Token
 from llama_cpu.generation.generate import Limits, TextGenerator
 from llama_cpu.generation.sampling import Sampler, Sampling
-from llama_cpu.loading.load import LoadedModel, LoadPlan, load
+from llama_cpu.loading.load import LoadedModel, load
+from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.tokenization import Tokenizer
-from llama_cpu.weights.linear import (
-    BiasedLinear,
-    Linear,
-    Output,
-    Weight,
-    make_linear,
-    make_output,
-    packs,
-)
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.choice import Operators, PreferredOperators, only_in_place
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.float32_linear import Float32Linear
+from llama_cpu.weights.linear import BiasedLinear, Linear, Output, Weight
+from llama_cpu.weights.weight_format import WeightFormat
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -42,15 +38,20 @@ class ByteTokenizer(Tokenizer):
         return bytes([token_id]) if token_id < 256 else b""
 
 
-def load_tiny(
+def make_plan(
     path: Path,
     *,
-    precision: Precision = Precision.FLOAT32,
+    precision: WeightFormat = FLOAT32,
     max_seq_len: int = 512,
     tokenizer: Tokenizer | None = None,
     mmap: bool | None = None,
-) -> LoadedModel:
-    plan = LoadPlan(
+    operators: Operators | None = None,
+) -> LoadPlan:
+    """Plan a model with the products that are preferred, or that ``operators`` choose."""
+    operators = operators or PreferredOperators()
+    products = operators.choose(precision, (64, 64), 2)
+    is_mapped = products.product.in_place if mmap is None else mmap
+    return LoadPlan(
         open_checkpoint(path),
         tokenizer or ByteTokenizer(),
         precision,
@@ -58,7 +59,29 @@ def load_tiny(
         threads=2,
         is_demo=False,
         generation_config={},
-        mmap=not packs(precision) if mmap is None else mmap,
+        mmap=is_mapped,
+        products=only_in_place(products) if is_mapped else products,
+        operators=operators,
+    )
+
+
+def load_tiny(
+    path: Path,
+    *,
+    precision: WeightFormat = FLOAT32,
+    max_seq_len: int = 512,
+    tokenizer: Tokenizer | None = None,
+    mmap: bool | None = None,
+    operators: Operators | None = None,
+) -> LoadedModel:
+    """Load such a plan."""
+    plan = make_plan(
+        path,
+        precision=precision,
+        max_seq_len=max_seq_len,
+        tokenizer=tokenizer,
+        mmap=mmap,
+        operators=operators,
     )
     return load(plan, lambda done, total, name: None, Flag())
 
@@ -77,14 +100,15 @@ class TensorSource:
 
     def linear(self, *names: str) -> Linear:
         weights = torch.cat([self.tensors[f"{name}.weight"] for name in names])
-        product = make_linear(weights, packed=False)
+        product = Float32Linear(weights)
         biases = [self.tensors.get(f"{name}.bias") for name in names]
         given = [bias for bias in biases if bias is not None]
         return BiasedLinear(product, torch.cat(given)) if given else product
 
     def output(self, tok_embeddings: Weight) -> Output:
         weight = self.tensors.get("output.weight", tok_embeddings)
-        return make_output(weight, packed=False)
+        assert isinstance(weight, Tensor)
+        return Float32Linear(weight)
 
 
 def generator_of(loaded: LoadedModel) -> TextGenerator:

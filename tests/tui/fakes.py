@@ -13,7 +13,8 @@ from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.settings.generation_settings import Settings
 from llama_cpu.system.memory import MemoryReport
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.weight_format import WeightFormat
 
 END = 99  # an end token's id
 PATIENCE = 10  # seconds until a test that waits for something gives up
@@ -23,7 +24,7 @@ PATIENCE = 10  # seconds until a test that waits for something gives up
 class FakePlan:
     name: str = "Test model"
     source: Path = Path("/models/test")
-    precision: Precision = Precision.FLOAT32
+    precision: WeightFormat = FLOAT32
     is_demo: bool = False
 
 

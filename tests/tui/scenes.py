@@ -31,7 +31,8 @@ from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
 from llama_cpu.tui.screens.models import ModelSource
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.tui.driving import screen_text, until
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, script, tokens
 from tests.tui.lens_words import looks
@@ -264,10 +265,10 @@ class Day(datetime.date):
 MEMORY = MemoryReport(412 * MIB, 431 * MIB, 262 * MIB, 150 * MIB, 9 * GIB, 16 * GIB)
 
 
-def takes(weights: int) -> dict[Precision, MemoryEstimate]:
+def takes(weights: int) -> dict[WeightFormat, MemoryEstimate]:
     return {
         precision: MemoryEstimate(weights // share, 1 * GIB, 300 * MIB)
-        for precision, share in zip(Precision, (1, 2, 4), strict=True)
+        for precision, share in zip(FORMATS, (1, 2, 4), strict=True)
     }
 
 

@@ -71,7 +71,7 @@ async def test_everything_is_there(size: tuple[int, int]) -> None:
         assert values(figures, "prefill") == [0.05, 0.05]
         assert values(figures, "decode") == [0.02] * 3 + [0.04] * 2
         assert processor_name() in numbers(figures)
-        assert figure(figures, "Threads") == "2" and figure(figures, "Precision") == "float32"
+        assert figure(figures, "Threads") == "2" and figure(figures, "WeightFormat") == "float32"
         assert figure(figures, "All answers") == "2"
         assert figure(figures, "cache hits") == "75.0%"
         assert figure(figures, "prefill") == "20.0 tok/s"

@@ -17,7 +17,9 @@ from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
 from llama_cpu.tui.screens.models import ModelScreen, ModelSource, count, needed
-from llama_cpu.weights.precision import Precision
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, tiny_config, write_gguf
 from tests.tui.driving import (
     NARROW,
@@ -59,7 +61,9 @@ class Models:
     def find(self) -> list[FoundModel]:
         return [FoundModel(Path("/models/test"), "Test"), FoundModel(Path("/m/o"), "Other [b]")]
 
-    def choose(self, path: Path, name: str, precision: Precision, free: int | None) -> FakeChoice:
+    def choose(
+        self, path: Path, name: str, precision: WeightFormat, free: int | None
+    ) -> FakeChoice:
         self.asked.append((str(path), name, precision, free is None))
         assert self.gate is None or self.gate.wait(PATIENCE)
         if self.problem:
@@ -155,7 +159,7 @@ async def test_where_both_fit_the_old_one_stays_until_the_other_is_ready() -> No
         await pilot.press(*"draft")
         await choose_other(pilot)
         await until(pilot, lambda: "answers from here on" in conversation(pilot)[-1])
-        assert models.asked == [("/m/o", "Other [b]", Precision.BF16, False)]
+        assert models.asked == [("/m/o", "Other [b]", BF16, False)]
         assert old.is_let_go and len(pilot.app.screen_stack) == 2
         assert conversation(pilot)[:2] == ["You\nHi", "Hello."]
         assert prompt(pilot).text == "draft" and prompt(pilot).has_focus
@@ -348,7 +352,7 @@ async def test_the_old_one_is_loaded_again(how: str) -> None:
             await pilot.press("escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         await until(pilot, lambda: len(conversation(pilot)) == 3)
-        assert models.asked[-1] == ("/models/test", "Test model", Precision.FLOAT32, True)
+        assert models.asked[-1] == ("/models/test", "Test model", FLOAT32, True)
         notice = "not loaded" if how == "cancelled" else "o is damaged."
         assert notice in conversation(pilot)[-1] and prompt(pilot).text == "draft"
         await pilot.press("enter")

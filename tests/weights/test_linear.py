@@ -1,29 +1,37 @@
-"""Every path of every precision against the plain product."""
+"""Every product of every format against the plain one in float32."""
 
 import pytest
 import torch
 
-from llama_cpu.weights import linear
-from llama_cpu.weights.linear import (
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.bf16_linear import (
     Bfloat16Linear,
-    Float32Linear,
-    Int8Linear,
+    Bfloat16Output,
     PackedBfloat16Linear,
-    PlainInt8Linear,
-    make_linear,
-    make_output,
-    take_rows,
+    WidenedBfloat16Linear,
 )
-from llama_cpu.weights.precision import Precision
-from llama_cpu.weights.quantization import Int8Weight, quantize_rows
+from llama_cpu.weights.bf16_linear import packing_works as bf16_packing_works
+from llama_cpu.weights.float32_linear import Float32Linear, PackedFloat32Linear
+from llama_cpu.weights.float32_linear import packing_works as float32_packing_works
+from llama_cpu.weights.int8_linear import (
+    Int8Linear,
+    PlainInt8Linear,
+    WidenedInt8Linear,
+    int8_matmul_works,
+    packing_works,
+)
+from llama_cpu.weights.int8_rows import Int8Weight, quantize_rows
+from llama_cpu.weights.linear import take_rows
+from llama_cpu.weights.operations import product_named
 
 needs_int8_products = pytest.mark.skipif(
-    not linear.int8_in_hardware(), reason="needs a processor with exact int8 products"
+    not (packing_works() and int8_matmul_works()),
+    reason="needs a processor with exact int8 products",
 )
-
-needs_bf16_products = pytest.mark.skipif(
-    not linear.bf16_in_hardware(), reason="needs a processor with products of bfloat16"
+needs_packed_bf16 = pytest.mark.skipif(
+    not bf16_packing_works(), reason="needs a processor with products of bfloat16"
 )
+needs_packed_float32 = pytest.mark.skipif(not float32_packing_works(), reason="needs oneDNN")
 
 ROWS = [1, 2, 7, 64]
 SHAPES = [(96, 64), (33, 128), (512, 24)]
@@ -35,33 +43,35 @@ def weight_and_input(shape: tuple[int, int], rows: int) -> tuple[torch.Tensor, t
     return weight, torch.randn(rows, shape[1], generator=generator)
 
 
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_float32(shape: tuple[int, int], rows: int) -> None:
+@pytest.mark.parametrize(
+    "linear", [Float32Linear, pytest.param(PackedFloat32Linear, marks=needs_packed_float32)]
+)
+@pytest.mark.parametrize("rows", [*ROWS, 8, 600])
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
+def test_float32(linear, shape: tuple[int, int], rows: int) -> None:
     weight, x = weight_and_input(shape, rows)
     expected = (x.double() @ weight.double().T).float()
-    assert isinstance(make_linear(weight, packed=False), Float32Linear)
-    torch.testing.assert_close(make_linear(weight, packed=False)(x), expected, rtol=1e-5, atol=1e-5)
+    product = linear(weight)(x)
+    assert product.dtype == torch.float32
+    torch.testing.assert_close(product, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("linear", [Bfloat16Linear, WidenedBfloat16Linear])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bfloat16(
-    shape: tuple[int, int], rows: int, hardware: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16(linear, shape: tuple[int, int], rows: int) -> None:
     """Within 1% of the largest result: input and result have 8 bits each."""
-    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
     weight, x = weight_and_input(shape, rows)
     weight = weight.bfloat16()
     expected = x @ weight.float().T
-    product = make_linear(weight, packed=False)(x)
-    assert product.dtype == (torch.bfloat16 if hardware or rows == 1 else torch.float32)
+    product = linear(weight)(x)
+    is_widened = linear is WidenedBfloat16Linear and rows > 1
+    assert product.dtype == (torch.float32 if is_widened else torch.bfloat16)
     assert product.shape == (rows, shape[0])
     assert (product - expected).abs().max() < 0.01 * expected.abs().max()
 
 
-@needs_bf16_products
+@needs_packed_bf16
 @pytest.mark.parametrize("rows", [*ROWS, 8, 600])
 @pytest.mark.parametrize("shape", [*SHAPES, (40, 1000)])
 def test_packed_bfloat16(shape: tuple[int, int], rows: int) -> None:
@@ -69,46 +79,38 @@ def test_packed_bfloat16(shape: tuple[int, int], rows: int) -> None:
     weight, x = weight_and_input(shape, rows)
     weight, x = weight.bfloat16(), x.bfloat16()
     exact = x.double() @ weight.double().T
-    packed = make_linear(weight, packed=True)
-    assert isinstance(packed, PackedBfloat16Linear)
+    packed = PackedBfloat16Linear(weight)
     product = packed(x.float())
     assert product.dtype == torch.bfloat16
     error = (product.double() - exact).abs()
     assert (error <= 2**-7 * exact.abs() + 1e-6).all()
 
 
-@needs_bf16_products
-def test_packed_bfloat16_does_not_need_the_weight_any_more() -> None:
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pytest.param(PackedFloat32Linear, marks=needs_packed_float32),
+        pytest.param(PackedBfloat16Linear, marks=needs_packed_bf16),
+    ],
+)
+def test_a_packed_product_does_not_need_the_weight_any_more(packed) -> None:
     weight, x = weight_and_input((96, 64), 3)
-    weight = weight.bfloat16()
-    packed = make_linear(weight, packed=True)
-    before = packed(x)
+    weight = weight.bfloat16() if packed is PackedBfloat16Linear else weight
+    product = packed(weight)
+    before = product(x)
     weight.zero_()
-    assert torch.equal(packed(x), before)
+    assert torch.equal(product(x), before)
 
 
-def test_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the processor's own products want arranged; anything else may be mapped."""
-    for hardware in (True, False):
-        monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)
-        monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
-        assert [linear.packs(precision) for precision in Precision] == [False, hardware, hardware]
-    assert linear.rows_at_once(Precision.FLOAT32, packed=False) == 2
-    assert linear.rows_at_once(Precision.INT8, packed=False) == 1
-    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", True)
-    assert linear.rows_at_once(Precision.INT8, packed=False) == 4
-    assert linear.rows_at_once(Precision.INT8, packed=True) == 8
-    assert linear.rows_at_once(Precision.BF16, packed=False) == 1
-    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", True)
-    assert linear.rows_at_once(Precision.BF16, packed=False) == 8
-
-
-def test_the_scratch_is_shared_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", False)
+def test_the_scratch_is_shared_and_grows() -> None:
     for shape in [(8, 4), (64, 32), (16, 8)]:
         weight, x = weight_and_input(shape, 3)
         expected = x @ weight.bfloat16().float().T
-        torch.testing.assert_close(Bfloat16Linear(weight.bfloat16())(x), expected)
+        torch.testing.assert_close(WidenedBfloat16Linear(weight.bfloat16())(x), expected)
+
+
+def bf16_output(weight: torch.Tensor) -> Bfloat16Output:
+    return Bfloat16Output(weight, product_named(BF16.operations, "plain"))
 
 
 @pytest.mark.parametrize("vocab", [100, 5000])
@@ -116,7 +118,7 @@ def test_bfloat16_logits_of_the_best_are_exact(vocab: int) -> None:
     weight, x = weight_and_input((vocab, 64), 1)
     weight = weight.bfloat16()
     exact = (x @ weight.float().T)[0]
-    logits = make_output(weight, packed=False)(x)[0]
+    logits = bf16_output(weight)(x)[0]
     best = exact.topk(50).indices
     torch.testing.assert_close(logits[best], exact[best], rtol=1e-5, atol=1e-5)
     assert int(logits.argmax()) == int(exact.argmax())
@@ -127,7 +129,7 @@ def test_bfloat16_logits_of_several_rows() -> None:
     weight, x = weight_and_input((500, 64), 3)
     weight = weight.bfloat16()
     exact = x @ weight.float().T
-    logits = make_output(weight, packed=False)(x)
+    logits = bf16_output(weight)(x)
     assert logits.argmax(1).tolist() == exact.argmax(1).tolist()
 
 
@@ -167,7 +169,7 @@ def test_int8(shape: tuple[int, int], rows: int, great_values: bool) -> None:
     if great_values:
         x = with_great_values(x)
     int8 = quantized(weight)
-    product = make_linear(int8, packed=True)(x)
+    product = Int8Linear(int8)(x)
     assert product.dtype == torch.float32
     exact = (x.double() @ take_rows(int8, torch.arange(shape[0])).double().T).float()
     allowed = 1e-3 if rows <= Int8Linear.FEW_ROWS else 0.03
@@ -183,14 +185,14 @@ def test_int8_packed_or_not_is_bit_for_bit_the_same(rows: int) -> None:
     """Beyond the few rows that keep their activations as they are."""
     weight, x = weight_and_input((192, 1000), rows)
     int8, x = quantized(weight), with_great_values(x)
-    assert torch.equal(make_linear(int8, packed=True)(x), make_linear(int8, packed=False)(x))
+    assert torch.equal(Int8Linear(int8)(x), PlainInt8Linear(int8)(x))
 
 
 @needs_int8_products
 def test_int8_weights_are_close_to_float32() -> None:
     weight, x = weight_and_input((512, 384), 4)
     plain = x @ weight.T
-    assert (make_linear(quantized(weight), packed=True)(x) - plain).norm() < 0.01 * plain.norm()
+    assert (Int8Linear(quantized(weight))(x) - plain).norm() < 0.01 * plain.norm()
 
 
 @needs_int8_products
@@ -199,7 +201,7 @@ def test_an_int8_row_does_not_depend_on_its_neighbours() -> None:
     weight, x = weight_and_input((512, 384), 16)
     x[7] *= 100
     x[9] = 0.0
-    product = make_linear(quantized(weight), packed=True)
+    product = Int8Linear(quantized(weight))
     together = product(x)
     for row in range(16):
         assert torch.equal(product(x[row : row + 1])[0], together[row])
@@ -210,30 +212,26 @@ def test_an_int8_row_does_not_depend_on_its_neighbours() -> None:
 def test_int8_shows_what_is_not_finite() -> None:
     weight, x = weight_and_input((96, 64), 2)
     x[1, 3] = float("nan")
-    product = make_linear(quantized(weight), packed=True)(x)
+    product = Int8Linear(quantized(weight))(x)
     assert product[0].isfinite().all()
     assert not product[1].isfinite().any()
 
 
-@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize(
+    "linear", [pytest.param(PlainInt8Linear, marks=needs_int8_products), WidenedInt8Linear]
+)
 @pytest.mark.parametrize("great_values", [False, True])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", [*SHAPES, (128, 192)])
 def test_int8_as_it_lies_in_a_file(
-    shape: tuple[int, int],
-    rows: int,
-    great_values: bool,
-    hardware: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    linear, shape: tuple[int, int], rows: int, great_values: bool
 ) -> None:
     """Within 1% of the product with the same rounded weights; 3 where activations have 8 bits."""
-    monkeypatch.setattr(linear, "_INT8_IN_HARDWARE", hardware)
     weight, x = weight_and_input(shape, rows)
     if great_values:
         x = with_great_values(x)
     int8 = quantized(weight)
-    product = make_linear(int8, packed=False)
-    assert isinstance(product, PlainInt8Linear)
     expected = x @ take_rows(int8, torch.arange(shape[0])).T
-    allowed = 0.03 if hardware and rows > Int8Linear.FEW_ROWS else 0.01
-    assert (product(x) - expected).abs().max() < allowed * expected.abs().max()
+    coarse = linear is PlainInt8Linear and rows > Int8Linear.FEW_ROWS
+    allowed = 0.03 if coarse else 0.01
+    assert (linear(int8)(x) - expected).abs().max() < allowed * expected.abs().max()

@@ -23,7 +23,7 @@ from llama_cpu.tui.screens.models import ChosenModel
 if TYPE_CHECKING:
     from llama_cpu.chat.choose_model import Choice
     from llama_cpu.chat.session import ChatSession
-    from llama_cpu.loading.load import LoadPlan
+    from llama_cpu.loading.plan import LoadPlan
     from llama_cpu.loading.weight_reader import Progress
     from llama_cpu.tui.app import ChatApp
 
@@ -103,7 +103,7 @@ class ModelSwitch:
             return choice.open_session(on_progress, stop)
 
         plan = choice.plan
-        title = f"Loading {plan.name} ({plan.precision.value})"
+        title = f"Loading {plan.name} ({plan.precision.label})"
         return LoadingScreen(title, open_session, self._app.model_thread)
 
     async def loaded(self, session: "ChatSession") -> None:
@@ -113,7 +113,7 @@ class ModelSwitch:
         app, plan = self._app, switch.choice.plan
         old, carried = app.session, switch.carried
         if not switch.is_way_back:
-            carried.notice = f"{plan.name} ({plan.precision.value}) answers from here on."
+            carried.notice = f"{plan.name} ({plan.precision.label}) answers from here on."
         await app.uncover(ChatScreen if old else LoadingScreen)
         app.plan, app.session = plan, session
         await app.switch_screen(ChatScreen(session, plan.is_demo, app.model_thread, carried))

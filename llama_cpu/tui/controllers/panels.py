@@ -8,6 +8,7 @@ from llama_cpu.tui.keys import keys_of, shown
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.widgets.memory_panel import MemoryPanel
 from llama_cpu.tui.widgets.summary import Part
+from llama_cpu.weights.formats import format_of, labels, smaller_than
 
 if TYPE_CHECKING:
     from llama_cpu.tui.screens.chat import ChatScreen
@@ -17,7 +18,6 @@ HAPPENS = {
     Paging.READING_AGAIN: "The weights are read from the disk again and again",
 }
 SIGNS = {Paging.SWAPPING: "swapping", Paging.READING_AGAIN: "reading the weights again"}
-SMALLER = {"float32": "as bf16 or int8", "bf16": "as int8", "int8": "that is smaller"}
 
 
 class Panels:
@@ -80,8 +80,10 @@ class Panels:
 
 def warning(paging: Paging, precision: str, keys: str) -> str:
     """What happens and what helps. ``keys``: those that show the models."""
+    smaller = " or ".join(labels(smaller_than(format_of(precision))))
     return (
         f"{HAPPENS[paging]}: the model and its KV cache no longer fit in memory, and answers "
-        f"become slow. Close other programs, choose a model {SMALLER[precision]} ({keys}), or "
+        f"become slow. Close other programs, choose a model "
+        f"{'as ' + smaller if smaller else 'that is smaller'} ({keys}), or "
         "start again with a smaller context (--max_seq_len)."
     )

@@ -19,13 +19,13 @@ from llama_cpu.errors import UserError
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.text import human_bytes, printable
 from llama_cpu.tui.about import short_path
+from llama_cpu.weights.formats import FORMATS, format_of, labels
+from llama_cpu.weights.weight_format import WeightFormat
 
 if TYPE_CHECKING:
     from llama_cpu.chat.choose_model import Choice, ChooseModel
     from llama_cpu.loading.discovery import FoundModel, ModelFacts
-    from llama_cpu.weights.precision import Precision
 
-PRECISIONS = ("float32", "bf16", "int8")
 HELP = "Left, right: how the weights are kept; Enter loads; ! is more than there is."
 NOTHING = "No models were found; put one into model/, or name folders in config.toml."
 _WIDEST = 100  # columns of the screen, as in the style sheet
@@ -37,7 +37,7 @@ class ChosenModel:
     """What to load, and how."""
 
     found: "FoundModel"
-    precision: "Precision"
+    precision: WeightFormat
 
 
 def _no_models() -> Iterable["FoundModel"]:
@@ -93,7 +93,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
     def on_mount(self) -> None:
         """Begin to look."""
         table = self.query_one(DataTable)
-        for label in ("Model", "Size", "Type", *PRECISIONS):
+        for label in ("Model", "Size", "Type", *labels()):
             table.add_column(label, key=label)
         table.focus()
         self._look()
@@ -123,17 +123,17 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         for row, found in enumerate(models):
             name = printable(found.name)
             shown = name if len(name) <= room else name[: room - 1] + "…"
-            blank = [Text("…", "dim")] * 5
+            blank = [Text("…", "dim")] * (2 + len(FORMATS))
             table.add_row(Text(shown.replace("\n", " ")), *blank, key=str(row))
         if models:
-            table.move_cursor(row=0, column=3 + PRECISIONS.index(self._precision))
+            table.move_cursor(row=0, column=3 + labels().index(self._precision))
 
     def on_model_screen_read(self, message: Read) -> None:
         """Fill a row."""
         table, row, facts = self.query_one(DataTable), message.row, message.facts
         self._facts[row] = facts
         free = available_memory()
-        cells = ["?", "?", "-", "-", "-"]
+        cells = ["?", "?", *("-" for _ in FORMATS)]
         if facts.memory:
             cells = [count(facts.parameters), facts.file_type]
             cells += [needed(each.total, free) for each in facts.memory.values()]
@@ -157,12 +157,10 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
 
     @on(DataTable.CellSelected)
     def _chosen(self, event: DataTable.CellSelected) -> None:
-        from llama_cpu.weights.precision import Precision
-
         row, column = event.coordinate
         if row < len(self._models):
-            precision = PRECISIONS[column - 3] if column >= 3 else self._precision
-            self.dismiss(ChosenModel(self._models[row], Precision(precision)))
+            chosen = FORMATS[column - 3] if column >= 3 else format_of(self._precision)
+            self.dismiss(ChosenModel(self._models[row], chosen))
 
     def action_cancel(self) -> None:
         """Stay with the present one."""

@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama_cpu.weights import packing
-from llama_cpu.weights.linear import int8_in_hardware
-from llama_cpu.weights.packing import pack_int8
+from llama_cpu.system import torch_private
+from llama_cpu.weights import int8_packing as packing
+from llama_cpu.weights.int8_linear import packing_works
+from llama_cpu.weights.int8_packing import pack_int8
 
-pytestmark = pytest.mark.skipif(
-    not int8_in_hardware(), reason="elsewhere int8 weights are not packed"
-)
+pytestmark = pytest.mark.skipif(not packing_works(), reason="elsewhere int8 weights are not packed")
 has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 knows_the_layout = pytest.mark.skipif(
     not has_amx(), reason="oneDNN may choose another layout without AMX"
@@ -24,8 +23,10 @@ def weights(shape: tuple[int, int], count: int = 3) -> list[Tensor]:
     return [torch.randint(-128, 128, shape, dtype=torch.int8) for _ in range(count)]
 
 
-def by_onednn(values: Tensor) -> Tensor:
-    return torch.ops.onednn.qlinear_prepack(values, None)
+def parts(packed: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    found = packing._parts(packed, values)
+    assert found is not None
+    return found
 
 
 def assert_gives_exact_products(packed: Tensor, values: Tensor) -> None:
@@ -33,10 +34,8 @@ def assert_gives_exact_products(packed: Tensor, values: Tensor) -> None:
     out, in_ = values.shape
     torch.manual_seed(1)
     x = torch.randint(0, 256, (3, in_), dtype=torch.uint8)
-    product = torch.ops.onednn.qlinear_pointwise(
-        x, 1.0, 128, packed, torch.ones(out), torch.zeros(out, dtype=torch.int64), None, 1.0, 0,
-        torch.float32, "none", [], "",
-    )  # fmt: skip
+    zeros = torch.zeros(out, dtype=torch.int64)
+    product = torch_private.packed_int8_linear(x, packed, torch.ones(out), zeros)
     assert torch.equal(product, ((x.int() - 128) @ values.int().T).float())
 
 
@@ -44,7 +43,7 @@ def assert_gives_exact_products(packed: Tensor, values: Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_bytes_are_those_of_onednn(shape: tuple[int, int]) -> None:
     for values in weights(shape):
-        blocks, sums = packing._parts(by_onednn(values), values)
+        blocks, sums = parts(torch_private.pack_int8_linear(values), values)
         ours = torch.zeros_like(blocks), torch.zeros_like(sums)
         packing._pack(values, *ours)
         assert torch.equal(blocks, ours[0])

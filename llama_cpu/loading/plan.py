@@ -1,0 +1,163 @@
+"""Everything that is decided before weights are read: files, format, products, memory, context."""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.errors import UserError
+from llama_cpu.generation.speculative_decoding import vocabularies_differ
+from llama_cpu.loading.memory_estimate import check_fits, estimate_memory, widest_product
+from llama_cpu.loading.weight_reader import can_map
+from llama_cpu.system.memory import available_memory
+from llama_cpu.system.paths import model_folder, tokenizer_folder
+from llama_cpu.system.processor import physical_cores
+from llama_cpu.system.safe_reading import read_json
+from llama_cpu.tokenization import Tokenizer, load_tokenizer
+from llama_cpu.weights.choice import MeasuredOperators, Operators, only_in_place
+from llama_cpu.weights.formats import DEFAULT, format_of
+from llama_cpu.weights.operations import ProductChoice
+from llama_cpu.weights.weight_format import WeightFormat
+
+_LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
+DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What to load and how. Making a plan raises whatever can be wrong with the files."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    precision: WeightFormat
+    max_seq_len: int
+    threads: int
+    is_demo: bool
+    generation_config: dict[str, Any]  # generation_config.json; empty without such a file
+    mmap: bool  # multiply weights where they lie in the files, as far as these have the format
+    products: ProductChoice[Any]
+    operators: Operators  # which chose the products, for another model of this run
+    lookup: bool = False  # prompt-lookup speculative decoding
+    draft: "LoadPlan | None" = None  # of a smaller model that proposes tokens instead
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def source(self) -> Path:
+        return self.checkpoint.path
+
+
+def plan_loading(
+    ckpt_dir: Path | None = None,
+    tokenizer_path: Path | None = None,
+    *,
+    precision: WeightFormat = DEFAULT,
+    max_seq_len: int | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    mmap: bool | None = None,
+    lookup: bool | None = None,
+    draft_ckpt_dir: Path | None = None,
+    operators: Operators | None = None,
+) -> LoadPlan:
+    """Open the checkpoint and its tokenizer, choose the products, and check that all fits.
+
+    ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
+    is downloaded if necessary. ``mmap`` None: unless a copy in another layout is faster on this
+    processor. ``lookup`` None: if several rows cost little more than one. ``operators`` choose the
+    products; None: by measuring, in at most about a second. Raises UserError for anything that is
+    wrong.
+    """
+    is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
+    if is_demo:
+        from llama_cpu.loading.demo_model import fetch_demo_model
+
+        ckpt_dir = fetch_demo_model()
+    checkpoint = open_checkpoint(ckpt_dir or model_folder())
+    tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
+    checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
+    context = _context(max_seq_len, checkpoint)
+    operators = operators or MeasuredOperators()
+    threads = threads or physical_cores()
+    products = operators.choose(precision, widest_product(checkpoint.config), threads)
+    wanted = products.product.in_place if mmap is None else mmap
+    is_mapped = wanted and can_map(checkpoint, precision)
+    config_file = checkpoint.path / "generation_config.json"
+    plan = LoadPlan(
+        checkpoint,
+        tokenizer,
+        precision,
+        context,
+        threads,
+        is_demo,
+        read_json(config_file) if config_file.exists() else {},
+        is_mapped,
+        only_in_place(products) if is_mapped else products,
+        operators,
+    )
+    available = available_memory()
+    if not force:
+        check_fits(checkpoint.config, precision, context, available, plan.products)
+    several_rows = plan.products.rows_at_once > 1
+    plan = replace(plan, lookup=several_rows if lookup is None else lookup)
+    if draft_ckpt_dir is None:
+        return plan
+    draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
+    if not force:
+        used = estimate_memory(checkpoint.config, precision, context, plan.products).total
+        left = available - used
+        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left, draft.products)
+    return replace(plan, draft=draft)
+
+
+def _plan_draft(
+    plan: LoadPlan, ckpt_dir: Path, tokenizer_path: Path | None, mmap: bool | None
+) -> LoadPlan:
+    """Plan the model that proposes tokens to that of ``plan``, whose vocabulary it must share."""
+    draft = plan_loading(
+        ckpt_dir,
+        tokenizer_path,
+        precision=plan.precision,
+        threads=plan.threads,
+        force=True,
+        mmap=mmap,
+        operators=plan.operators,
+    )
+    if vocabularies_differ(plan.tokenizer, draft.tokenizer):
+        raise UserError(
+            f"{ckpt_dir}: this draft model has another vocabulary than {plan.name}; take a "
+            "smaller model of the same family for --draft_ckpt_dir."
+        )
+    return replace(draft, max_seq_len=min(plan.max_seq_len, draft.checkpoint.config.context_length))
+
+
+def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = None) -> LoadPlan:
+    """Call ``plan_loading`` with the options of the command line."""
+    return plan_loading(
+        args.ckpt_dir,
+        args.tokenizer_path,
+        precision=format_of(args.precision),
+        max_seq_len=args.max_seq_len,
+        threads=args.threads,
+        force=args.force,
+        mmap=args.mmap,
+        lookup=args.lookup,
+        draft_ckpt_dir=args.draft_ckpt_dir,
+        operators=operators,
+    )
+
+
+def _context(asked: int | None, checkpoint: Checkpoint) -> int:
+    trained = checkpoint.config.context_length
+    if asked is None:
+        return min(trained, DEFAULT_CONTEXT)
+    longest = _LONGEST_CONTEXT if checkpoint.config.context_is_guess else trained
+    if not 16 <= asked <= longest:
+        raise UserError(
+            f"--max_seq_len is {asked}, but {checkpoint.name} can be run with 16 to {longest} "
+            "tokens."
+        )
+    return asked

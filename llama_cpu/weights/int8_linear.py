@@ -1,0 +1,303 @@
+"""Products with int8 weights: how they are read, quantised and multiplied."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama_cpu.system import torch_private
+from llama_cpu.weights.int8_packing import pack_int8
+from llama_cpu.weights.int8_rows import Int8Weight, quantize_rows, scale_rows
+from llama_cpu.weights.linear import SCRATCH
+from llama_cpu.weights.operations import (
+    FilePart,
+    NewTensor,
+    Operations,
+    Product,
+    ProductChoice,
+    StoredMatrix,
+)
+
+_CHUNK_BYTES = 4 << 20  # of float32 rows on their way to int8: they stay in the processor's cache
+
+
+class Int8Linear:
+    """The product with int8 weights in oneDNN's layout; activations are rounded to 16 or 8 bits.
+
+    oneDNN multiplies unsigned by signed bytes. A row of 16-bit activations is two rows of bytes,
+    the high and the low ones: as long as reading the weight takes the time, the second row is free.
+    In a long prompt a row is given a second one only where a few great values among small ones
+    would leave these with too few steps.
+
+    oneDNN adds integers up exactly, so that the result of one of a few rows does not depend on the
+    rows beside it.
+    """
+
+    FEW_ROWS = 16
+    # Greatest magnitude / root mean square of a row. Above it, rounding to 127 steps either way
+    # adds noise of more than 2.3% (10 / 127 / sqrt(12)) of the row's own size.
+    COARSE = 10.0
+
+    def __init__(self, weight: Int8Weight) -> None:
+        self._scale = weight.scale / 127
+        self._zero_points = torch.zeros(len(weight.scale), dtype=torch.int64)
+        self._packed = pack_int8(weight.values)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
+        return in_bytes(x.float(), self._of_bytes)
+
+    def _of_bytes(self, x: Tensor) -> Tensor:
+        """Multiply uint8 x - 128, [rows, in], by the weight / 127: float32 [rows, out]."""
+        return torch_private.packed_int8_linear(x, self._packed, self._scale, self._zero_points)
+
+
+class ByteProduct(Protocol):
+    """The product of uint8 x - 128, [rows, in], and a weight / 127: float32 [rows, out]."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def in_bytes(x: Tensor, product: ByteProduct) -> Tensor:
+    """Multiply float32 x [rows, in] by a product of bytes: float32 [rows, out]."""
+    greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
+    in_steps = _in_16_bits if x.shape[0] <= Int8Linear.FEW_ROWS else _in_8_bits
+    # A row of zeros was divided by zero; whatever came out is multiplied by zero.
+    return in_steps(x, greatest, product).mul_(greatest)
+
+
+def _in_16_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
+    """Multiply x / greatest."""
+    # The lowest bits of these floats are numbers of 16 bits. With 128 as both bytes' zero, a
+    # number n is the bytes of n + 128 * 256 + 128.
+    shifted = torch.addcdiv(_MIDDLE_OF_16_BITS, x, greatest, value=256 * _STEPS).view(torch.int32)
+    low_high = (shifted.unsqueeze(1) >> _LOW_HIGH).to(torch.uint8)  # [rows, 2, in]
+    low, high = product(low_high.view(-1, x.shape[1])).view(len(x), 2, -1).unbind(1)
+    return torch.add(high, low, alpha=1 / 256)
+
+
+def _in_8_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
+    """Multiply x / greatest, with a second row of bytes for some rows."""
+    steps = _STEPS / greatest
+    rounded = torch.addcmul(_MIDDLE, x, steps).to(torch.uint8)
+    size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
+    coarse = (greatest > Int8Linear.COARSE * size).squeeze(1).nonzero().squeeze(1)
+    if not len(coarse):
+        return product(rounded)
+    rest = (x[coarse] * steps[coarse]).sub_(rounded[coarse].float().sub_(128))
+    rest = rest.mul_(2 * _STEPS).add_(_MIDDLE).to(torch.uint8)  # -0.5 to 0.5 as 1 to 255
+    both = product(torch.cat([rounded, rest]))
+    whole, rest = both[: len(x)], both[len(x) :]
+    return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS))
+
+
+_STEPS = 127.0
+_MIDDLE = torch.tensor(128.5)  # a half is added because the conversion to integers cuts off
+# From 2 ** 23 on, float32 has no fractions, so that adding to it rounds.
+_MIDDLE_OF_16_BITS = torch.tensor(2.0**23 + 128 * 256 + 128)
+_LOW_HIGH = torch.tensor([[0], [8]], dtype=torch.int32)  # bits to shift by
+
+
+class _InBlocks:
+    """Up to 4 rows by int8 weights as they lie: a product of bfloat16 and int8, weight read once.
+
+    The operator works on whole blocks and crashes beside them.
+    """
+
+    ROWS = 4
+
+    def __init__(self, weight: Int8Weight) -> None:
+        self._values, self._scale = weight.values, weight.scale
+        self._ones = torch.ones_like(weight.scale, dtype=torch.bfloat16)
+        self._is_possible = all(size % 64 == 0 for size in weight.values.shape)
+
+    def takes(self, x: Tensor) -> bool:
+        return self._is_possible and x.shape[0] <= self.ROWS
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product = torch_private.bf16_int8_matmul(x.bfloat16(), self._values, self._ones)
+        return product * self._scale
+
+
+class PlainInt8Linear:
+    """The product with int8 weights as they lie in a file, by bytes as in ``Int8Linear``."""
+
+    def __init__(self, weight: Int8Weight) -> None:
+        self._few = _InBlocks(weight)
+        self._values = weight.values
+        self._scale = weight.scale / 127
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
+        return self._few(x) if self._few.takes(x) else in_bytes(x.float(), self._of_bytes)
+
+    def _of_bytes(self, x: Tensor) -> Tensor:
+        signed = (x ^ 128).view(torch.int8)  # x - 128
+        return torch_private.int8_matmul(signed, self._values.T).float().mul_(self._scale)
+
+
+class WidenedInt8Linear:
+    """The same for a processor without exact int8 products (before VNNI, Arm).
+
+    The weight is widened to float32, and activations stay as they are.
+    """
+
+    def __init__(self, weight: Int8Weight) -> None:
+        self._few = _InBlocks(weight)
+        self._values, self._scale = weight.values, weight.scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
+        if self._few.takes(x):
+            return self._few(x)
+        return F.linear(x.float(), SCRATCH.widened(self._values)).mul_(self._scale)
+
+
+@cache
+def packing_works() -> bool:
+    """Tell whether oneDNN's packed product of bytes is exact on this processor."""
+    return torch_private.has_onednn() and _is_exact(
+        lambda weight: Int8Linear(weight)._of_bytes, weights=(127, -127)
+    )
+
+
+@cache
+def int8_matmul_works() -> bool:
+    """Tell whether PyTorch's product of int8 matrices is exact on this processor."""
+    return torch_private.has_onednn() and _is_exact(
+        lambda weight: PlainInt8Linear(weight)._of_bytes, weights=(127, -127)
+    )
+
+
+class _MakeByteProduct(Protocol):
+    def __call__(self, weight: Int8Weight) -> ByteProduct: ...
+
+
+def _is_exact(make: _MakeByteProduct, weights: tuple[int, ...]) -> bool:
+    """Multiply the greatest numbers that there are and compare with the exact sums.
+
+    A processor without VNNI adds two products up in 16 bits (the instruction vpmaddubsw), which
+    255 * 127 + 255 * 127 exceed: oneDNN's developer guide, "Nuances of int8 Computations". Whether
+    that happens depends on the instructions that oneDNN uses, not on the matrix's shape.
+    """
+    try:
+        return all(
+            _product_is_exact(make, shape, rows, value)
+            for shape in ((64, 64), (33, 130))  # in blocks, and not
+            for rows in (1, 2, 40)
+            for value in weights
+        )
+    except (RuntimeError, AttributeError):  # no such instructions, no such operator
+        return False
+
+
+def _product_is_exact(
+    make: _MakeByteProduct, shape: tuple[int, int], rows: int, value: int
+) -> bool:
+    values = torch.full(shape, value, dtype=torch.int8)
+    product = make(Int8Weight(values, torch.full(shape[:1], 127.0)))
+    return all(
+        bool((product(x) == float((byte - 128) * value * shape[1])).all())
+        for byte in (0, 255)
+        for x in (torch.full((rows, shape[1]), byte, dtype=torch.uint8),)
+    )
+
+
+@runtime_checkable
+class StoredInt8(Protocol):
+    """A matrix that its file holds in int8 with scales; ``checkpoint.int8.Int8Tensor`` is one."""
+
+    @property
+    def values(self) -> StoredMatrix: ...
+
+    @property
+    def scale(self) -> object: ...
+
+    def read(self, values: Tensor, scale: Tensor) -> None:
+        """Fill int8 ``values`` [out, in] and float32 ``scale`` [out]."""
+
+    def read_scale(self, scale: Tensor) -> None:
+        """Fill float32 ``scale`` [out]."""
+
+
+def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
+    if isinstance(stored, StoredInt8) and stored.values.mapped() is not None:
+        return stored.values
+    return None
+
+
+def _from_mapped(stored: StoredMatrix, values: Tensor, new: NewTensor) -> Int8Weight:
+    assert isinstance(stored, StoredInt8)
+    scale = new(stored.shape[:1], torch.float32)
+    stored.read_scale(scale)
+    return Int8Weight(values, scale)
+
+
+def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> Int8Weight:
+    heights = [matrix.shape[0] for matrix in stored]
+    values = new((sum(heights), stored[0].shape[1]), torch.int8)
+    scale = new((sum(heights),), torch.float32)
+    pieces = zip(stored, torch.split(values, heights), torch.split(scale, heights), strict=True)
+    for matrix, piece, piece_scale in pieces:
+        if isinstance(matrix, StoredInt8):  # was quantised when it was written
+            matrix.read(piece, piece_scale)
+        else:
+            _quantize(matrix, piece, piece_scale)
+    return Int8Weight(values, scale)
+
+
+def _quantize(matrix: StoredMatrix, values: Tensor, scale: Tensor) -> None:
+    """Read a matrix and quantise it chunk by chunk, so that it is never whole in float32."""
+    for first, last in _chunks(*matrix.shape):
+        rows = torch.empty(last - first, matrix.shape[1])
+        matrix.rows(first, last).fill(rows)
+        quantize_rows(rows, values[first:last], scale[first:last])
+
+
+def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _CHUNK_BYTES // (4 * columns))
+    for first in range(0, rows, step):
+        yield first, min(first + step, rows)
+
+
+def _output_product(choice: ProductChoice[Int8Weight], tied: bool) -> Product[Int8Weight]:
+    """Packed even beside the table of embeddings: a byte a weight is little."""
+    return choice.product
+
+
+def _fill_values(rows: Tensor, values: Tensor) -> None:
+    quantize_rows(rows, values, torch.empty(len(rows)))
+
+
+OPERATIONS = Operations(
+    products=(
+        Product("packed", Int8Linear, in_place=False, rows_at_once=8, works=packing_works),
+        Product("plain", PlainInt8Linear, in_place=True, rows_at_once=4, works=int8_matmul_works),
+        Product("widened", WidenedInt8Linear, in_place=True, widens=True),
+    ),
+    mappable=_mappable,
+    from_mapped=_from_mapped,
+    convert=_convert,
+    output_product=_output_product,
+    make_output=lambda weight, product: product.make(weight),
+    file_dtype=torch.float32,
+    file_parts=(
+        FilePart(
+            suffix="",
+            dtype=torch.int8,
+            shape=lambda matrix: matrix,
+            fill=_fill_values,
+            stored=lambda matrix: matrix.values if isinstance(matrix, StoredInt8) else None,
+        ),
+        FilePart(
+            suffix="_scale",
+            dtype=torch.float32,
+            shape=lambda matrix: matrix[:1],
+            fill=scale_rows,
+            stored=lambda matrix: matrix.scale if isinstance(matrix, StoredInt8) else None,
+        ),
+    ),
+)

@@ -1,0 +1,90 @@
+"""Packing of int8 weights into the layout of oneDNN's product.
+
+oneDNN itself packs value by value. Here whole blocks are copied, in a quarter of the time.
+"""
+
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from llama_cpu.system import torch_private
+
+_BLOCK = 64  # rows and columns
+_RUN = 4  # values of a row that stay together
+
+# By shape [out, in], a weight that oneDNN has packed in the layout that ``_pack`` writes.
+_known: WeakValueDictionary[tuple[int, ...], Tensor] = WeakValueDictionary()
+
+
+def pack_int8(values: Tensor) -> Tensor:
+    """Pack int8 [out, in], contiguous, for ``torch_private.packed_int8_linear``.
+
+    oneDNN packs the first weight of each shape. Only where the result has the very bytes that
+    ``_pack`` writes does ``_pack`` do the next ones, into copies of the first. Where oneDNN chooses
+    another layout, for this processor or in another version, it packs them all, which takes longer.
+    """
+    shape = tuple(values.shape)
+    known = _known.get(shape)
+    if known is None:
+        packed = torch_private.pack_int8_linear(values)
+        if _is_known(packed, values):
+            _known[shape] = packed
+        return packed
+    packed = known.clone()
+    parts = _parts(packed, values)
+    assert parts is not None  # it was read when the first was compared
+    _pack(values, *parts)
+    return packed
+
+
+def _is_known(packed: Tensor, values: Tensor) -> bool:
+    """Tell whether ``packed`` is what ``_pack`` makes of the values, and not by chance."""
+    out, in_ = values.shape
+    if out % _BLOCK or in_ % _BLOCK:
+        return False
+    if len(torch.unique(values[:_BLOCK])) < _BLOCK:  # a weight of zeros looks the same in any order
+        return False
+    parts = _parts(packed, values)
+    if parts is None:
+        return False
+    blocks, sums = parts
+    expected, expected_sums = torch.empty(_BLOCK * in_, dtype=torch.int8), torch.empty_like(sums)
+    for some, theirs, their_sums in zip(
+        torch.split(values, _BLOCK),
+        torch.split(blocks, _BLOCK * in_),
+        torch.split(expected_sums, _BLOCK),
+        strict=True,
+    ):
+        _pack(some, expected, their_sums)
+        if not torch.equal(expected, theirs):
+            return False
+    return torch.equal(sums, expected_sums)
+
+
+def _parts(packed: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Split its memory into the values, int8 [out * in], and the sums, int32 [out], that follow.
+
+    None where the memory cannot be read or has another size.
+    """
+    memory = torch_private.packed_memory(packed)
+    if memory is None or len(memory) != values.numel() + 4 * values.shape[0]:
+        return None
+    return memory[: values.numel()], memory[values.numel() :].view(torch.int32)
+
+
+def _pack(values: Tensor, blocks: Tensor, sums: Tensor) -> None:
+    """Write int8 [out, in] in blocks, and minus the sum of each row.
+
+    oneDNN multiplies the sums by the number that stands for zero in the activations. It calls the
+    layout BA16a64b4a, a being the columns (its developer guide, "Understanding Memory Formats"):
+    blocks of 64 rows below each other; each of them is blocks of 64 columns; each of those is 16
+    times 4 columns of all 64 rows.
+    """
+    out, in_ = values.shape
+    runs = values.view(torch.int32)  # [out, in / 4]: four values at a time
+    grid = runs.view(out // _BLOCK, _BLOCK, in_ // _BLOCK, _BLOCK // _RUN)
+    packed = blocks.view(torch.int32).view(out // _BLOCK, in_ // _BLOCK, _BLOCK // _RUN, _BLOCK)
+    packed.copy_(grid.permute(0, 2, 3, 1))
+    ones = torch.ones(in_, 8, dtype=torch.int8)  # a sum would take five times as long
+    torch.neg(torch_private.int8_matmul(values, ones)[:, 0], out=sums)

@@ -1,0 +1,164 @@
+"""Products are chosen by what a clock says, and without one by preference."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama_cpu.weights.choice import MeasuredOperators, only_in_place, preferred
+from llama_cpu.weights.float32_linear import OPERATIONS as FLOAT32_OPERATIONS
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.linear import PREFILL_CHUNK
+from llama_cpu.weights.operations import Operations, Product
+from llama_cpu.weights.weight_format import WeightFormat
+
+SHAPE = (1024, 512)
+
+
+@dataclass
+class Clock:
+    """Time passes only when a product says so."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def product(
+    clock: Clock,
+    name: str,
+    one: float,
+    prompt: float = 0.0,
+    few: float | None = None,
+    in_place: bool = True,
+    works: bool = True,
+) -> Product[Tensor]:
+    """Takes ``one`` second for one row, ``few`` for several, ``prompt`` for a chunk."""
+
+    def make(weight: Tensor):
+        def linear(x: Tensor) -> Tensor:
+            rows = x.shape[0]
+            several = one if few is None else few
+            clock.now += one if rows == 1 else prompt if rows == PREFILL_CHUNK else several
+            return x @ weight.T
+
+        return linear
+
+    return Product(name, make, in_place, rows_at_once=3, works=lambda: works)
+
+
+def toy_format(products: Sequence[Product[Tensor]]) -> WeightFormat:
+    operations: Operations[Tensor] = replace(FLOAT32_OPERATIONS, products=tuple(products))
+    return WeightFormat(
+        label="toy",
+        switch="--toy",
+        help="",
+        merge_switch="--toy",
+        merge_help="",
+        can_be_split=True,
+        matrix_bytes=lambda rows, columns: 4 * rows * columns,
+        cache_type="float32",
+        load_operations=lambda: operations,
+    )
+
+
+def test_the_quickest_in_decode_is_taken() -> None:
+    clock = Clock()
+    slow = product(clock, "slow", one=1.0, prompt=5.0)
+    quick = product(clock, "quick", one=0.5, prompt=6.0, in_place=False)
+    chosen = MeasuredOperators(clock).choose(toy_format([slow, quick]), SHAPE, 2)
+    assert chosen.product.name == "quick" and chosen.in_place.name == "slow"
+    assert only_in_place(chosen).product.name == "slow"
+
+
+def test_a_prompt_counts_where_decode_is_the_same() -> None:
+    clock = Clock()
+    first = product(clock, "first", one=0.001, prompt=1.0)
+    second = product(clock, "second", one=0.00099, prompt=0.1)
+    operators = MeasuredOperators(clock)
+    assert operators.choose(toy_format([first, second]), SHAPE, 2).product.name == "second"
+    # It must be quicker in decode, too: noise in a long prompt alone decides little.
+    third = product(clock, "third", one=0.0011, prompt=0.1)
+    assert operators.choose(toy_format([first, third]), SHAPE, 2).product.name == "first"
+
+
+def test_a_little_quicker_is_not_enough() -> None:
+    clock = Clock()
+    first = product(clock, "first", one=1.0)
+    second = product(clock, "second", one=0.9)
+    assert MeasuredOperators(clock).choose(toy_format([first, second]), SHAPE, 2).product is first
+
+
+def test_what_does_not_work_is_not_taken() -> None:
+    clock = Clock()
+    broken = product(clock, "broken", one=0.1, works=False)
+    others = [product(clock, "a", one=1.0), product(clock, "b", one=0.1)]
+    chosen = MeasuredOperators(clock).choose(toy_format([broken, *others]), SHAPE, 2)
+    assert chosen.product.name == "b"
+    assert preferred(toy_format([broken, *others]).operations).product.name == "a"
+
+
+def test_how_many_rows_take_hardly_longer_than_one() -> None:
+    clock = Clock()
+    first = product(clock, "first", one=1.0, few=1.2)
+    second = product(clock, "second", one=1.0, few=2.0)
+    chosen = MeasuredOperators(clock).choose(toy_format([first, second]), SHAPE, 2)
+    assert chosen.product is first and chosen.rows_at_once == 8
+    chosen = MeasuredOperators(clock).choose(toy_format([second, second]), SHAPE, 2)
+    assert chosen.rows_at_once == 1
+
+
+def test_the_same_model_always_gets_the_same_products() -> None:
+    clock = Clock()
+    toy = toy_format([product(clock, "a", one=1.0), product(clock, "b", one=0.1)])
+    operators = MeasuredOperators(clock)
+    chosen = operators.choose(toy, SHAPE, 2)
+    measured_until = clock.now
+    assert operators.choose(toy, SHAPE, 2) is chosen
+    assert clock.now == measured_until > 0
+
+
+def test_small_models_are_not_measured() -> None:
+    clock = Clock()
+    toy = toy_format([product(clock, "a", one=1.0), product(clock, "b", one=0.1)])
+    assert MeasuredOperators(clock).choose(toy, (64, 64), 2).product.name == "a"
+    assert clock.now == 0
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+def test_every_format_is_measured_on_this_processor(weight_format: WeightFormat) -> None:
+    torch.set_num_threads(2)
+    chosen = MeasuredOperators().choose(weight_format, (1024, 256), 1)
+    assert chosen.product.works() and chosen.in_place.works() and chosen.in_place.in_place
+    assert 1 <= chosen.rows_at_once <= 8
+    assert torch.get_num_threads() == 2
+
+
+_OLD_PROCESSOR = """
+from llama_cpu.weights.choice import preferred
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.int8 import INT8
+print(*(product.name for product in INT8.operations.products if product.works()))
+print(*(product.name for product in BF16.operations.products if product.works()))
+print(preferred(INT8.operations).product.name)
+"""
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or sys.platform == "win32", reason="needs oneDNN"
+)
+def test_a_processor_whose_int8_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN is told to do without the newer instructions."""
+    from torch.backends.cpu import get_cpu_capability
+
+    if not get_cpu_capability().startswith("AVX"):
+        pytest.skip("only on x86")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    command = [sys.executable, "-c", _OLD_PROCESSOR]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == ["widened", "plain widened", "widened"]
