@@ -1,0 +1,1 @@
+"""Checkpoints to other checkpoints: merge, split, and quantize ahead of time."""

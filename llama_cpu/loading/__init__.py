@@ -1,0 +1,1 @@
+"""A checkpoint to a model that is ready to run, and where models are found."""

@@ -1,0 +1,1 @@
+"""How matrices are kept in memory and multiplied, one weight format per file."""
