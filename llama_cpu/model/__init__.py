@@ -1,1 +1,1 @@
-"""Token ids to logits: configuration, architectures, attention, and KV cache."""
+"""Token ids to logits: configurations, architectures, rotary embedding and the KV cache."""
