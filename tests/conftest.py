@@ -71,7 +71,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         uses_demo_model = "demo_model" in getattr(item, "fixturenames", ())
         if uses_demo_model:
             item.add_marker(pytest.mark.network)
-        if uses_demo_model or item.path in SLOW_FILES:
+        # The quick suite takes the small picture of each screen.
+        is_large_picture = item.path.name == "test_snapshots.py" and "200x60" in item.name
+        if uses_demo_model or is_large_picture or item.path in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
 
 
