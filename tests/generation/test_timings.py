@@ -1,4 +1,4 @@
-"""Statistics of an answer's times."""
+"""Statistics of the times of one answer."""
 
 import pytest
 
