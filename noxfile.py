@@ -23,7 +23,10 @@ REQUIREMENTS = ("-r", "requirements-dev.txt")
 def tests(session: nox.Session) -> None:
     """Run the whole suite and report the coverage."""
     session.install(*REQUIREMENTS)
-    session.run("python", "-m", "pytest", "--cov", *session.posargs)
+    # From 3.12 on, coverage costs a few percent of the time instead of half of it.
+    cheap = session.python in ("3.12", "3.13")
+    env = {"COVERAGE_CORE": "sysmon"} if cheap else {}
+    session.run("python", "-m", "pytest", "--cov", *session.posargs, env=env)
 
 
 @nox.session(python=PYTHONS)

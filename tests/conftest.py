@@ -29,12 +29,52 @@ if _demo_model.exists():
 
 import torch  # noqa: E402
 
+TESTS = Path(__file__).parent
+# Files whose tests take a second of the processor or more on average, in which an app is driven key
+# by key, programs are started and killed, or shards are merged. Single tests are marked where they
+# are. To find out what is slow: python -m pytest --durations=50
+SLOW_FILES = frozenset(
+    TESTS / name
+    for name in (
+        "bad_input/test_processes.py",
+        "benchmarks/test_benchmarks.py",
+        "chat/test_killed.py",
+        "chat/test_reopened.py",
+        "cli/test_command_line.py",
+        "conversion/test_merge.py",
+        "conversion/test_merge_fairscale.py",
+        "conversion/test_merge_safety.py",
+        "kv_store/test_interrupted.py",
+        "tui/test_cache_work.py",
+        "tui/test_chat_screen.py",
+        "tui/test_every_key.py",
+        "tui/test_figures_screen.py",
+        "tui/test_find_bar.py",
+        "tui/test_help_screen.py",
+        "tui/test_lens.py",
+        "tui/test_model_screen.py",
+        "tui/test_panels.py",
+        "tui/test_prompt_area.py",
+        "tui/test_settings_screen.py",
+        "tui/test_sidebar.py",
+        "tui/test_slash.py",
+        "tui/test_turns.py",
+    )
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the demo model as ``network``: the first of them fetches it."""
+    """Mark the tests of slow files, and those with the demo model, which the first one fetches."""
+    if missing := [path for path in SLOW_FILES if not path.exists()]:
+        raise pytest.UsageError(f"SLOW_FILES of {__file__} names {missing[0]}, which is not there.")
     for item in items:
-        if "demo_model" in getattr(item, "fixturenames", ()):
+        uses_demo_model = "demo_model" in getattr(item, "fixturenames", ())
+        if uses_demo_model:
             item.add_marker(pytest.mark.network)
+        # The quick suite takes the small picture of each screen.
+        is_large_picture = item.path.name == "test_snapshots.py" and "200x60" in item.name
+        if uses_demo_model or is_large_picture or item.path in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

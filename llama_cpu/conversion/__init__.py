@@ -1,1 +1,1 @@
-"""From checkpoints to other checkpoints: merge, split, quantise ahead of time."""
+"""Checkpoints to other checkpoints: merge, split, and quantize ahead of time."""

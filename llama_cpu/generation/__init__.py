@@ -1,0 +1,1 @@
+"""A prompt to a stream of events: sampling, speculative decoding, detokenizer, timings."""

@@ -1,1 +1,1 @@
-"""From a checkpoint to a model that is ready to run."""
+"""A checkpoint to a model that is ready to run, and where models are found."""

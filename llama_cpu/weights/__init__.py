@@ -1,1 +1,1 @@
-"""How matrices are kept in memory and multiplied: one weight format per file."""
+"""How matrices are kept in memory and multiplied, one weight format per file."""

@@ -9,6 +9,7 @@ from llama_cpu.system import process
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
+@pytest.mark.slow
 def test_freed_memory_is_given_back() -> None:
     """In a process of its own, as the heap is everyone's."""
     code = "import torch\nfrom llama_cpu.system.memory import memory_report\n"

@@ -1,0 +1,1 @@
+"""What the keys of the chat do: turns, answers, conversations, and changing the model."""
