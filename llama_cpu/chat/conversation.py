@@ -47,12 +47,12 @@ class Conversation:
         self._trouble = ""
 
     @property
-    def is_kept(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether the conversation will be there after the program has ended."""
         return self._store is self.history and self.history.file is not None
 
     @property
-    def kept_id(self) -> int | None:
+    def stored_id(self) -> int | None:
         """The conversation's id in the history; None where it is not, or not yet, there."""
         is_there = self.stored is not None and self._store is self.history
         return self.stored.id if self.stored and is_there else None
@@ -84,7 +84,7 @@ class Conversation:
         self._forget()
         self.system, self.settings = self._default_system, {}
 
-    def keep_settings(self) -> None:
+    def save_settings(self) -> None:
         """Store the settings and the system prompt as they are now, once there are messages."""
         if self.stored is not None:
             self._store.set_model(self.stored.id, self.model, self._all_settings())
@@ -175,7 +175,7 @@ class Conversation:
 
     # Answers
 
-    def written(
+    def autosave_answer(
         self, events: Iterator[Event], end_ids: frozenset[int], tidy: TidyIds
     ) -> Iterator[Event]:
         """Pass on the events of an answer to the line's last message, and save it as it grows.
@@ -191,7 +191,7 @@ class Conversation:
 
         yield from self._written(Autosave(self._store, begin, end_ids), events, begin, tidy)
 
-    def written_on(
+    def autosave_continuation(
         self,
         events: Iterator[Event],
         end_ids: frozenset[int],

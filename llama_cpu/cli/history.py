@@ -12,7 +12,13 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.rows import State, StoredConversation, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
-from llama_cpu.kv_store.index import KVFileInfo, forget, kept_files, mark_of, remove
+from llama_cpu.kv_store.index import (
+    KVFileInfo,
+    database_key,
+    list_files,
+    remove_file,
+    remove_file_of,
+)
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.paths import history_path, kv_folder
 from llama_cpu.system.text import human_bytes, printable
@@ -136,7 +142,7 @@ def _delete(args: argparse.Namespace, history: History) -> int:
         print("Nothing was deleted.")
         return 1
     history.delete(args.id)
-    forget(history.file, args.id)
+    remove_file_of(history.file, args.id)
     return 0
 
 
@@ -144,18 +150,18 @@ def _caches(args: argparse.Namespace, history: History) -> int:
     assert history.file
     if args.clear:
         return _clear_caches()
-    own = mark_of(history.file)
-    for kept in kept_files(kv_folder()):
-        if kept.mark == own:
-            _print_row(kept.conversation, human_bytes(kept.nbytes), day_and_time(kept.changed))
+    own = database_key(history.file)
+    for file in list_files(kv_folder()):
+        if file.database_key == own:
+            _print_row(file.conversation_id, human_bytes(file.nbytes), day_and_time(file.changed))
     return 0
 
 
 def _clear_caches() -> int:
     """Exit code 1 where some are still there."""
-    files = kept_files(kv_folder())
-    removed = [kept for kept in files if remove(kept.path)]
-    left = [kept for kept in files if os.path.lexists(kept.path)]
+    files = list_files(kv_folder())
+    removed = [file for file in files if remove_file(file.path)]
+    left = [file for file in files if os.path.lexists(file.path)]
     said = f"Removed: {_count(removed)}."
     if left:
         said += f" Could not be removed: {_count(left)} in {kv_folder()}."
@@ -165,7 +171,7 @@ def _clear_caches() -> int:
 
 def _count(files: Sequence[KVFileInfo]) -> str:
     name = "file" if len(files) == 1 else "files"
-    return f"{len(files)} {name}, {human_bytes(sum(kept.nbytes for kept in files))}"
+    return f"{len(files)} {name}, {human_bytes(sum(file.nbytes for file in files))}"
 
 
 def _may_delete(conversation: StoredConversation) -> bool:

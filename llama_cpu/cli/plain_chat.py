@@ -4,7 +4,6 @@ import argparse
 import sys
 from threading import Event as Flag
 
-from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.session import ChatSession
@@ -12,6 +11,7 @@ from llama_cpu.cli.progress import load_with_progress
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Token, TurnsDropped
 from llama_cpu.history.rows import Gone
+from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.loading.demo_model import demo_notice
 from llama_cpu.loading.load import LoadPlan
 from llama_cpu.system.standard_input import read_line
@@ -36,7 +36,7 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, conversation: Conve
         while (line := _read_line()) is not None:
             if line.strip():
                 all_answered &= _answer(session, line)
-        session.keep_cache(unwatched, Flag())
+        session.save_cache(ignore_progress, Flag())
     finally:
         session.close()
     return 0 if all_answered else 2

@@ -72,7 +72,7 @@ class StoredMessage:
     """
 
     id: int
-    conversation: int
+    conversation_id: int
     parent: int | None
     role: str  # one of ROLES
     text: str

@@ -25,8 +25,8 @@ _AROUND = 40  # characters of a snippet before and after the word that was found
 class Found:
     """A conversation that has the words: in its title, or else in a message and around there."""
 
-    conversation: int
-    message: int | None
+    conversation_id: int
+    message_id: int | None
     snippet: str
 
 

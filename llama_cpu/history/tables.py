@@ -34,7 +34,7 @@ _LINE = """WITH RECURSIVE line (id, parent) AS (
     JOIN messages ON messages.id = line.parent)"""
 
 
-def stored(text: str) -> str:
+def storable(text: str) -> str:
     """Halves of surrogate pairs, which have no UTF-8, become question marks."""
     return text.encode(errors="replace").decode()
 
@@ -58,27 +58,27 @@ def insert_conversation(connection: sqlite3.Connection, conversation: StoredConv
     return _insert(
         connection,
         "conversations",
-        title=stored(conversation.title),
+        title=storable(conversation.title),
         title_is_own=conversation.title_is_own,
-        model=stored(conversation.model),
+        model=storable(conversation.model),
         settings=json.dumps(conversation.settings),
         created=conversation.created,
         updated=conversation.updated,
     )
 
 
-def derive_title(connection: sqlite3.Connection, conversation: int) -> None:
+def derive_title(connection: sqlite3.Connection, conversation_id: int) -> None:
     """The first words of the user's oldest message, if the title is empty."""
     query = "SELECT text FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1"
-    row = connection.execute(query, (conversation,)).fetchone()
+    row = connection.execute(query, (conversation_id,)).fetchone()
     connection.execute(
         "UPDATE conversations SET title = ? WHERE id = ? AND NOT title_is_own AND title = ''",
-        (first_words(row["text"]) if row else "", conversation),
+        (first_words(row["text"]) if row else "", conversation_id),
     )
 
 
-def set_leaf(connection: sqlite3.Connection, conversation: int, leaf: int | None) -> None:
-    connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, conversation))
+def set_leaf(connection: sqlite3.Connection, conversation_id: int, leaf: int | None) -> None:
+    connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, conversation_id))
 
 
 def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
@@ -89,11 +89,11 @@ def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
     return _as_message(row)
 
 
-def require_message(connection: sqlite3.Connection, conversation: int, id: int) -> None:
+def require_message(connection: sqlite3.Connection, conversation_id: int, id: int) -> None:
     """Raise Gone where the conversation has no such message."""
     query = "SELECT 1 FROM messages WHERE conversation = ? AND id = ?"
-    if connection.execute(query, (conversation, id)).fetchone() is None:
-        raise Gone(f"Conversation {conversation} has no message {id}; it may have been deleted.")
+    if connection.execute(query, (conversation_id, id)).fetchone() is None:
+        raise Gone(f"Conversation {conversation_id} has no message {id}; it may have been deleted.")
 
 
 def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMessage]:
@@ -102,10 +102,10 @@ def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMes
     return [_as_message(row) for row in connection.execute(query, {"leaf": leaf})]
 
 
-def get_tree(connection: sqlite3.Connection, conversation: int) -> list[StoredMessage]:
+def get_tree(connection: sqlite3.Connection, conversation_id: int) -> list[StoredMessage]:
     """The messages on all branches, parents before children."""
     query = "SELECT * FROM messages WHERE conversation = ? ORDER BY id"
-    return [_as_message(row) for row in connection.execute(query, (conversation,))]
+    return [_as_message(row) for row in connection.execute(query, (conversation_id,))]
 
 
 def insert_message(
@@ -115,14 +115,14 @@ def insert_message(
     return _insert(
         connection,
         "messages",
-        conversation=message.conversation,
+        conversation=message.conversation_id,
         parent=message.parent,
         role=message.role,
         state=message.state.value,
         writer=writer,
-        model=stored(message.model),
+        model=storable(message.model),
         created=message.created,
-        text=stored(message.text),
+        text=storable(message.text),
         token_ids=packed_ids(message.token_ids),
         token_seconds=packed_figures(message.token_seconds),
         token_logprobs=packed_figures(message.token_logprobs),
@@ -143,16 +143,16 @@ def newest_on_branch(connection: sqlite3.Connection, message: StoredMessage) -> 
     return newest
 
 
-def newest_of(connection: sqlite3.Connection, conversation: int) -> int | None:
+def newest_of(connection: sqlite3.Connection, conversation_id: int) -> int | None:
     """The newest message on any branch; None where there are none."""
     query = "SELECT max(id) FROM messages WHERE conversation = ?"
-    row = connection.execute(query, (conversation,)).fetchone()
+    row = connection.execute(query, (conversation_id,)).fetchone()
     newest: int | None = row[0]
     return newest
 
 
 def _branch(message: StoredMessage) -> Mapping[str, int]:
-    return {"message": message.id, "conversation": message.conversation}
+    return {"message": message.id, "conversation": message.conversation_id}
 
 
 def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
@@ -171,7 +171,7 @@ def _as_conversation(row: sqlite3.Row) -> StoredConversation:
 def _as_message(row: sqlite3.Row) -> StoredMessage:
     return StoredMessage(
         id=row["id"],
-        conversation=row["conversation"],
+        conversation_id=row["conversation"],
         parent=row["parent"],
         role=row["role"],
         text=row["text"],

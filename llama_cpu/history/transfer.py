@@ -157,7 +157,7 @@ def _read_message(fields: "_Checked", ids: set[int]) -> StoredMessage:
         raise fields.wrong("id", id, "the id of one message only")
     return StoredMessage(
         id=id,
-        conversation=0,
+        conversation_id=0,
         parent=fields.id_among("parent", ids, "the id of an earlier message, or null"),
         role=fields.choice("role", ROLES),
         text=fields.text("text"),

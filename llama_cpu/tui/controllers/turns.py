@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from llama_cpu.history.rows import State, StoredMessage
-from llama_cpu.kv_store.index import forget
+from llama_cpu.kv_store.index import remove_file_of
 from llama_cpu.tui.controllers.copying import copy
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.markdown import code_blocks
@@ -133,10 +133,10 @@ class Turns:
 
     def _delete_turn(self) -> None:
         conversation = self._screen.conversation
-        conversation_id = conversation.kept_id
+        conversation_id = conversation.stored_id
         conversation.delete_last_turn()
         if conversation_id is not None:  # its KV cache on the disk may have the turn
-            forget(conversation.history.file, conversation_id)
+            remove_file_of(conversation.history.file, conversation_id)
 
     # The user's earlier messages
 
