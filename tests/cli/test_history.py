@@ -131,7 +131,7 @@ def test_a_path_with_no_history_is_not_made(tmp_path: Path, capsys: pytest.Captu
     path = tmp_path / "typo.db"
     assert main(["history", "list", "--history", str(path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"Error: {path} is not there") and len(error.splitlines()) == 1
+    assert error.startswith(f"Error: {path} does not exist") and len(error.splitlines()) == 1
     assert not path.exists()
 
 

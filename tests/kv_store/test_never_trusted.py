@@ -13,7 +13,7 @@ import torch
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.history.store import History
 from llama_cpu.kv_store import keeper
 from llama_cpu.kv_store.fingerprint import fingerprint
@@ -75,7 +75,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
     def fails(checkpoint: object) -> str:
         raise OSError("the disk is gone")
 
-    args = chat_parser("chat").parse_args([])
+    args = command_parser("chat", "chat").parse_args([])
     for works in (True, False):
         checkpoint = open_checkpoint(model)
         plan = LoadPlan(checkpoint, ByteTokenizer(), Precision.FLOAT32, 512, 2, False, {}, True)

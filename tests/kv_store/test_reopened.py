@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from llama_cpu.chat.conversation import Conversation
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.index import list_files
 from llama_cpu.kv_store.keeper import ignore_progress
@@ -121,6 +121,6 @@ def test_nothing_is_written_twice(open_session: Open, folder: Path) -> None:
 def test_no_conversation_is_kept_without_history(model: Path) -> None:
     from llama_cpu.chat.open_session import _kv_store
 
-    args = chat_parser("chat").parse_args(["--no_history"])
+    args = command_parser("chat", "chat").parse_args(["--no_history"])
     assert _kv_store(args, Conversation(History(None))) is None
     assert _kv_store(args, None) is None

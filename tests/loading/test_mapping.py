@@ -5,7 +5,7 @@ from threading import Event as Flag
 
 import pytest
 
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.load import LoadPlan, plan_from_arguments
 from llama_cpu.weights.precision import Precision
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
@@ -65,7 +65,7 @@ def test_the_plan_maps_what_the_processor_does_not_want_packed(
     ) -> LoadPlan:
         words = ["--ckpt_dir", str(files[of or precision]), f"--{precision.value}", *options]
         words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(draft)]
-        return plan_from_arguments(chat_parser("x").parse_args(words))
+        return plan_from_arguments(command_parser("chat", "x").parse_args(words))
 
     for hardware in (True, False):
         monkeypatch.setattr(linear, "_BF16_IN_HARDWARE", hardware)

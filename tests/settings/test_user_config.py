@@ -3,12 +3,12 @@
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llama_cpu.cli.main import chat_main, complete_main, main
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import COMMANDS, chat_main, command_parser, complete_main, main
 from llama_cpu.errors import UserError
 from llama_cpu.settings.user_config import ENTRIES, UserConfig, read_config, save_entry, with_entry
 from llama_cpu.system import atomic_files as atomic_files
@@ -119,7 +119,7 @@ def test_a_folder_a_pipe_and_nothing(file: Path) -> None:
 
 def test_every_option_has_an_entry() -> None:
     """But for those that are about one run."""
-    options = {action.dest for action in chat_parser("x")._actions}
+    options = {action.dest for action in command_parser("chat", "x")._actions}
     of_one_run = {"help", "version", "debug", "config", "no_config", "continue_latest"}
     assert options - of_one_run == ENTRIES.keys() - {"model_folders", "theme", "panels"}
 
@@ -138,9 +138,8 @@ def namespace(monkeypatch: pytest.MonkeyPatch):
     seen = []
 
     def run(*words: str):
-        monkeypatch.setattr(
-            "llama_cpu.cli.main._complete", lambda args, config: seen.append(args) or 0
-        )
+        watched = replace(COMMANDS["complete"], run=lambda args: seen.append(args) or 0)
+        monkeypatch.setitem(COMMANDS, "complete", watched)
         assert complete_main(["hello", *words]) == 0
         return seen[-1]
 
@@ -158,7 +157,8 @@ def test_the_command_line_comes_first(file: Path, namespace) -> None:
 
 def test_a_history_on_the_command_line_is_kept(file: Path, monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr("llama_cpu.cli.main._chat", lambda args, config: seen.append(args) or 0)
+    watched = replace(COMMANDS["chat"], run=lambda args: seen.append(args) or 0)
+    monkeypatch.setitem(COMMANDS, "chat", watched)
     file.write_text("no_history = true\nhistory = 'mine.db'")
     assert chat_main(["--config", str(file), "--history", "here.db"]) == 0
     assert chat_main(["--config", str(file)]) == 0
@@ -174,8 +174,6 @@ def test_the_file_in_the_users_folder_is_found(namespace) -> None:
 
 
 def test_the_file_comes_before_the_model(file: Path, demo_model: Path, namespace) -> None:
-    from dataclasses import replace
-
     from llama_cpu.chat.open_session import sampling_from
     from llama_cpu.loading.load import plan_loading
 
