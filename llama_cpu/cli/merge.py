@@ -124,12 +124,12 @@ def find_shard_folder(args: argparse.Namespace) -> Path:
     for folder in candidates:
         if (folder / "params.json").is_file():
             _check_shard_count(folder, size)
-            return folder
+            return Path(folder)
     if given is not None:
         candidates.append(given)
         if (given / "params.json").is_file():
             _check_is_that_size(given, size)
-            return given
+            return Path(given)
     looked_for = ", ".join(str(folder / "params.json") for folder in candidates)
     raise UserError(
         f"No model was found (looked for {looked_for}); name its folder with --input_dir."

@@ -1,4 +1,4 @@
-"""The statements on the tables, each within the caller's transaction."""
+"""The SQL statements, each executed in the caller's transaction."""
 
 import json
 import sqlite3
@@ -22,12 +22,12 @@ from llama_cpu.history.rows import (
 _CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
     (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
     FROM conversations"""
-# A message and all that follow it on any branch.
+# A message and its descendants on all branches.
 _BRANCH = """WITH RECURSIVE branch (id) AS (
     SELECT id FROM messages WHERE id = :message UNION ALL
     SELECT messages.id FROM branch JOIN messages
     ON messages.conversation = :conversation AND messages.parent = branch.id)"""
-# A message and all before it; ids are in that order.
+# A message and its ancestors; sorting by id puts them in order.
 _LINE = """WITH RECURSIVE line (id, parent) AS (
     SELECT id, parent FROM messages WHERE id = :leaf UNION ALL
     SELECT messages.id, messages.parent FROM line
@@ -35,12 +35,12 @@ _LINE = """WITH RECURSIVE line (id, parent) AS (
 
 
 def storable(text: str) -> str:
-    """Halves of surrogate pairs, which have no UTF-8, become question marks."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode(errors="replace").decode()
 
 
 def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversation:
-    """Raises Gone."""
+    """One conversation. Raises Gone."""
     row = connection.execute(f"{_CONVERSATION} WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise Gone(f"There is no conversation {id}.")
@@ -48,13 +48,13 @@ def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversat
 
 
 def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[StoredConversation]:
-    """The one written to last first; -1: all."""
+    """Conversations, most recently updated first; ``limit`` -1: all."""
     query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
     return [_as_conversation(row) for row in connection.execute(query, (limit,))]
 
 
 def insert_conversation(connection: sqlite3.Connection, conversation: StoredConversation) -> int:
-    """Its new id; it has no messages yet."""
+    """Insert a conversation without messages; returns its new id."""
     return _insert(
         connection,
         "conversations",
@@ -68,7 +68,7 @@ def insert_conversation(connection: sqlite3.Connection, conversation: StoredConv
 
 
 def derive_title(connection: sqlite3.Connection, conversation_id: int) -> None:
-    """The first words of the user's oldest message, if the title is empty."""
+    """If the title is empty, use the first words of the oldest user message."""
     query = "SELECT text FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1"
     row = connection.execute(query, (conversation_id,)).fetchone()
     connection.execute(
@@ -82,28 +82,28 @@ def set_leaf(connection: sqlite3.Connection, conversation_id: int, leaf: int | N
 
 
 def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
-    """Raises Gone."""
+    """One message. Raises Gone."""
     row = connection.execute("SELECT * FROM messages WHERE id = ?", (id,)).fetchone()
     if row is None:
-        raise Gone(f"There is no message {id}; it may have been deleted meanwhile.")
+        raise Gone(f"There is no message {id}; it may have been deleted in another window.")
     return _as_message(row)
 
 
 def require_message(connection: sqlite3.Connection, conversation_id: int, id: int) -> None:
-    """Raise Gone where the conversation has no such message."""
+    """Raise Gone unless the conversation has this message."""
     query = "SELECT 1 FROM messages WHERE conversation = ? AND id = ?"
     if connection.execute(query, (conversation_id, id)).fetchone() is None:
         raise Gone(f"Conversation {conversation_id} has no message {id}; it may have been deleted.")
 
 
 def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMessage]:
-    """The messages from the first one to this."""
+    """The messages from the first one to ``leaf``."""
     query = f"{_LINE} SELECT messages.* FROM line JOIN messages USING (id) ORDER BY id"
     return [_as_message(row) for row in connection.execute(query, {"leaf": leaf})]
 
 
 def get_tree(connection: sqlite3.Connection, conversation_id: int) -> list[StoredMessage]:
-    """The messages on all branches, parents before children."""
+    """The messages of all branches, parents before children."""
     query = "SELECT * FROM messages WHERE conversation = ? ORDER BY id"
     return [_as_message(row) for row in connection.execute(query, (conversation_id,))]
 
@@ -111,7 +111,7 @@ def get_tree(connection: sqlite3.Connection, conversation_id: int) -> list[Store
 def insert_message(
     connection: sqlite3.Connection, message: StoredMessage, writer: str | None
 ) -> int:
-    """Its new id."""
+    """Insert a message; returns its new id."""
     return _insert(
         connection,
         "messages",
@@ -131,20 +131,22 @@ def insert_message(
 
 
 def delete_branch(connection: sqlite3.Connection, message: StoredMessage) -> None:
-    """Delete a message and all that follow it on any branch."""
+    """Delete a message and its descendants."""
     connection.execute(f"{_BRANCH} DELETE FROM messages WHERE id IN branch", _branch(message))
 
 
 def newest_on_branch(connection: sqlite3.Connection, message: StoredMessage) -> int:
-    """The newest of a message and all that follow it; as children are newer than their parents,
-    nothing follows that."""
+    """The id of the newest among a message and its descendants.
+
+    It has no children, as children are newer than their parents.
+    """
     row = connection.execute(f"{_BRANCH} SELECT max(id) FROM branch", _branch(message)).fetchone()
     newest: int = row[0]
     return newest
 
 
 def newest_of(connection: sqlite3.Connection, conversation_id: int) -> int | None:
-    """The newest message on any branch; None where there are none."""
+    """The id of the newest message on any branch; None if there are no messages."""
     query = "SELECT max(id) FROM messages WHERE conversation = ?"
     row = connection.execute(query, (conversation_id,)).fetchone()
     newest: int | None = row[0]
