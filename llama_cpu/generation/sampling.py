@@ -15,7 +15,8 @@ class Sampling:
     """How the next token is sampled. Raises UserError if a value is out of range.
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1
-    each have no effect. The order is that of transformers: penalty, temperature, top-k, top-p, min-p.
+    each have no effect. The order is that of transformers: penalty, temperature, top-k, top-p,
+    min-p.
     """
 
     temperature: float = 0.8

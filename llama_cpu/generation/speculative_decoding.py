@@ -19,7 +19,7 @@ class Drafter(Protocol):
     """Proposes draft tokens."""
 
     def propose(self, context: list[int], count: int) -> list[int]:
-        """Propose at most ``count`` ids to follow ``context``, which only grows within an answer."""
+        """Propose at most ``count`` ids after ``context``, which only grows within an answer."""
 
 
 class LookupDrafter:
@@ -32,9 +32,7 @@ class LookupDrafter:
 
     def __init__(self) -> None:
         self._read = self.LENGTH  # number of context tokens that are indexed
-        self._places: dict[
-            tuple[int, ...], int
-        ] = {}  # LENGTH tokens: index of the token after them
+        self._places: dict[tuple[int, ...], int] = {}  # index after these tokens
 
     def propose(self, context: list[int], count: int) -> list[int]:
         for place in range(self._read, len(context)):
