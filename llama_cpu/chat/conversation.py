@@ -60,7 +60,7 @@ class Conversation:
         return self.stored.id if self.stored and is_there else None
 
     def take_trouble(self) -> str:
-        """Why the conversation cannot be saved, in a sentence or two; "" if told before or saved."""
+        """Why the conversation cannot be saved, in a sentence or two; "" if already told."""
         trouble, self._trouble = self._trouble, ""
         return trouble
 
