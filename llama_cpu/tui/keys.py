@@ -102,7 +102,7 @@ def keymap_from(config: UserConfig) -> dict[str, str]:
         where = f"[keys] {name}"[:70]
         if name not in known:
             advice = "'llama-cpu config' lists all actions."
-            raise UserError(f"{config.path}: {unknown('action', name, known, advice)}")
+            raise UserError(f"{config.path}: {where}: {unknown('action', name, known, advice)}")
         try:
             keymap[name] = ",".join(_usable(each, known[name]) for each in keys.split(","))
         except ValueError as error:
