@@ -37,8 +37,9 @@ class ModelContext:
         renderer: TemplateRenderer,
         longest_answer: int,
     ) -> Generator[Event, None, list[int]]:
-        """Return the prompt's ids, without the oldest turns if they do not fit, and yield a
-        TurnsDropped event for turns that are left out for the first time.
+        """Return the prompt's ids, without the oldest turns if they do not fit.
+
+        Yields a TurnsDropped event for turns that are left out for the first time.
 
         ``begun``: the ids of an answer to be continued, which end the prompt.
 
@@ -74,8 +75,10 @@ class ModelContext:
         room: int,
         renderer: TemplateRenderer,
     ) -> tuple[list[int], int]:
-        """The prompt and the begun answer, and the number of turns dropped: at least ``before``,
-        and enough to leave room for ``room`` tokens."""
+        """The prompt with the begun answer, and the number of turns dropped.
+
+        At least ``before`` turns are dropped, and enough to leave room for ``room`` tokens.
+        """
 
         def without(dropped: int) -> list[int]:
             told = self._to_tell(turns[dropped:])
@@ -134,8 +137,10 @@ class ModelContext:
         return told
 
     def system_prompt(self) -> str:
-        """The system prompt in the conversation's settings, else its system message (imported
-        conversations may have one), else the default."""
+        """The system prompt of the conversation.
+
+        It is in the settings or, in an imported conversation, a message; else it is the default.
+        """
         if "system" in self._conversation.settings:
             return self._conversation.system
         own = [message.text for message in self._conversation.line if message.role == "system"]

@@ -42,8 +42,11 @@ class ChatSession:
         conversation: Conversation | None = None,
         keeper: CacheKeeper | None = None,
     ) -> None:
-        """``conversation``: None for a new one in memory, with the system prompt ``system``.
-        ``keeper``: saves KV caches to disk; None if they are not saved."""
+        """Prepare a session.
+
+        ``conversation``: None for a new one in memory, with the system prompt ``system``.
+        ``keeper``: saves KV caches to disk; None if they are not saved.
+        """
         self.loaded = loaded
         self._keeper = keeper
         self.conversation = conversation or Conversation(History(None), system=system or "")

@@ -1,0 +1,1 @@
+"""From prompt token ids to a stream of events."""

@@ -78,6 +78,7 @@ def derive_title(connection: sqlite3.Connection, conversation_id: int) -> None:
 
 
 def set_leaf(connection: sqlite3.Connection, conversation_id: int, leaf: int | None) -> None:
+    """Set the last message of the line that is shown."""
     connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, conversation_id))
 
 

@@ -1,0 +1,1 @@
+"""KV caches on disk."""

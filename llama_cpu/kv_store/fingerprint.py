@@ -11,8 +11,10 @@ from llama_cpu.checkpoint.stored import StoredTensor
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Hash the configuration, each file's name, size and modification time, and three rows of
-    each tensor.
+    """Hash what identifies the weights.
+
+    That is the configuration, each file's name, size and modification time, and three rows of each
+    tensor.
 
     Changing a file in place changes its modification time. Another file of the same size and time
     differs in some of those rows, as training and merging change every matrix. A copied or touched

@@ -42,8 +42,11 @@ class KVStore:
     def __init__(
         self, history: History, file_limit: int, total_limit: int, folder: Path | None = None
     ) -> None:
-        """``history``: a database on disk. ``file_limit``, ``total_limit``: bytes of one file and
-        of all files together. ``folder``: None for the user's cache folder."""
+        """Use the files of ``history``.
+
+        ``history``: a database on disk. ``file_limit``, ``total_limit``: bytes of one file and
+        of all files together. ``folder``: None for the user's cache folder.
+        """
         assert history.file is not None
         self._history = history
         self._database = history.file
@@ -136,8 +139,11 @@ class KVStore:
         return is_deleted
 
     def clean_up(self) -> None:
-        """Remove partial files of killed processes, files of deleted messages, and the oldest
-        files beyond the size limit."""
+        """Remove files that are no longer wanted.
+
+        These are partial files of killed processes, files of deleted messages, and the oldest files
+        beyond the size limit.
+        """
         with contextlib.suppress(OSError):  # the folder may not be readable
             remove_leftovers(self._folder, [PATTERN])
         for file in list_files(self._folder):

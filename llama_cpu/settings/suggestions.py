@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 
 def unknown(kind: str, name: str, known: Iterable[str], otherwise: str) -> str:
-    """``Unknown setting 'temprature'. Did you mean 'temperature'?``
+    """Say that a name is unknown, and suggest a similar one.
+
+    For example: ``Unknown setting 'temprature'. Did you mean 'temperature'?``
 
     ``otherwise``: the second sentence if no known name is similar.
     """
