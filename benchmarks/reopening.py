@@ -23,8 +23,8 @@ from llama_cpu.system.process import prepare_for_torch
 
 prepare_for_torch()  # before torch is imported
 
-from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.open_session import cache_keeper
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.errors import UserError
@@ -32,6 +32,7 @@ from llama_cpu.generation.events import Prefill, Token
 from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
+from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.kv_store.store import KVStore
 from llama_cpu.loading.load import LoadedModel, load
 from llama_cpu.loading.plan import plan_loading
@@ -48,7 +49,7 @@ class Reopening:
     def __init__(self, loaded: LoadedModel, weights: str, folder: Path) -> None:
         self._loaded, self._weights = loaded, weights
         self._history = History(folder / "history.db")
-        self._kept = KVStore(self._history, LIMIT, LIMIT, folder / "kv")
+        self._store = KVStore(self._history, LIMIT, LIMIT, folder / "kv")
 
     def begin(self, tokens: int) -> float:
         """A conversation with a message of so many tokens; returns the seconds of leaving it."""
@@ -59,16 +60,16 @@ class Reopening:
         for _ in session.answer(Flag()):
             pass
         start = time.perf_counter()
-        session.keep_cache(unwatched, Flag())
+        session.save_cache(ignore_progress, Flag())
         seconds = time.perf_counter() - start
-        assert session.conversation.kept_id
-        self._conversation_id = session.conversation.kept_id
+        assert session.conversation.stored_id
+        self._conversation_id = session.conversation.stored_id
         session.close()
         return seconds
 
     @property
     def file(self) -> Path:
-        return self._kept.path(self._conversation_id)
+        return self._store.path(self._conversation_id)
 
     def ask(self, with_file: bool) -> tuple[float, Prefill]:
         """Seconds to the first token, and what was reused."""
@@ -79,7 +80,7 @@ class Reopening:
         session.count_tokens("warm")
         start = time.perf_counter()
         session.conversation.open(self._conversation_id)
-        session.prepare_cache(unwatched, Flag())
+        session.prepare_cache(ignore_progress, Flag())
         session.add_user("What is this text about?")
         for event in session.answer(stop := Flag()):
             if isinstance(event, Prefill):
@@ -93,7 +94,7 @@ class Reopening:
 
     def _session(self, conversation: Conversation, with_file: bool = True) -> ChatSession:
         loaded = self._loaded
-        keeper = CacheKeeper(self._kept, loaded.plan, self._weights, loaded.cache)
+        keeper = cache_keeper(self._store, loaded, self._weights)
         template = choose_template(None, loaded.tokenizer, loaded.plan.name)
         greedy = Sampling(temperature=0.0)
         return ChatSession(

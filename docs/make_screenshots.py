@@ -18,7 +18,7 @@ from textual.pilot import Pilot
 
 from llama_cpu.chat.choose_model import model_chooser
 from llama_cpu.chat.open_session import open_conversation, session_opener
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.demo_model import fetch_demo_model
 from llama_cpu.loading.discovery import find_models
 from llama_cpu.loading.plan import plan_from_arguments
@@ -109,7 +109,7 @@ async def visit(pilot: Pilot[int]) -> None:
 
 
 async def main() -> None:
-    args = chat_parser("make_screenshots").parse_args(["--temperature", "0"])
+    args = command_parser("chat", "make_screenshots").parse_args(["--temperature", "0"])
     plan = plan_from_arguments(args)
     preferences = Preferences(welcome_marker=Path.home() / "welcomed")
     with open_conversation(args) as conversation:

@@ -1,1 +1,1 @@
-"""The conversation, its session with a loaded model, templates, context and token lens."""
+"""A conversation with a loaded model."""

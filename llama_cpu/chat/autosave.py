@@ -1,4 +1,4 @@
-"""An answer that grows, saved twice a second from a thread of its own."""
+"""Saves a growing answer twice a second, from its own thread."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -9,17 +9,19 @@ from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, To
 from llama_cpu.history.rows import Run, State
 from llama_cpu.history.store import History
 
-SAVE_SECONDS = 0.5  # a kill or a power cut loses this much, and what the disk takes to write
+SAVE_SECONDS = 0.5  # what a kill or a power failure loses, plus the time of a write
 _COMPLETE = (StopReason.END, StopReason.STOP_STRING)
 
 
 class Autosave:
-    """All that there is of one answer. Only ``observe`` is called for every token, and it never
-    waits: the disk is the saving thread's concern, until ``finish``.
+    """Collects one answer and saves it.
 
-    ``begin``: makes the answer's row and returns its id; called before the first save.
-    ``text`` and what follows: of an answer that is written on, what there is.
-    ``problem``: why the last save failed, if it did.
+    ``observe`` is called for every token and never waits for the disk: a thread saves the answer
+    until ``finish``, which saves the final state.
+
+    ``begin``: creates the answer in the database and returns its id; called before the first save.
+    ``text``, ``token_ids``, ``token_seconds``, ``runs``: what an answer that is continued has
+    already. ``problem``: why the last save failed, or None.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class Autosave:
         self._end_ids = end_ids
         self.message: int | None = None
         self.problem: UserError | None = None
-        self.whole_text = text  # with the spaces before the first word
+        self.whole_text = text  # including leading spaces
         self.text = text.lstrip()
         self.token_ids = list(token_ids)
-        # A figure for every token or none at all; an end token's is not for what comes now.
+        # There is a time for every token or for none. The time of an end token is dropped, as the
+        # continuation replaces that token.
         self._has_seconds = len(token_seconds) >= len(token_ids)
         self._token_seconds = list(token_seconds[: len(token_ids)] if self._has_seconds else ())
         self._earlier_runs = list(runs)
@@ -52,7 +55,7 @@ class Autosave:
         self._thread = threading.Thread(target=self._keep_saving, name="saving", daemon=True)
 
     def observe(self, event: Event) -> Event:
-        """Take in an event; what it returns has the text as it is to be shown."""
+        """Record an event and return it with the text to be shown."""
         if isinstance(event, Finished) and event.reason in _COMPLETE:
             self.state = State.COMPLETE
         if isinstance(event, Prefill):
@@ -70,14 +73,14 @@ class Autosave:
                 if event.drafted:
                     self._run = replace(self._run, drafted=self._run.drafted + 1)
             self.whole_text += event.text
-            # Most models begin with a space or a new line, which is not for showing.
+            # Most models begin with a space or a line break, which is not shown.
             before, self.text = self.text, self.whole_text.lstrip()
         if not self.is_empty and not self._thread.ident:
             self._thread.start()
         return replace(event, text=self.text[len(before) :])
 
     def finish(self, token_ids: Sequence[int]) -> None:
-        """Save the answer's last state, with the ids that stand for its text."""
+        """Save the final state of the answer, with the token ids of its text."""
         self._ended.set()
         if self._thread.ident:
             self._thread.join()
@@ -85,7 +88,7 @@ class Autosave:
         self._save(self.state)
 
     def save_into(self, store: History, begin: Callable[[], int]) -> None:
-        """Save it all once more, elsewhere. ``problem`` tells whether that worked."""
+        """Save the whole answer in another store. ``problem`` tells whether that worked."""
         self._store, self._begin, self.message = store, begin, None
         self._save(self.state)
 

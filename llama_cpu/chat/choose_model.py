@@ -1,4 +1,4 @@
-"""Another model for the conversation: checked as far as it can be before anything is let go."""
+"""Checks another model for the conversation before the present one is unloaded."""
 
 import argparse
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Choice:
 
     @property
     def needed(self) -> int:
-        """Bytes that it will take up."""
+        """Bytes of memory that it will need."""
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
         return sum(
             estimate_memory(
@@ -31,18 +31,18 @@ class Choice:
         )
 
 
-# Its file or folder, what to call it, how its weights are kept, and the bytes that will be free
-# for it at the most; None: not to be asked.
+# Takes the file or folder, the display name, the precision, and the bytes of memory that will be
+# free for it (None: do not check).
 ChooseModel = Callable[[Path, str, WeightFormat, "int | None"], Choice]
 
 
 def model_chooser(
     args: argparse.Namespace, first: LoadPlan, conversation: Conversation
 ) -> ChooseModel:
-    """A function that opens a model's files, with the options of the command line.
+    """Return a function that opens a model's files with the options of the command line.
 
-    ``first``: the model of the start, to which its tokenizer and draft options belong. The function
-    raises UserError for anything that is wrong with the files, or that does not fit.
+    ``first``: the model that the program started with; the tokenizer and draft model options apply
+    only to it. The function raises UserError if the files are invalid or memory is too small.
     """
 
     def choose(path: Path, name: str, precision: WeightFormat, free: int | None) -> Choice:
@@ -53,7 +53,7 @@ def model_chooser(
             precision=precision,
             max_seq_len=first.max_seq_len if is_first else None,
             threads=args.threads,
-            force=True,  # what is free will be more than now
+            force=True,  # more memory will be free than now
             mmap=args.mmap,
             lookup=args.lookup,
             draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,

@@ -1,4 +1,4 @@
-"""Which turns of a conversation the model is told, as ids that fit into its context."""
+"""Chooses the turns of a conversation that fit the model's context, and builds the prompt."""
 
 from collections.abc import Generator, Sequence
 from itertools import chain
@@ -11,22 +11,22 @@ from llama_cpu.generation.events import Event, TurnsDropped
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tokenization import Tokenizer
 
-Turn = list[StoredMessage]  # begins with the user's message, or all that he wrote in a row
-_TOKENS_AROUND = 5  # that a template puts around a message, about
+Turn = list[StoredMessage]  # one or several user messages, then the answer
+_TOKENS_AROUND = 5  # that a template adds to a message, roughly
 
 
 class ModelContext:
-    """Of a conversation, as one model sees it."""
+    """The part of a conversation that fits the model's context."""
 
     def __init__(
         self, conversation: Conversation, tokenizer: Tokenizer, model: str, context: int
     ) -> None:
-        """``context``: tokens that the model can have before it."""
+        """``context``: the context length in tokens."""
         self._conversation = conversation
         self._tokenizer = tokenizer
         self._model = model
         self._context = context
-        self._first_kept: tuple[int, float] | None = None  # those before it no longer fit
+        self._first_kept: tuple[int, float] | None = None  # the turns before it no longer fit
         self._known_ids: dict[int, tuple[StoredMessage, list[int]]] = {}
         self._known_counts: dict[int, tuple[StoredMessage, int]] = {}
 
@@ -37,18 +37,21 @@ class ModelContext:
         renderer: TemplateRenderer,
         longest_answer: int,
     ) -> Generator[Event, None, list[int]]:
-        """The prompt without the oldest turns, where they and an answer have no room, and the ids
-        of an answer that was begun. Tells of turns that are left out for the first time.
+        """Return the prompt's ids, without the oldest turns if they do not fit.
 
-        A quarter of the context (or the answer's greatest length, if less) is kept free, so that
-        after turns were dropped, and all that follows was computed again, it is some turns until
-        the next time. What cannot be dropped, and is still too long, the generator refuses.
+        Yields a TurnsDropped event for turns that are left out for the first time.
+
+        ``begun``: the ids of an answer to be continued, which end the prompt.
+
+        Dropping turns means that everything after them is computed again. So that this does not
+        happen at every turn, a quarter of the context (or the maximum length of an answer, if that
+        is less) is kept free. The generator refuses a prompt that is still too long.
         """
         turns = _turns(line)
         before = self._already_dropped(turns)
         room = min(longest_answer, self._context // 4)
         ids, dropped = self._fitting(turns, begun, before, room, renderer)
-        if len(ids) >= self._context:  # too long by itself, it must not cost the others
+        if len(ids) >= self._context:  # refused by the generator: do not drop the other turns
             return ids
         if dropped > before:
             self._first_kept = _mark(turns[dropped])
@@ -58,9 +61,9 @@ class ModelContext:
     def prompt_before(
         self, line: Sequence[StoredMessage], answer: list[int], renderer: TemplateRenderer
     ) -> list[int]:
-        """The prompt that an answer with these ids was, or may have been, given to."""
+        """The prompt to which an answer with these ids belongs."""
         turns = _turns(line)
-        # The last token need not be read: one more than fits may be there.
+        # The last token is not processed, so the ids may exceed the context by one.
         whole, _ = self._fitting(turns, answer, self._already_dropped(turns), -1, renderer)
         return whole[: len(whole) - len(answer)]
 
@@ -72,8 +75,10 @@ class ModelContext:
         room: int,
         renderer: TemplateRenderer,
     ) -> tuple[list[int], int]:
-        """The prompt and what was begun, without ``before`` turns, or as many more as leave room
-        for so many tokens; and how many these are."""
+        """The prompt with the begun answer, and the number of turns dropped.
+
+        At least ``before`` turns are dropped, and enough to leave room for ``room`` tokens.
+        """
 
         def without(dropped: int) -> list[int]:
             told = self._to_tell(turns[dropped:])
@@ -94,10 +99,10 @@ class ModelContext:
         return ids, dropped
 
     def _about_to_drop(self, turns: list[Turn], room: int) -> int:
-        """How many turns have to be left out for the others to have room, nearly.
+        """Estimate how many turns must be dropped for the others to fit.
 
-        Of a long conversation only what is kept is encoded, and message by message: the tokenizers
-        library lets no other thread run meanwhile, and the screen would stand still.
+        Only the turns that fit are encoded, one message at a time: the tokenizers library blocks
+        all other threads meanwhile, and the screen would freeze on a long conversation.
         """
         for index in reversed(range(len(turns))):
             room -= sum(self._about_tokens(message) for message in turns[index])
@@ -113,7 +118,7 @@ class ModelContext:
         return count + _TOKENS_AROUND
 
     def _already_dropped(self, turns: list[Turn]) -> int:
-        """How many turns were left out last time, as far as they are in this line."""
+        """How many turns of this line were dropped last time."""
         marks = [_mark(turn) for turn in turns]
         return marks.index(self._first_kept) if self._first_kept in marks else 0
 
@@ -132,15 +137,17 @@ class ModelContext:
         return told
 
     def system_prompt(self) -> str:
-        """As it was set for the conversation, or its own message (as one that was imported may
-        have), or the conversation's."""
+        """The system prompt of the conversation.
+
+        It is in the settings or, in an imported conversation, a message; else it is the default.
+        """
         if "system" in self._conversation.settings:
             return self._conversation.system
         own = [message.text for message in self._conversation.line if message.role == "system"]
         return own[-1] if own else self._conversation.system
 
     def ids_of(self, message: StoredMessage) -> list[int]:
-        """The ids that the loaded model generated this answer as; none where it was another one."""
+        """The ids that the loaded model generated for this answer; [] if another model did."""
         known, ids = self._known_ids.get(message.id, (None, []))
         if known is not message:
             ids = own_ids(message, self._model, self._tokenizer)
@@ -149,8 +156,7 @@ class ModelContext:
 
 
 def own_ids(message: StoredMessage, model: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of an answer, as far as they stand for its text; none where this model, or another
-    of the same name, does not write that text with them."""
+    """The token ids of an answer's text; [] if they are not ids of this model for this text."""
     ids = list(message.token_ids)
     if message.model != model or not all(0 <= id < tokenizer.n_tokens for id in ids):
         return []

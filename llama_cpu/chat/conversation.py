@@ -1,4 +1,4 @@
-"""The conversation that is shown. Every change of it is kept in the history."""
+"""The conversation that is shown. Every change is stored in the history."""
 
 import contextlib
 import time
@@ -13,63 +13,65 @@ from llama_cpu.history.rows import Gone, State, StoredConversation, StoredMessag
 from llama_cpu.history.store import History
 
 GONE = (
-    "This conversation, or the message before, was deleted in another window. Your text is kept: "
-    "Enter sends it and keeps what is shown here as a new conversation, Ctrl+N begins anew."
+    "This conversation, or the message before, was deleted in another window. Your text is still "
+    "here: Enter sends it and saves what is shown as a new conversation, Ctrl+N begins anew."
 )
 GONE_WHILE_ANSWERING = (
-    "This conversation was deleted in another window while the answer was written; with your "
-    "next message what is shown here is kept as a new one."
+    "This conversation was deleted in another window while the answer was written; your next "
+    "message saves what is shown here as a new one."
 )
-IN_MEMORY = "What follows is kept in memory only, until it can be written again."
+IN_MEMORY = "New messages are kept in memory only, until they can be saved again."
 
 TidyIds = Callable[[list[int], str], list[int]]
 
 
 class Conversation:
-    """The line of messages that is shown, from the first to the current one, and its alternatives.
+    """One conversation: its line, and the alternatives to each message.
 
-    What a verb changes is on the disk when it returns, so it is called where waiting does no harm.
-    Where the disk refuses, the conversation goes on in memory, and with each further message the
-    disk is tried again; ``take_trouble`` tells why. In the meantime nothing is missing in ``line``.
+    The line is the branch that is shown: the messages from the first one to the leaf.
 
-    Verbs raise Gone where another window has deleted what they are about.
+    A change is on disk when its method returns, so methods must be called where waiting for the
+    disk is acceptable. If saving fails, the conversation continues in memory, and saving is tried
+    again with each new message; ``take_trouble`` gives the reason. ``line`` is always complete.
+
+    Methods raise Gone if another window has deleted the conversation or message.
     """
 
     def __init__(self, history: History, model: str = "", system: str = "") -> None:
         self.history = history
-        self.model = model  # the loaded one's name, which is stored with its answers
+        self.model = model  # name of the loaded model, stored with its answers
         self.stored: StoredConversation | None = None  # None until the first message
         self.line: list[StoredMessage] = []
         self.system = self._default_system = system
-        self.settings: Mapping[str, Any] = {}  # the conversation's own, stored with it
+        self.settings: Mapping[str, Any] = {}  # stored with the conversation
         self._alternatives: dict[int, tuple[int, ...]] = {}
-        self._store = history  # where this conversation is
+        self._store = history  # where this conversation is stored now
         self._trouble = ""
 
     @property
-    def is_kept(self) -> bool:
-        """Whether the conversation will be there after the program has ended."""
+    def is_persistent(self) -> bool:
+        """Whether the conversation survives the end of the program."""
         return self._store is self.history and self.history.file is not None
 
     @property
-    def kept_id(self) -> int | None:
-        """The conversation's id in the history; None where it is not, or not yet, there."""
+    def stored_id(self) -> int | None:
+        """The conversation's id in the history; None while it is not stored there."""
         is_there = self.stored is not None and self._store is self.history
         return self.stored.id if self.stored and is_there else None
 
     def take_trouble(self) -> str:
-        """Why the conversation is not being kept, one sentence or two, told once; else ""."""
+        """Why the conversation cannot be saved, in a sentence or two; "" if already told."""
         trouble, self._trouble = self._trouble, ""
         return trouble
 
     def alternatives(self, message: int) -> tuple[int, ...]:
-        """Ids of the messages with the same parent, the oldest first, its own among them."""
+        """Ids of the messages with the same parent, including its own, oldest first."""
         return self._alternatives.get(message, (message,))
 
-    # Which conversation
+    # Choosing a conversation
 
     def open(self, conversation_id: int) -> None:
-        """Show another conversation, where it was left. Raises Gone."""
+        """Show another conversation, on the branch shown last. Raises Gone."""
         opened = self.history.get(conversation_id)
         line = self.history.path(conversation_id)
         self._forget()
@@ -80,12 +82,12 @@ class Conversation:
         self.settings = opened.settings
 
     def clear(self) -> None:
-        """Begin anew; what was shown stays in the history."""
+        """Begin a new conversation; the previous one stays in the history."""
         self._forget()
         self.system, self.settings = self._default_system, {}
 
-    def keep_settings(self) -> None:
-        """Store the settings and the system prompt as they are now, once there are messages."""
+    def save_settings(self) -> None:
+        """Store the present settings and system prompt, if there are messages already."""
         if self.stored is not None:
             self._store.set_model(self.stored.id, self.model, self._all_settings())
 
@@ -94,7 +96,7 @@ class Conversation:
         return {**system, **self.settings}
 
     def close(self) -> None:
-        """Try a last time to write what is only in memory. The history is its owner's to close."""
+        """Try once more to save what is only in memory. The caller closes the history."""
         self._back_to_disk()
         if self._store is not self.history:
             self._store.close()
@@ -107,9 +109,9 @@ class Conversation:
     # Messages
 
     def add_user(self, text: str, place: int | None = None) -> None:
-        """Add a message at the end, or as an alternative to the one at ``place`` of the line.
+        """Add a message at the end, or as an alternative to the one at index ``place`` of the line.
 
-        Raises Gone; the same call then makes a new conversation of what is shown.
+        Raises Gone; repeating the call then stores what is shown as a new conversation.
         """
         self._back_to_disk()
         try:
@@ -122,7 +124,7 @@ class Conversation:
             self._add_user(self.line[:place], text)
 
     def take_back(self) -> str:
-        """Delete the user's message at the end, which cannot be answered; returns its text."""
+        """Delete the last message, if it is the user's, and return its text (else "")."""
         if not self.line or self.line[-1].role != "user":
             return ""
         text = self.line[-1].text
@@ -130,7 +132,7 @@ class Conversation:
         return text
 
     def delete_last_turn(self) -> bool:
-        """Delete the user's last message with all that follows; False where there is none."""
+        """Delete the last user message and all that follows; False if there is none."""
         for message in reversed(self.line):
             if message.role == "user":
                 self._delete(message.id)
@@ -145,7 +147,7 @@ class Conversation:
         token_seconds: Sequence[float],
         state: State,
     ) -> None:
-        """Add an answer as an alternative to the one at ``place`` of the line. Raises Gone."""
+        """Add an alternative to the answer at index ``place`` of the line. Raises Gone."""
         self._back_to_disk()
         try:
             self._add_answer(place, text, token_ids, token_seconds, state)
@@ -156,15 +158,17 @@ class Conversation:
             self._add_answer(place, text, token_ids, token_seconds, state)
 
     def set_aside_answer(self) -> bool:
-        """Take the last answer out of the line, so that another one can be given; it stays an
-        alternative. False where there is none."""
+        """Remove the last answer from the line, so that another one can be generated.
+
+        It remains stored as an alternative. Returns False if there is no answer at the end.
+        """
         if self.line and self.line[-1].role == "assistant":
             self.line = self.line[:-1]
             return True
         return False
 
     def choose(self, message: int) -> None:
-        """Show the line through this message."""
+        """Show the branch through this message."""
         self._store.choose(message)
         self.reload()
 
@@ -175,13 +179,13 @@ class Conversation:
 
     # Answers
 
-    def written(
+    def autosave_answer(
         self, events: Iterator[Event], end_ids: frozenset[int], tidy: TidyIds
     ) -> Iterator[Event]:
-        """Pass on the events of an answer to the line's last message, and save it as it grows.
+        """Pass on the events of an answer to the last message, and save it while it grows.
 
-        ``tidy``: which of the ids stand for the text. Unless nothing was generated the answer is
-        the last message then, however the events end.
+        ``tidy(ids, text)``: truncates the ids to those of the text. Afterwards, however the events
+        end, the answer is the last message, unless no token was generated.
         """
 
         def begin() -> int:
@@ -191,7 +195,7 @@ class Conversation:
 
         yield from self._written(Autosave(self._store, begin, end_ids), events, begin, tidy)
 
-    def written_on(
+    def autosave_continuation(
         self,
         events: Iterator[Event],
         end_ids: frozenset[int],
@@ -199,10 +203,10 @@ class Conversation:
         text: str,
         token_ids: Sequence[int],
     ) -> Iterator[Event]:
-        """The same for the line's last message, an answer that goes on.
+        """Do the same for a continuation of the last message, which is an answer.
 
-        ``text``: what it has, also any spaces before it; ``token_ids``: the same as ids.
-        Raises UserError where it is being written in another window.
+        ``text``, ``token_ids``: the answer so far, including leading spaces. Raises UserError if
+        the answer is being written in another window.
         """
 
         def begin() -> int:
@@ -210,7 +214,7 @@ class Conversation:
 
         before = self.line[-1]
         try:
-            message = begin()  # now, as another window may be at it
+            message = begin()  # at once, as another window may be writing it
         except Gone:
             raise
         except UserError as error:
@@ -224,9 +228,9 @@ class Conversation:
         try:
             yield from self._written(writing, events, begin, tidy)
         finally:
-            if writing.is_empty:  # it is what it was
+            if writing.is_empty:  # nothing was added: restore its state
                 figures = (before.token_ids, before.token_seconds, before.token_logprobs)
-                with contextlib.suppress(UserError):  # then it is cut in the end
+                with contextlib.suppress(UserError):  # the answer then counts as cut
                     self._store.save_answer(message, before.text, *figures, before.state, runs)
 
     def _written(
@@ -239,7 +243,7 @@ class Conversation:
         try:
             for event in events:
                 yield writing.observe(event)
-        finally:  # also if the one who listens goes away
+        finally:  # also if the consumer stops iterating
             if not writing.is_empty:
                 writing.finish(tidy(writing.token_ids, writing.whole_text))
                 self._end_writing(writing, begin)
@@ -253,7 +257,7 @@ class Conversation:
         assert self.stored is not None
         self._show(self.stored.id, writing.message)
 
-    # Where it is stored
+    # Storage
 
     def _add_user(self, before: list[StoredMessage], text: str) -> None:
         store, stored = self._store, self.stored
@@ -282,7 +286,7 @@ class Conversation:
         self._show(self.stored.id, message)
 
     def _delete(self, message: int) -> None:
-        """Delete it and all that follows; no conversation stays without messages."""
+        """Delete a message and all that follows, and the conversation once it is empty."""
         assert self.stored is not None
         after = self._store.delete_message(message)
         if after.message_count:
@@ -297,7 +301,7 @@ class Conversation:
         self._alternatives = self._store.siblings(conversation_id)
 
     def _move_to_memory(self, line: list[StoredMessage], trouble: str) -> None:
-        """Go on with these messages in memory."""
+        """Continue with these messages in memory."""
         self._trouble = trouble
         memory = History(None)
         now = time.time()
@@ -309,12 +313,12 @@ class Conversation:
         if self._store is self.history or self.stored is None or not self.line:
             return
         memory = self._store
-        with contextlib.suppress(UserError):  # it stays in memory
+        with contextlib.suppress(UserError):  # otherwise it stays in memory
             self._copy(self.history, self.stored, self.line)
             memory.close()
 
     def _copy(self, store: History, stored: StoredConversation, line: list[StoredMessage]) -> None:
-        """Go on in ``store``, with a copy of these messages."""
+        """Continue in ``store``, with a copy of these messages."""
         if not line:
             self._store, self.stored, self.line = store, None, []
             return

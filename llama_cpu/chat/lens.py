@@ -1,4 +1,4 @@
-"""What the model thought of every token of a text: one pass over what is written already."""
+"""The token lens: the probability of every token of an answer, and of its alternatives."""
 
 import math
 from collections.abc import Container, Iterator, Sequence
@@ -15,17 +15,17 @@ from llama_cpu.model.transformer import Transformer
 from llama_cpu.tokenization import StreamDecoder, Tokenizer
 
 ALTERNATIVES = 5
-_LOGITS_BYTES = 32 << 20  # of one pass: a large vocabulary's fill the memory otherwise
+_LOGITS_BYTES = 32 << 20  # limit for the logits of one pass, as vocabularies can be large
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that might have stood at a place."""
+    """An alternative to a token of the answer."""
 
     id: int
-    text: str  # its own bytes: ``\\xf0\\x9f`` where they are no whole character
+    text: str  # its bytes as text: ``\\xf0\\x9f`` for an incomplete character
     logprob: float  # natural logarithm; at temperature 1, before any penalty
-    ends: bool = False  # an answer ends with it
+    ends: bool = False  # whether it is an end token
 
     @property
     def probability(self) -> float:
@@ -34,15 +34,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LensToken:
-    """A token of an answer, and the best of those that might have stood in its place."""
+    """A token of an answer, and the most probable alternatives to it."""
 
     id: int
     text: str  # as in Candidate
-    shown: str  # what it adds to the answer's text: "" while a character is incomplete
+    shown: str  # what it adds to the text: "" while a character is incomplete
     logprob: float
-    rank: int  # 1: no other was more probable
-    alternatives: tuple[Candidate, ...]  # the best others
-    seconds: float | None = None  # that it took when it was generated, where that is known
+    rank: int  # 1: the most probable token
+    alternatives: tuple[Candidate, ...]  # most probable first
+    seconds: float | None = None  # its time when it was generated, if known
 
     @property
     def probability(self) -> float:
@@ -51,10 +51,10 @@ class LensToken:
 
 @dataclass(frozen=True)
 class LensPart:
-    """Progress: some more tokens, in the answer's order."""
+    """Progress, and the next tokens of the answer."""
 
-    done: int  # tokens read so far, of the prompt and the answer
-    total: int  # to be read
+    done: int  # tokens processed so far, of prompt and answer
+    total: int  # tokens to process
     tokens: tuple[LensToken, ...] = ()
 
 
@@ -68,22 +68,22 @@ def look(
     stop: Flag,
     end_ids: Container[int] = (),
 ) -> Iterator[LensPart]:
-    """Read the prompt, as far as the cache lacks it, and the answer, and tell of each token.
+    """Process the prompt (unless it is cached) and the answer, and yield its tokens' probabilities.
 
-    ``seconds``: what each took, as far as that is known. Setting ``stop`` ends it within one
-    layer. The cache holds what was read then; where that is the beginning of what it held before,
-    it holds all of that again.
+    ``seconds``: the time of each token, as far as known. Setting ``stop`` ends it within one layer.
+    Afterwards the cache holds the tokens processed; if its earlier contents began with them, they
+    are restored completely.
 
-    Raises UserError where the logits are not finite, the prompt is empty, or it is all longer than
+    Raises UserError if the logits are not finite, the prompt is empty, or prompt and answer exceed
     the context.
     """
-    ids = prompt_ids + answer_ids[:-1]  # nothing is asked of what follows the last one
+    ids = prompt_ids + answer_ids[:-1]  # nothing is predicted from the last token
     if not answer_ids:
         return
     if not prompt_ids:
         raise UserError(
-            "The template makes an empty prompt, so the model has nothing to expect the answer's "
-            "first token from; choose another with --template."
+            "The template makes an empty prompt, from which the model cannot predict the answer's "
+            "first token; choose another template with --template."
         )
     if len(ids) > cache.max_seq_len:
         raise UserError(
@@ -100,9 +100,9 @@ def look(
     except Cancelled:
         return
     finally:
-        # What was written over is the same but for rounding: rows that are read together may
-        # differ in the last bit, and in int8 more than 16 take activations of 8 bits. What comes
-        # after was left alone.
+        # The overwritten keys and values are the same except for rounding: rows computed together
+        # may differ in the last bit, and int8 uses 8-bit activations for more than 16 rows. Those
+        # after them were not touched.
         both = min(len(before), len(ids))
         if before[:both] == ids[:both]:
             cache.extend(before[len(cache) :])
@@ -120,7 +120,7 @@ def _read(
     reused = cache.reuse(prompt_ids)
     total = len(ids) - reused
     yield LensPart(0, total)
-    telling = len(prompt_ids) - 1  # from here on each token's logits are those of the answer's next
+    telling = len(prompt_ids) - 1  # from here on, logits predict the answer's tokens
     for first in range(reused, telling, model.prefill_chunk):
         chunk = ids[first : min(first + model.prefill_chunk, telling)]
         for done, _ in _layers(model, cache, chunk, stop):
@@ -128,7 +128,7 @@ def _read(
     rows = max(1, min(model.prefill_chunk, _LOGITS_BYTES // (4 * model.config.vocab_size)))
     for first in range(telling, len(ids), rows):
         for done, x in _layers(model, cache, ids[first : first + rows], stop):
-            last = x  # layer's, in the end
+            last = x  # after the loop: of the last layer
             yield LensPart(done - reused, total)
         answered = answer_ids[first - telling : first - telling + rows]
         yield LensPart(done - reused, total, _tokens(model.logits(last), answered, namer))
@@ -137,18 +137,18 @@ def _read(
 def _layers(
     model: Transformer, cache: KVCache, ids: list[int], stop: Flag
 ) -> Iterator[tuple[int, Tensor]]:
-    """Of each layer of a pass, how many tokens are read, as if it were all of them, and its x."""
+    """For each layer of a pass: the progress, as an equivalent number of tokens, and its output."""
     start, n_layers = len(cache), model.config.n_layers
     for layer, x in enumerate(model.layers(ids, cache, stop), start=1):
         yield start + len(ids) * layer // n_layers, x
 
 
 def _tokens(logits: Tensor, ids: Sequence[int], namer: "_Namer") -> tuple[LensToken, ...]:
-    """logits: float32 [len(ids), vocab], each row of what may stand where its id stands."""
+    """``logits``: float32 [len(ids), vocab]; each row predicts the id at its index."""
     if not math.isfinite(logits.sum()):
         raise UserError(
-            "The model computed numbers that are not finite, so there is nothing to see; its "
-            "weights are probably damaged."
+            "The model computed numbers that are not finite, so there are no probabilities to "
+            "show; its weights are probably damaged."
         )
     logprobs = logits.log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(ids).unsqueeze(1))  # [len(ids), 1]
@@ -176,7 +176,7 @@ def _tokens(logits: Tensor, ids: Sequence[int], namer: "_Namer") -> tuple[LensTo
 
 
 class _Namer:
-    """Tokens as text."""
+    """Turns tokens into text."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: Container[int]) -> None:
         self._tokenizer = tokenizer
@@ -190,5 +190,5 @@ class _Namer:
         return own or self._special.get(id, "")
 
     def shown(self, id: int) -> str:
-        """What the answer's next token adds to its text."""
+        """What the next token of the answer adds to its text."""
         return self._decoder.push(id)

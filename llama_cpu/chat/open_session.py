@@ -1,4 +1,4 @@
-"""From the command line's options to a session with a loaded model."""
+"""Opens a conversation and a session with a loaded model from the command line's options."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from threading import Event as Flag
 from typing import Any
 
-from llama_cpu.chat.cache_keeper import CacheKeeper
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
@@ -14,8 +13,9 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
+from llama_cpu.kv_store.keeper import CacheKeeper
 from llama_cpu.kv_store.store import KVStore
-from llama_cpu.loading.load import load
+from llama_cpu.loading.load import LoadedModel, load
 from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.loading.weight_reader import Progress
 from llama_cpu.settings.generation_settings import RANGES
@@ -28,14 +28,16 @@ OpenSession = Callable[[Progress, Flag], ChatSession]
 
 @contextmanager
 def open_conversation(args: argparse.Namespace) -> Iterator[Conversation]:
-    """The conversation that the options ask for: a new one, or with --continue the latest.
+    """The conversation that the options ask for: a new one or, with --continue, the latest.
 
-    Raises UserError where the database of conversations cannot be used.
+    Raises UserError if the conversation database cannot be used.
     """
     try:
         history = History(None if args.no_history else args.history or history_path())
     except UserError as error:
-        raise UserError(f"{error} With --no_history nothing is kept and no file needed.") from error
+        raise UserError(
+            f"{error} With --no_history, conversations are not saved and no file is needed."
+        ) from error
     with history:
         conversation = Conversation(history, system=args.system or "")
         if args.continue_latest and (latest := history.latest()):
@@ -52,20 +54,20 @@ def open_conversation(args: argparse.Namespace) -> Iterator[Conversation]:
 def session_opener(
     plan: LoadPlan, args: argparse.Namespace, conversation: Conversation | None = None
 ) -> OpenSession:
-    """A function that loads the model; everything that can be wrong with the options is wrong now.
+    """Check the options and return a function that loads the model.
 
-    ``conversation``: None starts one that is kept in memory only. Raises UserError for an option
-    that is out of range and for an unknown template.
+    ``conversation``: None for a new one in memory. Raises UserError for an option out of range and
+    for an unknown template; the returned function raises what ``load`` does.
     """
     sampling = sampling_from(plan, args)
     require_text(args.system or "", "--system")
     template = choose_template(args.template, plan.tokenizer, plan.name)
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
-        kept = _kept_caches(args, conversation)
-        weights = _fingerprint(plan) if kept else ""  # before they are used up
+        store = _kv_store(args, conversation)
+        weights = _fingerprint(plan) if store else ""  # before loading consumes the checkpoint
         loaded = load(plan, on_progress, stop)
-        keeper = CacheKeeper(kept, plan, weights, loaded.cache) if kept and weights else None
+        keeper = cache_keeper(store, loaded, weights) if store and weights else None
         return ChatSession(
             loaded, template, sampling, args.max_gen_len, args.system, conversation, keeper
         )
@@ -73,22 +75,38 @@ def session_opener(
     return open_session
 
 
+def cache_keeper(store: KVStore, loaded: LoadedModel, weights: str) -> CacheKeeper:
+    """The keeper of a loaded model's KV cache. ``weights``: the fingerprint of its weights."""
+    plan = loaded.plan
+    return CacheKeeper(
+        store,
+        loaded.cache,
+        vocab_size=plan.checkpoint.config.vocab_size,
+        model=plan.name,
+        weights=weights,
+        precision=plan.precision.label,
+    )
+
+
 def _fingerprint(plan: LoadPlan) -> str:
-    """Nothing where the files cannot be looked at; no KV cache is kept then."""
+    """Empty if the files cannot be read; KV caches are not saved then."""
     try:
         return fingerprint(plan.checkpoint)
     except OSError:
         return ""
 
 
-def _kept_caches(args: argparse.Namespace, conversation: Conversation | None) -> KVStore | None:
+def _kv_store(args: argparse.Namespace, conversation: Conversation | None) -> KVStore | None:
     if conversation is None or conversation.history.file is None:
         return None
     return KVStore(conversation.history, args.kv_file_mib << 20, args.kv_files_mib << 20)
 
 
 def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:
-    """Options given, else the model's generation_config.json, else the program's defaults."""
+    """Sampling settings from the options, else generation_config.json, else the defaults.
+
+    Raises UserError for a value out of range.
+    """
     values: dict[str, Any] = {}
     configured = Fields(plan.generation_config, plan.source / "generation_config.json")
     for name, (low, high) in RANGES.items():

@@ -1,12 +1,12 @@
-"""The times of a conversation as CSV, a row a token, and as JSON with all figures.
+"""Exports the times of a conversation: as CSV, one row per token, or as JSON.
 
-CSV: a row "prefill" for each prompt that was read, "first" for the token that was drawn from its
-result, "decode" for every other token. Seconds; tokens are counted from 1 in each answer:
+CSV: the phase is "prefill" for a prompt that was computed, "first" for the token sampled from its
+logits, and "decode" for every other token. Times are in seconds; tokens count from 1 per answer:
 
     answer,model,run,phase,tokens,reused,token,token_id,seconds
 
 JSON, one object, version 1; "runs" as in a conversation's export (history/transfer.py), memory in
-bytes, and null where a figure is not known:
+bytes, and null for unknown values:
 
     {"format": "llama_cpu times", "version": 1, "model": name, "precision": name, "threads": number,
      "processor": name, "memory": {...}, "totals": {...},
@@ -30,7 +30,7 @@ COLUMNS = ["answer", "model", "run", "phase", "tokens", "reused", "token", "toke
 
 
 def times_as_csv(answers: Sequence[AnswerTimes]) -> str:
-    """See this file's docstring."""
+    """Export as CSV; see the module's docstring."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -40,7 +40,7 @@ def times_as_csv(answers: Sequence[AnswerTimes]) -> str:
 
 
 def _rows(number: int, answer: AnswerTimes) -> Iterator[list[object]]:
-    # A name that begins like a formula would be one to a spreadsheet.
+    # A spreadsheet would run a name that begins like a formula.
     model = re.sub(r"^(?=[=+\-@\t])", "'", printable(answer.model).replace("\n", " "))
     place = 0
     for count, (run, times) in enumerate(answer.parts, start=1):
@@ -48,7 +48,7 @@ def _rows(number: int, answer: AnswerTimes) -> Iterator[list[object]]:
             figures = [run.computed, run.reused, "", "", _shortened(run.seconds)]
             yield [number, model, count, "prefill", *figures]
         for first, seconds in enumerate(times):
-            # An end token's id is not kept.
+            # The id of an end token is not stored.
             id = str(answer.token_ids[place]) if place < len(answer.token_ids) else ""
             place += 1
             phase = "decode" if first else "first"
@@ -56,7 +56,7 @@ def _rows(number: int, answer: AnswerTimes) -> Iterator[list[object]]:
 
 
 def times_as_json(answers: Sequence[AnswerTimes], about: Mapping[str, Any]) -> str:
-    """``about``: model, precision, threads, processor, memory."""
+    """Export as JSON. ``about``: model, precision, threads, processor, memory."""
     sums = totals(answers)
     rates = {
         "cache_hits": sums.cache_hits,
@@ -72,7 +72,7 @@ def times_as_json(answers: Sequence[AnswerTimes], about: Mapping[str, Any]) -> s
     head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
     lines = [json.dumps(_as_values(each), ensure_ascii=False) for each in answers]
     text = f'{head},\n "answers": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
-    # json escapes control characters up to space; a terminal may obey these as well.
+    # json escapes control characters below space; a terminal may also obey these.
     return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -86,5 +86,5 @@ def _as_values(answer: AnswerTimes) -> dict[str, Any]:
 
 
 def _shortened(seconds: float) -> float | None:
-    """Nine digits are enough to tell every float32 from all others."""
+    """Nine significant digits distinguish all float32 values."""
     return float(f"{seconds:.9g}") if math.isfinite(seconds) else None

@@ -1,4 +1,4 @@
-"""The time of every token of a conversation, prefill and decode, and the figures made of that."""
+"""The time of every token of a conversation, in prefill and decode, and statistics of them."""
 
 import math
 import statistics
@@ -12,9 +12,9 @@ from llama_cpu.history.rows import Run, StoredMessage
 
 @dataclass(frozen=True)
 class AnswerTimes:
-    """One answer: ``token_seconds`` as in the history, and the runs of the model that it took.
+    """The times of one answer: ``token_seconds`` as in the history, and the runs of the model.
 
-    An answer that an older version wrote has no runs: when its prompt was read is not known.
+    An answer written by an older version has no runs, so its prefill is unknown.
     """
 
     model: str
@@ -24,12 +24,12 @@ class AnswerTimes:
 
     @property
     def parts(self) -> list[tuple[Run | None, Sequence[float]]]:
-        """Each run and the times of its tokens, of which the first belongs to the prompt.
+        """Each run with the times of its tokens, of which the first belongs to the prefill.
 
-        Ahead of them, with None, those that no run is known of: of a branch, its beginning.
+        Tokens without a known run, as at the beginning of a branch, come first, with None.
         """
         seconds = self.token_seconds
-        # A file that was imported may have any numbers.
+        # An imported file may contain any numbers.
         firsts = accumulate((min(run.first, len(seconds)) for run in self.runs), max)
         edges = pairwise([0, *firsts, len(seconds)])
         runs = [None, *self.runs]
@@ -38,27 +38,27 @@ class AnswerTimes:
 
     @property
     def decode_seconds(self) -> list[float]:
-        """Of every token that took a pass, or its share of one."""
+        """The time of every decoded token, or its share of a pass."""
         return [each for _, seconds in self.parts for each in seconds[1:] if is_time(each)]
 
     @property
     def prefill_seconds(self) -> list[float]:
-        """Of a prompt token, for each prompt: its share of the prefill."""
+        """For each prompt that was computed: the time per prompt token."""
         return [run.seconds / run.computed for run in self.runs if run.computed]
 
 
 def is_time(seconds: float) -> bool:
-    """Whether it can be one; a file that was imported may have any numbers."""
+    """Whether the number can be a time; an imported file may contain any numbers."""
     return math.isfinite(seconds) and seconds >= 0
 
 
 def answer_times(
     line: Sequence[StoredMessage], now: Timings | None = None, model: str = ""
 ) -> list[AnswerTimes]:
-    """The answers of a line of the conversation.
+    """The times of the answers in a line.
 
-    ``now``: of the one that ``model`` is writing, which is not in the line yet, or goes on at its
-    end.
+    ``now``: those of the answer that ``model`` is generating, which is not in the line yet or
+    continues its last message.
     """
     answers = [_stored(each) for each in line if each.role == "assistant"]
     if now is None:
@@ -74,7 +74,7 @@ def _stored(message: StoredMessage) -> AnswerTimes:
 
 
 def _going_on(answer: AnswerTimes, now: Timings) -> AnswerTimes:
-    # A figure for every token or none at all, and none of an end token; see chat/writing.py.
+    # A time for every token or for none, and none for an end token; see chat/autosave.py.
     has_seconds = len(answer.token_seconds) >= len(answer.token_ids)
     earlier = list(answer.token_seconds[: len(answer.token_ids)]) if has_seconds else []
     seconds = [*earlier, *now.token_seconds.copy()] if has_seconds else []
@@ -85,8 +85,10 @@ def _going_on(answer: AnswerTimes, now: Timings) -> AnswerTimes:
 
 @dataclass(frozen=True)
 class Totals:
-    """Of one answer or of a conversation. Times in seconds; a rate is 0.0, and any other figure
-    None, where nothing was measured."""
+    """Statistics of one answer or of a conversation. Times are in seconds.
+
+    If nothing was measured, a rate is 0.0 and any other value None.
+    """
 
     reused_tokens: int
     prompt_tokens: int  # computed
@@ -97,11 +99,11 @@ class Totals:
     median: float | None
     percentile_95: float | None
     slowest: float | None
-    without_runs: int  # answers of which only the tokens' times are known
+    without_runs: int  # answers without runs: only the times of tokens are known
 
     @property
     def cache_hits(self) -> float | None:
-        """The part of the prompts' tokens that was found in the KV cache."""
+        """The fraction of prompt tokens that was found in the KV cache."""
         whole = self.reused_tokens + self.prompt_tokens
         return self.reused_tokens / whole if whole else None
 
@@ -115,7 +117,7 @@ class Totals:
 
 
 def totals(answers: Sequence[AnswerTimes]) -> Totals:
-    """The figures of these answers."""
+    """Compute the statistics of these answers."""
     runs = [run for answer in answers for run in answer.runs]
     seconds = sorted(chain.from_iterable(answer.decode_seconds for answer in answers))
     counted = [len(times) for each in answers for run, times in each.parts if run]

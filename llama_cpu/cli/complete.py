@@ -1,26 +1,48 @@
-"""``example_cpu.py``: one prompt, one answer, and what it cost."""
+"""``llama-cpu complete``: one prompt, one answer, and its time and memory."""
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
 from threading import Event as Flag
+from typing import TYPE_CHECKING, Any
 
-from llama_cpu.chat.open_session import session_opener
-from llama_cpu.chat.session import ChatSession
-from llama_cpu.cli.progress import load_with_progress
+from llama_cpu.cli.options import add_model_arguments
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Event, Finished, StopReason, Token
 from llama_cpu.generation.timings import Timings
-from llama_cpu.loading.demo_model import demo_notice
-from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.system.memory import memory_report
 from llama_cpu.system.standard_input import read_all, require_text
 from llama_cpu.system.text import human_bytes, printable
 
+if TYPE_CHECKING:  # it imports PyTorch, which --help does not need
+    from llama_cpu.chat.session import ChatSession
 
-def run_complete(plan: LoadPlan, args: argparse.Namespace) -> int:
-    """Print the answer as it comes, or one JSON object. Returns the exit code."""
+
+def add_complete_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "prompt", metavar="PROMPT", help="text to complete; - reads it from standard input"
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="ask the prompt as a question, using the chat template"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_model_arguments(parser)
+
+
+def run_complete(args: argparse.Namespace) -> int:
+    """Print the answer while it is generated, or one JSON object. Returns the exit code."""
+    from llama_cpu.chat.open_session import session_opener
+    from llama_cpu.cli.progress import load_with_progress
+    from llama_cpu.loading.demo_model import demo_notice
+    from llama_cpu.loading.plan import plan_from_arguments
+
+    config = args.user_config
+    asked = any(getattr(args, name) != config.values.get(name) for name in ("system", "template"))
+    if asked and not args.chat:
+        print("Note: --system and --template have no effect without --chat.", file=sys.stderr)
+    plan = plan_from_arguments(args)
     if plan.is_demo:
         print(demo_notice(), file=sys.stderr)
     prompt = read_all() if args.prompt == "-" else require_text(args.prompt, "The prompt")
@@ -31,8 +53,10 @@ def run_complete(plan: LoadPlan, args: argparse.Namespace) -> int:
         session.close()
 
 
-def _run(session: ChatSession, prompt: str, args: argparse.Namespace) -> int:
-    timings, token_ids, text = Timings(), [], ""
+def _run(session: "ChatSession", prompt: str, args: argparse.Namespace) -> int:
+    timings = Timings()
+    token_ids: list[int] = []
+    text = ""
     finished = Finished(StopReason.STOPPED)
     try:
         for event in _events(session, prompt, args):
@@ -45,7 +69,7 @@ def _run(session: ChatSession, prompt: str, args: argparse.Namespace) -> int:
                     print(printable(event.text), end="", flush=True)
             if isinstance(event, Finished):
                 finished = event
-    except KeyboardInterrupt:  # keep what was written, and say what it cost
+    except KeyboardInterrupt:  # print the figures of the partial answer
         pass
     if args.json:
         print(json.dumps(_as_object(session, timings, token_ids, text, finished.reason)))
@@ -58,7 +82,7 @@ def _run(session: ChatSession, prompt: str, args: argparse.Namespace) -> int:
     return 130 if finished.reason is StopReason.STOPPED else 0
 
 
-def _events(session: ChatSession, prompt: str, args: argparse.Namespace) -> Iterator[Event]:
+def _events(session: "ChatSession", prompt: str, args: argparse.Namespace) -> Iterator[Event]:
     if args.chat:
         session.add_user(prompt)
         return session.answer(Flag())
@@ -66,8 +90,8 @@ def _events(session: ChatSession, prompt: str, args: argparse.Namespace) -> Iter
 
 
 def _as_object(
-    session: ChatSession, timings: Timings, token_ids: list[int], text: str, reason: StopReason
-) -> dict:
+    session: "ChatSession", timings: Timings, token_ids: list[int], text: str, reason: StopReason
+) -> dict[str, Any]:
     return {
         "text": text,
         "tokens": token_ids,
@@ -82,7 +106,7 @@ def _as_object(
     }
 
 
-def _print_figures(session: ChatSession, timings: Timings) -> None:
+def _print_figures(session: "ChatSession", timings: Timings) -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 

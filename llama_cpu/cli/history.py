@@ -1,4 +1,4 @@
-"""``llama-cpu history``: the kept conversations, for scripts."""
+"""``llama-cpu history``: saved conversations, for scripts and people."""
 
 import argparse
 import json
@@ -7,73 +7,92 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from llama_cpu.cli.options import add_debug_argument, add_history_argument
 from llama_cpu.errors import UserError
 from llama_cpu.history.rows import State, StoredConversation, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
-from llama_cpu.kv_store.index import KVFileInfo, forget, kept_files, mark_of, remove
+from llama_cpu.kv_store.index import (
+    KVFileInfo,
+    database_key,
+    list_files,
+    remove_file,
+    remove_file_of,
+)
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.paths import history_path, kv_folder
 from llama_cpu.system.text import human_bytes, printable
 
-
-def add_history_argument(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--history",
-        type=Path,
-        metavar="PATH",
-        help="the database of conversations (default: in your data folder)",
-    )
+Verb = Callable[[argparse.Namespace, History], int]  # returns the exit code
 
 
 def add_history_commands(parser: argparse.ArgumentParser) -> None:
-    """One parser for each verb; ``args.verb`` is the function."""
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    """Add one parser for each verb; ``args.verb`` is its function."""
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def verb(name: str, work: Callable[[argparse.Namespace, History], int], about: str):
+    def verb(name: str, work: Verb, about: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=about, description=about)
         add_history_argument(added)
-        added.add_argument(
-            "--debug", action="store_true", help="show where in the program an error came from"
-        )
-        added.set_defaults(verb=work, may_make=name == "import")
+        add_debug_argument(added)
+        added.set_defaults(verb=work, may_create=name == "import")
         return added
 
-    list_ = verb("list", _list, "All conversations, the newest first: ID, time, messages, title.")
+    def verb_on_one(name: str, work: Verb, about: str) -> argparse.ArgumentParser:
+        added = verb(name, work, about)
+        added.add_argument("id", type=_id, metavar="ID", help="the conversation, as in 'list'")
+        return added
+
+    list_ = verb("list", _list, "List conversations, newest first: ID, time, messages, title.")
     list_.add_argument("--json", action="store_true", help="print a JSON array instead")
-    show = verb("show", _show, "The messages of a conversation.")
-    show.add_argument("id", type=_id, metavar="ID")
-    export = verb("export", _export, "A conversation as Markdown, or with all branches as JSON.")
-    export.add_argument("id", type=_id, metavar="ID")
-    export.add_argument("--format", choices=("markdown", "json"), default="markdown")
-    export.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    export.add_argument("--force", action="store_true", help="replace FILE if it is there")
-    import_ = verb("import", _import, "Add a conversation that was exported as JSON; print its ID.")
-    import_.add_argument("file", type=Path, metavar="FILE")
-    delete = verb("delete", _delete, "Delete a conversation, after asking.")
-    delete.add_argument("id", type=_id, metavar="ID")
+    verb_on_one("show", _show, "Print the messages of a conversation.")
+    export = verb_on_one(
+        "export", _export, "Print a conversation as Markdown, or with all branches as JSON."
+    )
+    export.add_argument(
+        "--format",
+        choices=("markdown", "json"),
+        default="markdown",
+        help="json can be imported again (default: markdown)",
+    )
+    export.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to FILE (default: standard output)"
+    )
+    export.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    import_ = verb("import", _import, "Add a conversation exported as JSON, and print its ID.")
+    import_.add_argument("file", type=Path, metavar="FILE", help="the exported JSON file")
+    delete = verb_on_one("delete", _delete, "Delete a conversation, after asking.")
     delete.add_argument("--yes", action="store_true", help="do not ask")
-    caches = verb("caches", _caches, "KV caches kept on the disk: ID, size, time.")
-    caches.add_argument("--clear", action="store_true", help="remove them, of all databases")
-    search = verb("search", _search, "Conversations with all of the words: ID, time, title, place.")
-    search.add_argument("words", nargs="+", metavar="WORD", help="the last may be a beginning")
+    caches = verb("caches", _caches, "List KV cache files on disk: ID, size, time.")
+    caches.add_argument(
+        "--clear", action="store_true", help="remove the KV cache files of all databases"
+    )
+    search = verb("search", _search, "List matching conversations: ID, time, title, excerpt.")
+    search.add_argument(
+        "words",
+        nargs="+",
+        metavar="WORD",
+        help="all words must occur; the last one may be incomplete",
+    )
 
 
-def run_history(args: argparse.Namespace, usual: Path | None = None) -> int:
-    """Exit code 0, or 1 where something was not deleted. Raises UserError.
-
-    ``usual``: the database where --history names none.
-    """
-    if args.history and not args.may_make and not args.history.exists():
-        raise UserError(f"{args.history} is not there; name the right file with --history.")
-    with History(args.history or usual or history_path()) as history:
-        return args.verb(args, history)
+def run_history(args: argparse.Namespace) -> int:
+    """Run one verb. Returns exit code 0, or 1 if something was not deleted. Raises UserError."""
+    if args.history and not args.may_create and not args.history.exists():
+        raise UserError(f"{args.history} does not exist; name the right file with --history.")
+    verb: Verb = args.verb
+    with History(
+        args.history or args.user_config.values.get("history") or history_path()
+    ) as history:
+        return verb(args, history)
 
 
 def _id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):  # SQLite has 64 bits
-        raise argparse.ArgumentTypeError(f"{text!r} is not an ID; 'list' shows them")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an ID; 'llama-cpu history list' shows them"
+        )
     return int(text)
 
 
@@ -87,7 +106,7 @@ def _list(args: argparse.Namespace, history: History) -> int:
     return 0
 
 
-def _as_object(conversation: StoredConversation) -> dict:
+def _as_object(conversation: StoredConversation) -> dict[str, Any]:
     values = asdict(conversation)
     return {key: values[key] for key in ("id", "title", "model", "created", "updated")} | {
         "messages": conversation.message_count
@@ -120,7 +139,9 @@ def _export(args: argparse.Namespace, history: History) -> int:
         print(text, end="")
     else:
         if args.output.exists() and not args.force:
-            raise UserError(f"{args.output} is there already; name another, or add --force.")
+            raise UserError(
+                f"{args.output} exists already; name another file, or add --force to replace it."
+            )
         write_text(args.output, text, replace=args.force)
     return 0
 
@@ -136,7 +157,7 @@ def _delete(args: argparse.Namespace, history: History) -> int:
         print("Nothing was deleted.")
         return 1
     history.delete(args.id)
-    forget(history.file, args.id)
+    remove_file_of(history.file, args.id)
     return 0
 
 
@@ -144,18 +165,18 @@ def _caches(args: argparse.Namespace, history: History) -> int:
     assert history.file
     if args.clear:
         return _clear_caches()
-    own = mark_of(history.file)
-    for kept in kept_files(kv_folder()):
-        if kept.mark == own:
-            _print_row(kept.conversation, human_bytes(kept.nbytes), day_and_time(kept.changed))
+    own = database_key(history.file)
+    for file in list_files(kv_folder()):
+        if file.database_key == own:
+            _print_row(file.conversation_id, human_bytes(file.nbytes), day_and_time(file.changed))
     return 0
 
 
 def _clear_caches() -> int:
-    """Exit code 1 where some are still there."""
-    files = kept_files(kv_folder())
-    removed = [kept for kept in files if remove(kept.path)]
-    left = [kept for kept in files if os.path.lexists(kept.path)]
+    """Returns exit code 1 if some files could not be removed."""
+    files = list_files(kv_folder())
+    removed = [file for file in files if remove_file(file.path)]
+    left = [file for file in files if os.path.lexists(file.path)]
     said = f"Removed: {_count(removed)}."
     if left:
         said += f" Could not be removed: {_count(left)} in {kv_folder()}."
@@ -165,12 +186,12 @@ def _clear_caches() -> int:
 
 def _count(files: Sequence[KVFileInfo]) -> str:
     name = "file" if len(files) == 1 else "files"
-    return f"{len(files)} {name}, {human_bytes(sum(kept.nbytes for kept in files))}"
+    return f"{len(files)} {name}, {human_bytes(sum(file.nbytes for file in files))}"
 
 
 def _may_delete(conversation: StoredConversation) -> bool:
     if not sys.stdin.isatty():
-        raise UserError(f"Conversation {conversation.id} would be deleted; add --yes to do it.")
+        raise UserError(f"Conversation {conversation.id} would be deleted; add --yes to confirm.")
     question = f"Delete '{conversation.title}' ({conversation.message_count} messages)? [y/N] "
     try:
         return input(printable(question)).strip().lower() in ("y", "yes")
@@ -187,5 +208,5 @@ def _search(args: argparse.Namespace, history: History) -> int:
 
 
 def _print_row(*values: object) -> None:
-    """One line, with a tab between the values and nowhere else."""
+    """Print the values in one line, separated by tabs; tabs within a value become spaces."""
     print("\t".join(printable(" ".join(str(value).split())) for value in values))

@@ -1,4 +1,7 @@
-"""The commands. Heavy modules are imported where they are used, so that --help is quick."""
+"""The commands of ``llama-cpu``: finds the one that was asked for, and reports errors.
+
+PyTorch and Textual are imported by the functions that need them, so that --help is quick.
+"""
 
 import argparse
 import io
@@ -7,108 +10,145 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TextIO
 
 from llama_cpu import __version__
-from llama_cpu.cli.options import Parser, add_config_arguments, chat_parser, complete_parser
+from llama_cpu.cli.chat import add_chat_arguments, run_chat
+from llama_cpu.cli.complete import add_complete_arguments, run_complete
+from llama_cpu.cli.config import add_config_command_arguments, run_config
+from llama_cpu.cli.history import add_history_commands, run_history
+from llama_cpu.cli.merge import add_merge_arguments, run_merge
+from llama_cpu.cli.options import Parser
 from llama_cpu.errors import EXIT_USER_ERROR, Cancelled, UserError
-from llama_cpu.settings.user_config import UserConfig, read_config
-from llama_cpu.system.paths import state_folder
+from llama_cpu.settings.suggestions import unknown
+from llama_cpu.settings.user_config import read_config
 from llama_cpu.system.process import prepare_for_torch
 from llama_cpu.system.safe_reading import reason
 from llama_cpu.system.text import printable
 
 EXIT_PROGRAM_ERROR = 1
-EXIT_INTERRUPTED = 130  # as a shell reports Ctrl+C
+EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl+C
 
 
-def chat_main(argv: Sequence[str] | None = None, prog: str = "example_chat.py") -> int:
-    """``python example_chat.py``: the app in a terminal, a plain line-by-line chat otherwise."""
-    parser = chat_parser(prog)
-    args = parser.parse_args(argv)
-    return run_reporting_errors(lambda: _chat(*_configured(parser, args, argv)), args.debug)
+@dataclass(frozen=True)
+class Command:
+    """One command; ``about`` is the line that describes it in ``llama-cpu --help``.
 
-
-def complete_main(argv: Sequence[str] | None = None, prog: str = "example_cpu.py") -> int:
-    """``python example_cpu.py PROMPT``."""
-    parser = complete_parser(prog)
-    args = parser.parse_args(argv)
-    return run_reporting_errors(lambda: _complete(*_configured(parser, args, argv)), args.debug)
-
-
-def _configured(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, UserConfig]:
-    """The options once more, with the user's own defaults where nothing was given.
-
-    Raises UserError where the file with them is broken.
+    ``run`` takes the parsed options and returns the exit code. If ``reads_config``, config.toml
+    provides the defaults of the options, and is also there as ``args.user_config``.
     """
-    config = read_config(args.config, args.no_config)
-    values = dict(config.values)
-    if getattr(args, "history", None):  # which says the contrary
-        values.pop("no_history", None)
-    parser.set_defaults(**values)
-    return parser.parse_args(argv), config
+
+    about: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    reads_config: bool = True
 
 
-def merge_main(argv: Sequence[str] | None = None, prog: str = "merge_weights.py") -> int:
-    """``python merge_weights.py --model_size 13B``."""
-    from llama_cpu.cli.merge import add_merge_arguments, run_merge
-
-    parser = Parser(
-        prog=prog,
-        description="Join the shards of a LLaMA checkpoint into one file, in little memory.",
-    )
-    add_merge_arguments(parser)
-    args = parser.parse_args(argv)
-    return run_reporting_errors(lambda: run_merge(args), args.debug)
-
-
-def history_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu history") -> int:
-    """``llama-cpu history list|show|export|import|delete|caches|search ...``"""
-    from llama_cpu.cli.history import add_history_commands, run_history
-
-    parser = Parser(prog=prog, description="The conversations that the chat has kept.")
-    add_history_commands(parser)
-    args = parser.parse_args(argv)
-    return run_reporting_errors(
-        lambda: run_history(args, read_config().values.get("history")), args.debug
-    )
-
-
-def config_main(argv: Sequence[str] | None = None, prog: str = "llama-cpu config") -> int:
-    """``llama-cpu config``"""
-    parser = Parser(prog=prog, description="All settings with their values, as a config.toml.")
-    add_config_arguments(parser)
-    parser.set_defaults(debug=False)
-    args = parser.parse_args(argv)
-    return run_reporting_errors(lambda: _config(args), args.debug)
+COMMANDS = {
+    "chat": Command("Chat with a model in the terminal.", add_chat_arguments, run_chat),
+    "complete": Command(
+        "Complete one prompt, and report time and memory.",
+        add_complete_arguments,
+        run_complete,
+    ),
+    "merge": Command(
+        "Join the shards of a checkpoint into one file.",
+        add_merge_arguments,
+        run_merge,
+        reads_config=False,
+    ),
+    "history": Command(
+        "List, search, export and delete conversations.",
+        add_history_commands,
+        run_history,
+    ),
+    "config": Command(
+        "Print all settings, as a config.toml.",
+        add_config_command_arguments,
+        run_config,
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``llama-cpu chat|complete|merge|history|config ...``"""
-    commands: dict[str, Callable[..., int]] = {
-        "chat": chat_main,
-        "complete": complete_main,
-        "merge": merge_main,
-        "history": history_main,
-        "config": config_main,
-    }
-    words = sys.argv[1:] if argv is None else list(argv)
-    if words and words[0] in commands:
-        return commands[words[0]](words[1:], prog=f"llama-cpu {words[0]}")
-    parser = Parser(prog="llama-cpu", description="LLaMA models on the CPU.")
-    parser.add_argument("command", choices=commands, help="see llama-cpu COMMAND --help")
+    """``llama-cpu COMMAND ...``. Returns the exit code."""
+    parser = Parser(prog="llama-cpu", description="Run LLaMA models on the CPU.")
     parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
-    parser.parse_args(words)
-    return EXIT_USER_ERROR
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        added = subparsers.add_parser(name, help=command.about, description=command.about)
+        _add_to(added, command)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        names = ", ".join(COMMANDS)
+        parser.error(unknown("command", words[0], COMMANDS, f"The commands are {names}."))
+    return _run(parser, words)
+
+
+def chat_main(argv: Sequence[str] | None = None) -> int:
+    """``python example_chat.py ...``: the same as ``llama-cpu chat``."""
+    return _run(command_parser("chat", "example_chat.py"), argv)
+
+
+def complete_main(argv: Sequence[str] | None = None) -> int:
+    """``python example_cpu.py PROMPT ...``: the same as ``llama-cpu complete``."""
+    return _run(command_parser("complete", "example_cpu.py"), argv)
+
+
+def merge_main(argv: Sequence[str] | None = None) -> int:
+    """``python merge_weights.py ...``: the same as ``llama-cpu merge``."""
+    return _run(command_parser("merge", "merge_weights.py"), argv)
+
+
+def command_parser(name: str, prog: str) -> Parser:
+    """A parser for the options of one command alone."""
+    parser = Parser(prog=prog, description=COMMANDS[name].about)
+    _add_to(parser, COMMANDS[name])
+    return parser
+
+
+def _add_to(parser: argparse.ArgumentParser, command: Command) -> None:
+    command.add_arguments(parser)
+    parser.set_defaults(command=command, command_parser=parser)
+
+
+def _run(parser: Parser, argv: Sequence[str] | None) -> int:
+    args = parser.parse_args(argv)
+
+    def work() -> int:
+        command: Command = args.command
+        if not command.reads_config:
+            return command.run(args)
+        return command.run(_with_user_defaults(parser, args, argv))
+
+    return run_reporting_errors(work, args.debug)
+
+
+def _with_user_defaults(
+    parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse the options again, with the values of config.toml as defaults.
+
+    Raises UserError if the file is broken.
+    """
+    config = read_config(getattr(args, "config", None), getattr(args, "no_config", False))
+    values = dict(config.values)
+    if getattr(args, "history", None):  # given on the command line, it overrides no_history
+        values.pop("no_history", None)
+    args.command_parser.set_defaults(**values, user_config=config)
+    return parser.parse_args(argv)
 
 
 def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
-    """Exit code of ``work``; what the user can put right is one sentence and exit code 2."""
+    """Call ``work`` and return its exit code.
+
+    A UserError becomes one line on standard error and exit code 2; any other error becomes one
+    line and exit code 1 or, with ``debug``, a traceback.
+    """
     warnings.showwarning = _show_warning
     prepare_for_torch()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no emoji, say
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack characters
         sys.stdout.reconfigure(errors="replace")
     try:
         return work()
@@ -120,10 +160,10 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     except (KeyboardInterrupt, Cancelled):
         print("Stopped.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe went away, for instance `| head`
+    except BrokenPipeError:  # the reader of a pipe has ended, as in `| head`
         _discard_output()
         return 0
-    except OSError as error:  # a full disk behind standard output
+    except OSError as error:  # for instance, standard output goes to a full disk
         if debug:
             traceback.print_exc()
         _print_error(f"{error.filename or 'The output'}: {reason(error)}.")
@@ -132,84 +172,30 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        _print_error(f"{type(error).__name__}: {error} (a fault of the program; --debug has more)")
+        _print_error(
+            f"{type(error).__name__}: {error} (a bug in llama_cpu; --debug prints a traceback)"
+        )
         return EXIT_PROGRAM_ERROR
 
 
 def _print_error(message: str) -> None:
-    """One line, whatever names from files are in it."""
+    """Print one line, even if a file name in the message contains line breaks."""
     print("Error: " + printable(message).replace("\n", "\u240a"), file=sys.stderr)
 
 
 def _discard_output() -> None:
-    """What is still to be written to standard output goes nowhere, instead of failing again."""
+    """Redirect standard output to the null device, so that flushing it does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print warnings for the user; hide those for programmers, such as deprecations."""
     if category is UserWarning:
         print(f"Note: {message}", file=sys.stderr)
-
-
-def _chat(args: argparse.Namespace, config: UserConfig) -> int:
-    # Textual draws on standard error, so that must be a terminal as well.
-    is_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-    run = _plain_chat if args.plain or not is_terminal else _chat_in_app
-    return run(args, config)
-
-
-def _chat_in_app(args: argparse.Namespace, config: UserConfig) -> int:
-    from llama_cpu.tui.preferences import preferences_from
-
-    preferences = preferences_from(config)  # first: loading may be a download
-    preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
-    from llama_cpu.chat.choose_model import model_chooser
-    from llama_cpu.chat.open_session import open_conversation, session_opener
-    from llama_cpu.loading.discovery import find_models
-    from llama_cpu.loading.plan import plan_from_arguments
-    from llama_cpu.tui.app import run_app
-    from llama_cpu.tui.screens.models import ModelSource
-
-    plan = plan_from_arguments(args)
-    folders = config.values.get("model_folders", [])
-    with open_conversation(args) as conversation:
-        open_session = session_opener(plan, args, conversation)
-        choose = model_chooser(args, plan, conversation)
-        models = ModelSource(lambda: find_models(folders), choose)
-        return run_app(plan, open_session, args.debug, preferences, models)
-
-
-def _plain_chat(args: argparse.Namespace, config: UserConfig) -> int:
-    from llama_cpu.chat.open_session import open_conversation
-    from llama_cpu.cli.plain_chat import run_plain_chat
-    from llama_cpu.loading.plan import plan_from_arguments
-
-    plan = plan_from_arguments(args)
-    with open_conversation(args) as conversation:
-        return run_plain_chat(plan, args, conversation)
-
-
-def _complete(args: argparse.Namespace, config: UserConfig) -> int:
-    from llama_cpu.cli.complete import run_complete
-    from llama_cpu.loading.plan import plan_from_arguments
-
-    asked = any(getattr(args, name) != config.values.get(name) for name in ("system", "template"))
-    if asked and not args.chat:
-        print("Note: --system and --template have no effect without --chat.", file=sys.stderr)
-    return run_complete(plan_from_arguments(args), args)
-
-
-def _config(args: argparse.Namespace) -> int:
-    from llama_cpu.settings.generation_settings import Settings
-    from llama_cpu.settings.user_config import ENTRIES, sample
-    from llama_cpu.tui.keys import actions, keys_of
-    from llama_cpu.tui.preferences import preferences_from
-
-    preferences = preferences_from(read_config(args.config, args.no_config))
-    defaults = {name: getattr(entry, "default", None) for name, entry in ENTRIES.items()}
-    keys = {
-        name: (keys_of(name, preferences.keymap), each.tooltip or each.description)
-        for name, each in actions().items()
-    }
-    print(sample(preferences.config, defaults | Settings().as_dict(), keys), end="")
-    return 0

@@ -1,4 +1,4 @@
-"""``merge_weights.py``: find the shards, ask before overwriting, say what was done."""
+"""``llama-cpu merge``: find the shards, ask before overwriting, write, and report."""
 
 import argparse
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_cpu.cli.merge_display import MergeDisplay
+from llama_cpu.cli.options import add_debug_argument
 from llama_cpu.errors import UserError
 from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
 from llama_cpu.system.fields import Fields
@@ -18,11 +18,11 @@ from llama_cpu.system.safe_reading import read_json, reason
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
 
-if TYPE_CHECKING:  # it brings PyTorch, which --help does not need
+if TYPE_CHECKING:  # it imports PyTorch, which --help does not need
     from llama_cpu.conversion.merge import Tensors, Written
 
-# How many shards a size has where Meta published it, and the model's width; 33B is the paper's
-# name for 30B.
+# Each published size: the number of shards, and the width (the dimension "dim"). The LLaMA paper
+# calls the 30B model 33B.
 SIZES = {
     "7B": (1, 4096),
     "13B": (2, 5120),
@@ -35,29 +35,30 @@ _WRITTEN = ("merged.pth", "model.safetensors", "consolidated.??.pth", "params.js
 
 
 def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument(
         "--model_size",
         metavar="SIZE",
-        help="7B, 13B, 30B, 33B, 65B, 70B or the name of another model's folder",
+        help="7B, 13B, 30B, 33B, 65B, 70B, or the name of another model's folder",
     )
     parser.add_argument(
         "--input_dir",
         type=Path,
         metavar="DIR",
-        help="the folder that holds 13B/, 30B/ and so on (default: LLaMA/, then this folder), or "
-        "the folder of one model; with --split, the model to cut (default: model/)",
+        help="folder that contains 13B/, 30B/ and so on (default: LLaMA/, then the current "
+        "folder), or the folder of one model; with --split, the model to split (default: model/)",
     )
     parser.add_argument(
         "--output_dir",
         type=Path,
         metavar="DIR",
-        help="where the result goes (default: model/; with --split N, model/split-N/)",
+        help="folder for the result (default: model/; with --split N, model/split-N/)",
     )
     parser.add_argument(
         "--tokenizer_dir",
         type=Path,
         metavar="DIR",
-        help="gets tokenizer.model, if it holds none (default: tokenizer/)",
+        help="folder that tokenizer.model is copied to, unless it has one (default: tokenizer/)",
     )
     dtype = parser.add_mutually_exclusive_group()
     for each in FORMATS:
@@ -72,22 +73,20 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("pth", "safetensors"),
         default="pth",
-        help="merged.pth (the default) or model.safetensors",
+        help="pth writes merged.pth (the default), safetensors writes model.safetensors",
     )
     parser.add_argument(
-        "--split", type=int, metavar="N", help="the other direction: cut a model into N shards"
+        "--split", type=int, metavar="N", help="the reverse: split a model into N shards"
     )
     parser.add_argument(
-        "--verify", action="store_true", help="read the result back and compare it with the shards"
+        "--verify", action="store_true", help="read the result back and compare it with the input"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite without asking")
-    parser.add_argument(
-        "--debug", action="store_true", help="show where in the program an error came from"
-    )
+    parser.add_argument("--force", action="store_true", help="overwrite files without asking")
+    add_debug_argument(parser)
 
 
 def run_merge(args: argparse.Namespace) -> int:
-    """Exit code 0, or 1 where the user did not want a file overwritten. Raises UserError."""
+    """Returns exit code 0, or 1 if the user declined to overwrite a file. Raises UserError."""
     if args.split is not None and not 1 <= args.split <= 100:
         raise UserError(f"--split is {args.split}, but must be from 1 to 100.")
     if args.split is not None and args.format != "pth":
@@ -95,8 +94,8 @@ def run_merge(args: argparse.Namespace) -> int:
     chosen: WeightFormat | None = args.weight_format
     if args.split is not None and chosen is not None and not chosen.can_be_split:
         raise UserError(
-            f"--split cannot write {chosen.label}, as a row's scale is not split; leave out "
-            f"{chosen.merge_switch}."
+            f"--split cannot write {chosen.label}, because the scales of rows are not split; "
+            f"leave out {chosen.merge_switch}."
         )
     source = _model_to_split(args) if args.split else find_shard_folder(args)
     output = args.output_dir or _default_output(args.split)
@@ -119,10 +118,12 @@ def run_merge(args: argparse.Namespace) -> int:
 
 
 def find_shard_folder(args: argparse.Namespace) -> Path:
-    """The folder of the one model that the arguments name. Raises UserError."""
+    """Find the folder of the model that the options name. Raises UserError."""
     size, given = args.model_size, args.input_dir
     if size is None and given is None:
-        raise UserError("Say which model: --model_size 13B, or --input_dir with its folder.")
+        raise UserError(
+            "No model was named; use --model_size 13B, or --input_dir with the model's folder."
+        )
     candidates = []
     if size is not None:
         parents = [given] if given is not None else [Path("LLaMA"), Path()]
@@ -130,14 +131,16 @@ def find_shard_folder(args: argparse.Namespace) -> Path:
     for folder in candidates:
         if (folder / "params.json").is_file():
             _check_shard_count(folder, size)
-            return folder
+            return Path(folder)
     if given is not None:
         candidates.append(given)
         if (given / "params.json").is_file():
             _check_is_that_size(given, size)
-            return given
+            return Path(given)
     looked_for = ", ".join(str(folder / "params.json") for folder in candidates)
-    raise UserError(f"No model was found (looked for {looked_for}); name its folder: --input_dir.")
+    raise UserError(
+        f"No model was found (looked for {looked_for}); name its folder with --input_dir."
+    )
 
 
 def _folder_names(size: str) -> list[str]:
@@ -148,7 +151,7 @@ def _folder_names(size: str) -> list[str]:
 
 
 def _check_is_that_size(folder: Path, size: str | None) -> None:
-    """A folder named by --input_dir may be any model's: see that it is the one of that size."""
+    """Make sure that the model in --input_dir, which may be any model, has the named size."""
     if size is None or folder.resolve().name.upper() in map(str.upper, _folder_names(size)):
         _check_shard_count(folder, size)
         return
@@ -163,8 +166,8 @@ def _check_is_that_size(folder: Path, size: str | None) -> None:
     wanted = SIZES[size.upper()][1]
     if dim != wanted:
         raise UserError(
-            f"{folder} holds a model of width {dim}, but {size} has {wanted}; name the right "
-            "--model_size, or none if you mean that model."
+            f"{folder} holds a model of width {dim}, but {size} has {wanted}; name the "
+            "right --model_size, or none if you mean that model."
         )
 
 
@@ -187,7 +190,7 @@ def _model_to_split(args: argparse.Namespace) -> Path:
         return find_shard_folder(args)
     folder: Path = args.input_dir or model_folder()
     if not (folder / "params.json").is_file():
-        raise UserError(f"{folder} holds no params.json; name the model to cut with --input_dir.")
+        raise UserError(f"{folder} holds no params.json; name the model to split with --input_dir.")
     return folder
 
 
@@ -198,7 +201,7 @@ def _default_output(split_count: int | None) -> Path:
 def _refuse_same_folder(source: Path, output: Path) -> None:
     if output.resolve() == source.resolve():
         raise UserError(
-            f"The output would go into the input's own folder, {source}; name another --output_dir."
+            f"The output would go into the input folder, {source}; name another --output_dir."
         )
 
 
@@ -215,13 +218,16 @@ def _open(source: Path, args: argparse.Namespace) -> "dict[str, Tensors]":
 
 
 def _refuse_other_weights(output: Path, files: Mapping[str, Any]) -> None:
-    """The loader takes merged.pth before shards before model.safetensors."""
+    """Refuse an output that would be ignored.
+
+    The loader prefers merged.pth to shards, and shards to model.safetensors.
+    """
     if "merged.pth" in files:
         return
     for path in [*output.glob("merged.pth"), *output.glob("consolidated.*.pth")]:
         if path.name not in files:
             raise UserError(
-                f"{path} is there already and would be loaded instead of {next(iter(files))}; "
+                f"{path} exists already and would be loaded instead of {next(iter(files))}; "
                 "move it away or name another --output_dir."
             )
 
@@ -235,7 +241,7 @@ def _may_overwrite(output: Path, files: Mapping[str, Any], params: bytes) -> boo
         return True
     names = " and ".join(map(str, existing))
     if not sys.stdin.isatty():
-        raise UserError(f"{names} would be overwritten; add --force if that is what you want.")
+        raise UserError(f"{names} would be overwritten; add --force to confirm.")
     try:
         return input(f"Overwrite {names}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:  # Ctrl+D
@@ -245,7 +251,7 @@ def _may_overwrite(output: Path, files: Mapping[str, Any], params: bytes) -> boo
 
 @contextmanager
 def _termination_cleans_up() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the work the way Ctrl+C does, through ``finally``."""
+    """Make SIGTERM and SIGHUP raise SystemExit, so that ``finally`` clauses run as with Ctrl+C."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -253,7 +259,7 @@ def _termination_cleans_up() -> Iterator[None]:
     names = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
-        numbers = []  # only there may handlers be set
+        numbers = []  # Python sets signal handlers in the main thread only
     before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
@@ -265,6 +271,8 @@ def _termination_cleans_up() -> Iterator[None]:
 def _write(
     files: "Mapping[str, Tensors]", params: bytes, output: Path, args: argparse.Namespace
 ) -> None:
+
+    from llama_cpu.cli.merge_display import MergeDisplay
     from llama_cpu.conversion.merge import total_bytes, write_model
 
     dtype = args.weight_format.operations.file_dtype if args.weight_format else None
@@ -287,21 +295,21 @@ def _report(written: "Written", paths: list[Path], peak: int, verified: bool) ->
     seconds = max(written.seconds, 1e-6)
     print(
         f"{names}: {written.size / 1e9:.2f} GB in {seconds:.2f} s "
-        f"({written.size / 1e6 / seconds:.0f} MB/s), {written.sync_seconds:.2f} s more until it "
-        f"was on the disk; anonymous memory at most {peak / 1e6:.0f} MB"
+        f"({written.size / 1e6 / seconds:.0f} MB/s), {written.sync_seconds:.2f} s more to sync it "
+        f"to disk; anonymous memory at most {peak / 1e6:.0f} MB"
         + ("; read back and compared: identical." if verified else ".")
     )
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Meta puts it beside the shards (Llama 2, 3) or into the folder above (LLaMA 1)."""
+    """Copy tokenizer.model, which is beside the shards (Llama 2, 3) or one folder up (LLaMA 1)."""
     if (folder / "tokenizer.model").exists():
         return
     for candidate in (source / "tokenizer.model", source.resolve().parent / "tokenizer.model"):
         if candidate.is_file():
             break
     else:
-        print(f"No tokenizer.model was found beside {source}; put it into {folder}.")
+        print(f"No tokenizer.model was found in or above {source}; copy it into {folder} yourself.")
         return
     try:
         remove_leftovers(folder, ["tokenizer.model"])

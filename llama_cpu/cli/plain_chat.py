@@ -4,7 +4,6 @@ import argparse
 import sys
 from threading import Event as Flag
 
-from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.session import ChatSession
@@ -12,21 +11,22 @@ from llama_cpu.cli.progress import load_with_progress
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Token, TurnsDropped
 from llama_cpu.history.rows import Gone
+from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.loading.demo_model import demo_notice
 from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.system.standard_input import read_line
 from llama_cpu.system.text import printable
 
 DELETED = (
-    "This conversation was deleted in another window; what was said here is kept as a new one."
+    "This conversation was deleted in another window; its messages are saved again as a new one."
 )
 
 
 def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, conversation: Conversation) -> int:
-    """One line in, one answer out, until the input ends.
+    """Read lines and print answers until the input ends.
 
-    The conversation is kept as the app's are. A line that cannot be answered is explained and the
-    chat goes on; the exit code, 0 or 2, says whether there was one.
+    The conversation is saved as in the app. If a line cannot be answered, the reason is printed
+    and the chat continues. Returns exit code 0 if all lines were answered, else 2.
     """
     session = load_with_progress(plan, session_opener(plan, args, conversation))
     if plan.is_demo:
@@ -36,7 +36,7 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, conversation: Conve
         while (line := _read_line()) is not None:
             if line.strip():
                 all_answered &= _answer(session, line)
-        session.keep_cache(unwatched, Flag())
+        session.save_cache(ignore_progress, Flag())
     finally:
         session.close()
     return 0 if all_answered else 2
@@ -49,13 +49,16 @@ def _read_line() -> str | None:
 
 
 def _answer(session: ChatSession, line: str) -> bool:
-    """Whether the line could be answered. Ctrl+C stops the answer, not the chat."""
+    """Answer one line and return whether that was possible.
+
+    Ctrl+C in a terminal stops the answer, not the chat.
+    """
     _add_user(session, line)
     problem = ""
     try:
         for event in session.answer(Flag()):
             if isinstance(event, TurnsDropped):
-                _note(f"The {event.count} oldest messages no longer fit in and were left out.")
+                _note(f"The {event.count} oldest messages no longer fit and were left out.")
             if isinstance(event, (Token, Finished)):
                 print(printable(event.text), end="", flush=True)
             if isinstance(event, Finished):
@@ -67,7 +70,7 @@ def _answer(session: ChatSession, line: str) -> bool:
         session.conversation.take_back()
         problem = str(error)
     print(flush=True)
-    _tell_trouble(session)
+    _report_trouble(session)
     if problem:
         print(f"Error: {printable(problem)}", file=sys.stderr)
     return not problem
@@ -79,10 +82,11 @@ def _add_user(session: ChatSession, line: str) -> None:
     except Gone:
         _note(DELETED)
         session.add_user(line)
-    _tell_trouble(session)
+    _report_trouble(session)
 
 
-def _tell_trouble(session: ChatSession) -> None:
+def _report_trouble(session: ChatSession) -> None:
+    """Say why the conversation cannot be saved, if so."""
     if trouble := session.conversation.take_trouble():
         _note(printable(trouble))
 

@@ -1,1 +1,1 @@
-"""A prompt to a stream of events: sampling, speculative decoding, detokenizer, timings."""
+"""From prompt token ids to a stream of events."""

@@ -1,4 +1,4 @@
-"""An answer as text while it is being generated, up to the first stop string."""
+"""Detokenizer: turns token ids into text while they are generated, up to the first stop string."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from llama_cpu.tokenization import StreamDecoder, Tokenizer
 
 
 class TextStream:
-    """Token ids in, text that is safe to show out.
+    """Takes token ids and returns text that is safe to show.
 
-    Held back are incomplete characters and whatever may yet turn out to be the beginning of a
-    stop string, so that no part of one is ever shown. ``text`` is all that was let out.
+    Incomplete characters and possible beginnings of a stop string are held back, so that no part of
+    a stop string is ever shown. ``text`` is all the text returned so far.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, stop_strings: Sequence[str], begun: Sequence[int] = ()
     ) -> None:
-        """``begun``: the tokens of a character that the text before ends in the middle of."""
+        """``begun``: the last tokens of the prompt, if it ends in the middle of a character."""
         self._decoder = StreamDecoder(tokenizer)
         for token_id in begun:
             self._decoder.push(token_id)
@@ -25,6 +25,7 @@ class TextStream:
         self.stopped = False  # a stop string was found; everything from it on is discarded
 
     def push(self, token_id: int) -> str:
+        """Take one token id and return the new text to show."""
         self._held += self._decoder.push(token_id)
         starts = [self._held.find(stop) for stop in self._stop_strings]
         found = [start for start in starts if start >= 0]
@@ -35,7 +36,7 @@ class TextStream:
         return self._let_out(len(self._held) - self._length_of_partial_stop())
 
     def flush(self) -> str:
-        """The rest, after the last token."""
+        """Return the text still held back, after the last token."""
         if not self.stopped:
             self._held += self._decoder.flush()
         return self._let_out(len(self._held))
@@ -46,7 +47,7 @@ class TextStream:
         return text
 
     def _length_of_partial_stop(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = max(map(len, self._stop_strings), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             end = self._held[-length:]
@@ -56,7 +57,7 @@ class TextStream:
 
 
 def whole_characters(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[str, list[int]]:
-    """The text up to its last whole character, and the last tokens if another has begun there."""
+    """The text up to the last complete character, and the tokens of an incomplete one."""
     decoder = StreamDecoder(tokenizer)
     text = ""
     begun: list[int] = []
@@ -67,9 +68,9 @@ def whole_characters(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[st
 
 
 def ids_of_text(tokenizer: Tokenizer, token_ids: list[int], text: str) -> list[int]:
-    """The ids as far as they stand for ``text``, with which their text begins.
+    """Truncate the ids to those of ``text``, which must be a prefix of their text.
 
-    Where a stop string began inside a token, what of the token came before is encoded anew.
+    If a stop string began inside a token, the part of the token before it is encoded again.
     """
     kept = list(token_ids)
     while kept and len(tokenizer.decode(kept)) > len(text):

@@ -1,6 +1,6 @@
-"""What the model's work tells those who watch it: a few small events, in the order they happen.
+"""The events of an answer, in the order in which they happen.
 
-One answer is: TurnsDropped?, Prefill+, Token*, Finished.
+One answer yields: TurnsDropped?, Prefill+, Token*, Finished.
 """
 
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from enum import Enum
 class StopReason(Enum):
     """Why an answer ended. The values appear in ``example_cpu.py --json``."""
 
-    END = "end"  # the model said so with one of its end tokens
+    END = "end"  # the model generated one of its end tokens
     STOP_STRING = "stop_string"
     LENGTH = "length"  # --max_gen_len tokens
     CONTEXT = "context"  # the context is full
-    STOPPED = "stopped"  # the user asked
-    FAILED = "failed"  # NaN or infinite logits, or the prompt cannot be answered
+    STOPPED = "stopped"  # the user stopped it
+    FAILED = "failed"  # NaN or infinite logits, or an unusable prompt
 
 
 @dataclass(frozen=True)
 class TurnsDropped:
-    """The oldest turns no longer fit into the context and were left out of the prompt."""
+    """The oldest turns no longer fit in the context and were left out of the prompt."""
 
-    count: int  # messages
+    count: int  # of messages
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """Progress of reading the prompt."""
+    """Progress of the prefill, which processes the prompt."""
 
-    reused: int  # prompt tokens that were in the KV cache already
+    reused: int  # prompt tokens found in the KV cache
     done: int  # prompt tokens computed so far
     total: int  # prompt tokens to compute
     seconds: float  # since the prefill began
@@ -40,9 +40,10 @@ class Token:
     """One generated token."""
 
     id: int
-    text: str  # what can be shown now: "" while a character or a stop string is incomplete
-    seconds: float  # since the token before, or since the prefill ended; shared evenly in a pass
-    drafted: bool = False  # proposed, and checked in the same pass as the token before
+    text: str  # new text to show: "" while a character or a stop string is incomplete
+    # Since the previous token or the end of the prefill; tokens of one pass share its time evenly.
+    seconds: float
+    drafted: bool = False  # an accepted draft token, verified in the same pass as the token before
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Finished:
     """The last event of every answer."""
 
     reason: StopReason
-    text: str = ""  # text that was held back and now is known to belong to the answer
-    message: str = ""  # one sentence for the user, where something went wrong
+    text: str = ""  # text that was held back because it could have begun a stop string
+    message: str = ""  # one sentence for the user if something went wrong
 
 
 Event = TurnsDropped | Prefill | Token | Finished

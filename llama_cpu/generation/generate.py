@@ -1,4 +1,4 @@
-"""From prompt ids to an answer, as a stream of events. Ids in, ids and text out; no chat here."""
+"""Generates an answer to prompt token ids, as a stream of events: prefill, then decode."""
 
 import math
 import time
@@ -25,7 +25,7 @@ _NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Where an answer ends at the latest."""
+    """What ends an answer: a number of tokens, end tokens, and stop strings."""
 
     max_gen_len: int
     end_ids: frozenset[int]
@@ -33,10 +33,10 @@ class Limits:
 
 
 class TextGenerator:
-    """A model with its cache and tokenizer. One answer at a time.
+    """A model with its KV cache and tokenizer; it generates one answer at a time.
 
-    With ``new_drafter``, called for each answer, up to ``longest_draft`` tokens are proposed and
-    checked in one pass; see llama_cpu.generation.speculative_decoding.
+    ``new_drafter`` is called for each answer. Its drafter proposes up to ``longest_draft`` tokens,
+    which one forward pass verifies; see llama_cpu.generation.speculative_decoding.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class TextGenerator:
         stop: Flag,
         begun: Sequence[int] = (),
     ) -> Iterator[Event]:
-        """Prefill what the cache lacks of the prompt, then one token after the other.
+        """Prefill the part of the prompt that is not in the cache, then generate tokens.
 
-        ``begun``: the prompt's last tokens, where it ends in the middle of a character.
-        Setting ``stop`` ends it within one token, or one layer of a long prefill.
+        ``begun``: the prompt's last tokens, if it ends in the middle of a character. Setting
+        ``stop`` ends the answer within one token, or within one layer during the prefill.
 
-        Raises UserError where the prompt does not fit into the context or is empty.
+        Raises UserError if the prompt is empty or does not fit in the context.
         """
         self._check_prompt(prompt_ids)
         try:
@@ -96,7 +96,7 @@ class TextGenerator:
         for first in range(reused, len(prompt_ids), self.model.prefill_chunk):
             chunk = prompt_ids[first : first + self.model.prefill_chunk]
             for layer, x in enumerate(self.model.layers(chunk, self.cache, stop), start=1):
-                last = x[-1:]  # token, and layer in the end
+                last = x[-1:]  # the last token's; after the loop, of the last layer
                 done = first - reused + len(chunk) * layer // n_layers
                 yield Prefill(reused, done, total, time.perf_counter() - began)
         return self.model.logits(last)[0]
@@ -128,7 +128,7 @@ class TextGenerator:
                 yield Finished(answer.reason, answer.stream.flush())
                 return
             draft = self._draft(drafter, answer) if drafter else []
-            # A draft model that was still reading the prompt makes no pass slower.
+            # Time in which a draft model only prefilled is not counted as part of the pass.
             pass_began = last if draft else time.perf_counter()
             try:
                 rows = self.model.forward(
@@ -139,7 +139,7 @@ class TextGenerator:
                 return
 
     def _draft(self, drafter: Drafter, answer: "_Answer") -> list[int]:
-        """What may come after the next token, as far as there is room for it."""
+        """Draft tokens for after the next one, as many as the limits and the context allow."""
         left = answer.limits.max_gen_len - answer.count - 1
         room = min(self.cache.max_seq_len - len(answer.context), left)
         count = min(self.draft_length.choose(), room)
@@ -147,7 +147,7 @@ class TextGenerator:
 
 
 class _Answer:
-    """The answer so far: what was sampled, and whether and why it ends there."""
+    """The answer so far, and the reason to end it, if any."""
 
     def __init__(
         self, prompt_ids: list[int], sampler: Sampler, limits: Limits, stream: TextStream
@@ -160,7 +160,7 @@ class _Answer:
         self._sampler = sampler
 
     def sample(self, rows: Tensor, draft: list[int]) -> list[tuple[int, str]]:
-        """Tokens with their texts, from the logits [1 + len(draft), vocab] of one pass.
+        """Sample tokens, with their texts, from the logits [1 + len(draft), vocab] of one pass.
 
         One more than were proposed rightly, or fewer where the answer ends.
         """

@@ -1,4 +1,4 @@
-"""From logits to a token."""
+"""Samples the next token from logits."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,21 @@ from torch import Tensor
 
 from llama_cpu.settings.generation_settings import RANGES, SETTINGS, require_allowed
 
-_CANDIDATES = 512  # how many of the best tokens are sorted before all of them have to be
+_CANDIDATES = 512  # how many of the best tokens are tried before the whole vocabulary is sorted
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. Raises UserError where a value is out of its range.
+    """How the next token is sampled. Raises UserError if a value is out of range.
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1
-    each do nothing. The order is that of transformers: penalty, temperature, top-k, top-p, min-p.
+    each have no effect. The order is that of transformers: penalty, temperature, top-k, top-p,
+    min-p.
     """
 
     temperature: float = 0.8
     top_k: int = 0  # only the k most probable tokens
-    top_p: float = 0.95  # only the fewest tokens that together reach p (arXiv:1904.09751)
+    top_p: float = 0.95  # only the smallest set of tokens that reaches p (arXiv:1904.09751)
     min_p: float = 0.0  # only tokens of at least p times the best one's probability (2407.01082)
     repetition_penalty: float = 1.0  # of tokens already in the context (arXiv:1909.05858)
     seed: int | None = None
@@ -31,7 +32,7 @@ class Sampling:
 
 
 class Sampler:
-    """Draws tokens for one answer; the same seed and logits give the same tokens."""
+    """Samples tokens; the same seed and logits give the same tokens."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -42,7 +43,10 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     def sample(self, logits: Tensor, context_ids: list[int]) -> int:
-        """logits: float32 [vocab], all finite; context_ids: prompt and answer so far."""
+        """Sample one token id.
+
+        ``logits``: float32 [vocab], all finite. ``context_ids``: the prompt and the answer so far.
+        """
         sampling = self.sampling
         if sampling.repetition_penalty != 1.0:
             logits = penalize_repetition(logits, context_ids, sampling.repetition_penalty)
@@ -53,7 +57,7 @@ class Sampler:
 
 
 def penalize_repetition(logits: Tensor, context_ids: list[int], penalty: float) -> Tensor:
-    """Positive logits of tokens in the context are divided by the penalty, negative multiplied."""
+    """Divide positive logits of tokens in the context by the penalty, multiply negative ones."""
     seen = torch.tensor(sorted(set(context_ids)), dtype=torch.int64)
     values = logits[seen]
     penalized = torch.where(values > 0, values / penalty, values * penalty)
@@ -61,8 +65,8 @@ def penalize_repetition(logits: Tensor, context_ids: list[int], penalty: float) 
 
 
 def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Probabilities (not normalised) and ids of the tokens that may be drawn, best first."""
-    # The greatest becomes 0, so that a tiny temperature makes no positive infinity.
+    """Unnormalised probabilities and ids of the tokens that may be sampled, best first."""
+    # The maximum becomes 0, so that a tiny temperature cannot produce infinity.
     scaled = (logits - logits.max()) / max(sampling.temperature, 1e-30)
     probabilities = torch.softmax(scaled, dim=-1)
     vocab = probabilities.shape[0]
@@ -70,7 +74,7 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     best, ids = probabilities.topk(count)
     if not sampling.top_k and count < vocab and not _cuts_tail(best, sampling):
         best, ids = probabilities.sort(descending=True)
-    total = float(best.sum()) if sampling.top_k else 1.0  # top-p looks at what top-k left
+    total = float(best.sum()) if sampling.top_k else 1.0  # top-p applies to what top-k has left
     if sampling.top_p < 1.0:
         before = best.cumsum(0) - best  # probability of all better tokens
         best = best[: max(1, int((before < sampling.top_p * total).sum()))]

@@ -1,11 +1,11 @@
-"""Tokens that are proposed before they are computed, to be checked several in one pass.
+"""Speculative decoding: a drafter proposes tokens, and one forward pass verifies several.
 
-A pass reads all weights, for one token or for some; checking a proposal of several tokens costs
-little more than the next token alone. Each row of the pass is sampled in turn as if the ones after
-it were not there, and a proposed token is kept if the sampled one is the same; with the first that
-differs the rest is thrown away. So every token is drawn from the model's own distribution, and the
-same random numbers are drawn for it: with the same seed the answer is the same with and without.
-(Leviathan et al., arXiv:2211.17192, for proposals that are certain of themselves.)
+A forward pass reads all weights, for one token as for several, so verifying a few draft tokens
+costs little more than computing the next token alone. Each row of logits is sampled in turn; a
+draft token is accepted if the sampled token is the same, and the first difference discards the rest
+of the draft. Every token is thus sampled from the model's own distribution with the same random
+numbers: for a given seed, the answer is the same with and without speculative decoding. (Leviathan
+et al., arXiv:2211.17192, for a deterministic drafter.)
 """
 
 from typing import Protocol
@@ -16,23 +16,23 @@ from llama_cpu.tokenization import Tokenizer
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on."""
+    """Proposes draft tokens."""
 
     def propose(self, context: list[int], count: int) -> list[int]:
-        """At most ``count`` ids that may follow ``context``, which only grows in an answer."""
+        """Propose at most ``count`` ids after ``context``, which only grows within an answer."""
 
 
 class LookupDrafter:
-    """What followed the last few tokens when they last occurred (prompt lookup decoding).
+    """Prompt lookup: proposes what followed the last few tokens when they last occurred.
 
-    Finds much where text is repeated: code that is changed, a text that is summed up.
+    Effective where text is repeated, as when code is edited or a text is summarised.
     """
 
-    LENGTH = 3  # tokens that have to be the same
+    LENGTH = 3  # number of tokens that must match
 
     def __init__(self) -> None:
-        self._read = self.LENGTH  # tokens of the context whose places are known
-        self._places: dict[tuple[int, ...], int] = {}  # what came after these tokens is where
+        self._read = self.LENGTH  # number of context tokens that are indexed
+        self._places: dict[tuple[int, ...], int] = {}  # index after these tokens
 
     def propose(self, context: list[int], count: int) -> list[int]:
         for place in range(self._read, len(context)):
@@ -43,16 +43,18 @@ class LookupDrafter:
             return []
         proposal: list[int] = []
         for place in range(start, start + count):
-            beyond = place - len(context)  # a text going round: what was just proposed comes again
+            beyond = place - len(
+                context
+            )  # past the end: the text repeats, so reuse the proposal itself
             proposal.append(context[place] if beyond < 0 else proposal[beyond])
         return proposal
 
 
 class ModelDrafter:
-    """What a smaller model with the same vocabulary would write, greedily.
+    """A draft model: a smaller model with the same vocabulary, decoded greedily.
 
-    It reads a long prompt a chunk at a time, and until then proposes nothing: the answer goes on
-    meanwhile and can be stopped.
+    It prefills a long prompt one chunk per call and proposes nothing until that is done, so that
+    the answer continues meanwhile and can be stopped.
     """
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:
@@ -73,25 +75,25 @@ class ModelDrafter:
 
 
 def vocabularies_differ(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether an id may stand for different texts."""
+    """Whether some id stands for different texts in the two vocabularies."""
     if one.n_tokens != other.n_tokens or one.special_tokens != other.special_tokens:
         return True
     return any(one.token_bytes(id_) != other.token_bytes(id_) for id_ in range(one.n_tokens))
 
 
 class DraftLength:
-    """How many tokens to propose: as many as are worth their time, by what was measured.
+    """Chooses the length of drafts that maximises tokens per second, from measurements.
 
-    ``acceptance`` is the chance that a proposed token is the right one, the ones before it being
-    right; costs are seconds of a pass by its number of rows. Both are running averages. Where
-    proposing does not pay it stops, and as the acceptance creeps back to its first guess it tries
-    again now and then.
+    ``acceptance`` estimates the probability that a draft token is accepted, given that the ones
+    before it were. Costs are seconds of a pass, by its number of rows. Both are running averages.
+    If drafts do not pay, they stop; the acceptance then drifts back to its first guess, so that
+    they are tried again from time to time.
     """
 
     FIRST_GUESS = 0.7
-    WEIGHT = 0.1  # of a new figure in an average
-    FORGETTING = 0.01  # of what was learnt, with each pass without a proposal
-    COST_OF_ROW = 0.05  # of a pass, until it is measured
+    WEIGHT = 0.1  # of a new measurement in a running average
+    FORGETTING = 0.01  # drift towards FIRST_GUESS with each pass without a draft
+    COST_OF_ROW = 0.05  # relative to a pass with one row, until it is measured
 
     def __init__(self, longest: int) -> None:
         self._lengths = [length for length in (1, 3, 7) if length < longest] + [longest]
@@ -99,7 +101,7 @@ class DraftLength:
         self.acceptance = self.FIRST_GUESS
 
     def choose(self) -> int:
-        """The number of tokens to propose now; 0 before the cost of a plain pass is known."""
+        """The number of tokens to propose now; 0 until a pass with one row was measured."""
         if 1 not in self._costs:
             return 0
         best = max([0, *self._lengths], key=self._tokens_a_second)
@@ -108,7 +110,7 @@ class DraftLength:
         return best
 
     def observe(self, proposed: int, accepted: int, seconds: float) -> None:
-        """A pass over ``proposed`` + 1 rows, what was proposed included in its ``seconds``."""
+        """Record a pass over ``proposed`` + 1 rows. ``seconds`` includes making the draft."""
         rows = proposed + 1
         before = self._costs.get(rows, seconds)
         self._costs[rows] = before + self.WEIGHT * (seconds - before)

@@ -1,4 +1,4 @@
-"""The time of every token of one answer, and the figures that people read off them."""
+"""The time of every token of one answer, and statistics of these times."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from llama_cpu.generation.events import Event, Prefill, Token
 
 @dataclass
 class Timings:
-    """Times in seconds; token counts of one answer.
+    """Times (in seconds) and token counts of one answer.
 
-    ``token_seconds`` has one entry per generated token, the end token included. The first is the
-    time to sample from the prompt's logits and is therefore short; what a person waits for the
+    ``token_seconds`` has one entry per generated token, including the end token. The first entry is
+    short, as it is only the time to sample from the prompt's logits; the time until a user sees the
     first token is ``time_to_first_token``.
     """
 
     reused_tokens: int = 0  # prompt tokens found in the KV cache
-    prompt_tokens: int = 0  # prompt tokens to be computed
-    prompt_done: int = 0  # of those, computed so far
+    prompt_tokens: int = 0  # prompt tokens to compute
+    prompt_done: int = 0  # prompt tokens computed so far
     prefill_seconds: float = 0.0
     token_seconds: list[float] = field(default_factory=list)
-    drafted_tokens: int = 0  # that were proposed and right, and so needed no pass of their own
+    drafted_tokens: int = 0  # accepted draft tokens, which needed no pass of their own
 
     def observe(self, event: Event) -> None:
-        """Take in one event of the answer."""
+        """Record one event of the answer."""
         if isinstance(event, Prefill):
             self.reused_tokens, self.prompt_tokens = event.reused, event.total
             self.prompt_done, self.prefill_seconds = event.done, event.seconds
@@ -33,7 +33,7 @@ class Timings:
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens a second."""
+        """Prompt tokens per second."""
         return self.prompt_done / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
@@ -46,13 +46,13 @@ class Timings:
 
     @property
     def decode_rate(self) -> float:
-        """Tokens a second after the first one."""
+        """Tokens per second, not counting the first one."""
         total = sum(self._decode_seconds)
         return len(self._decode_seconds) / total if total else 0.0
 
     @property
     def tokens_per_pass(self) -> float | None:
-        """Above 1 where proposed tokens were right."""
+        """Generated tokens per forward pass: above 1 if draft tokens were accepted."""
         count = len(self.token_seconds)
         return count / (count - self.drafted_tokens) if count else None
 

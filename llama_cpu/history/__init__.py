@@ -1,6 +1,6 @@
 """Conversations on disk, in one SQLite database.
 
-``rows``: what is in it. ``database``: opening it, its schema and its errors. ``tables``: the
-statements. ``writers``: whether the process that writes an answer still runs. ``search``: the
-index. ``store``: the verbs. ``transfer``: conversations as Markdown and JSON.
+``rows``: the data types. ``database``: opening, schema and errors. ``tables``: the statements.
+``writers``: whether the process that writes an answer still runs. ``search``: full-text search.
+``store``: the operations, in class History. ``transfer``: export and import.
 """

@@ -1,4 +1,4 @@
-"""The database file: opened, brought to this program's version, and its errors in sentences."""
+"""Opens the database file, migrates it to this version, and explains its errors."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from llama_cpu.errors import UserError
 from llama_cpu.system.safe_reading import reason
 
-# In the file's header, so that nothing is ever written into another program's database.
+# Stored in the file's header, so that another program's database is never written to.
 APPLICATION_ID = 0x6C6C616D
 BUSY_SECONDS = 10.0  # how long to wait for another process's transaction
 
-# Statements from one version to the next; what is released is never changed again. AUTOINCREMENT:
-# an id that one window still has must not become another conversation's after a deletion.
+# The statements from each version to the next; released ones never change. AUTOINCREMENT prevents
+# that the id of a deleted conversation, which another window may still show, is used again.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE conversations (
@@ -31,8 +31,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX conversations_leaf ON conversations (leaf)",
         "CREATE INDEX conversations_updated ON conversations (updated)",
         "CREATE TABLE writers (token TEXT PRIMARY KEY)",
-        # A parent is older than its children, so there are no cycles and ids are in order. It is
-        # no cascade that deletes a branch: SQLite gives up on those at a depth of 1000.
+        # A parent is older than its children, so there are no cycles and ids are in order. Branches
+        # are not deleted by a cascade, as SQLite limits its depth to 1000.
         """CREATE TABLE messages (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
@@ -60,19 +60,19 @@ _OTHER_FILE = "name another file with --history"
 _SENTENCES = {
     "file is not a database": f"{{path}} is not a database; {_OTHER_FILE}.",
     "malformed": "{path} is damaged; put a backup in its place, or " + _OTHER_FILE + ".",
-    "disk is full": "{path} could not be written, as the disk is full; make room on it.",
+    "disk is full": "{path} could not be written because the disk is full; make room on it.",
     "readonly database": f"{{path}} is write-protected; make it writable, or {_OTHER_FILE}.",
-    "unable to open": f"{{path}} cannot be opened; see that you may read and write it and its "
-    f"folder, or {_OTHER_FILE}.",
+    "unable to open": f"{{path}} cannot be opened; make sure that you may read and write it "
+    f"and its folder, or {_OTHER_FILE}.",
     "locked": "{path} has been in use by another program for too long; close that and try again.",
 }
 
 
 def connect(path: Path | None) -> sqlite3.Connection:
-    """An open database of this program's version, made where there is none; None: in memory.
+    """Open the database at ``path``, create or migrate it; None: a database in memory.
 
-    Raises UserError where the file cannot be opened or is of another program, of a newer version
-    of this one, or damaged; it is then as it was.
+    Raises UserError if the file cannot be opened, belongs to another program or to a newer version
+    of this one, or is damaged; it is unchanged then.
     """
     if path is not None:
         _make_file(path)
@@ -82,11 +82,12 @@ def connect(path: Path | None) -> sqlite3.Connection:
         )
         try:
             connection.row_factory = sqlite3.Row
-            # FULL syncs the write-ahead log with every transaction; NORMAL would sync it at
-            # checkpoints only, and a power cut take minutes of a conversation along. A transaction
-            # is a message sent or a second of an answer, so the few milliseconds do not matter.
+            # FULL syncs the write-ahead log with every transaction. NORMAL would sync it only at
+            # checkpoints, so that a power failure could lose minutes of a conversation. There is a
+            # transaction for each message and twice a second during an answer, so the few
+            # milliseconds do not matter.
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA fullfsync = ON")  # macOS: past the disk's own cache
+            connection.execute("PRAGMA fullfsync = ON")  # macOS: also flush the disk's own cache
             connection.execute("PRAGMA foreign_keys = ON")
             _migrate(connection, path)
             _use_write_ahead_log(connection)
@@ -97,21 +98,21 @@ def connect(path: Path | None) -> sqlite3.Connection:
 
 
 def true_path(path: Path) -> Path:
-    """One name for all processes that open this file, however they got to it. Raises UserError."""
+    """Resolve the path, so that all processes use one name for the file. Raises UserError."""
     try:
         return Path(os.path.realpath(path))
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise UserError(f"{path} cannot be a file ({reason(error)}); {_OTHER_FILE}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise UserError(f"{path} is not a valid path ({reason(error)}); {_OTHER_FILE}.") from error
 
 
 @contextlib.contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Turn what SQLite says of the file or the disk into a UserError."""
+    """Turn SQLite's errors about the file or the disk into a UserError."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        faults_of_ours = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError)
-        if isinstance(error, faults_of_ours):
+        own_bugs = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError)
+        if isinstance(error, own_bugs):
             raise
         for words, sentence in _SENTENCES.items():
             if words in str(error):
@@ -121,22 +122,25 @@ def explained(path: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of the block or nothing. It is for writing from the start: one that began by reading
-    could not wait for another process that writes."""
+    """Run the block as one transaction: all of it or nothing.
+
+    It takes the write lock at once, as a transaction that begins by reading cannot wait for
+    another process that writes.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # SQLite itself takes it back when the disk is full
+        if connection.in_transaction:  # SQLite rolls back by itself when the disk is full
             connection.execute("ROLLBACK")
         raise
 
 
 def _make_file(path: Path) -> None:
-    """Make the file and its folder; what people write is for nobody else's eyes.
+    """Create the file and its folder, readable only by the user.
 
-    A file that is there is not opened: closing it would take away the locks of another connection
+    An existing file is not opened, because closing it would release the locks of other connections
     that this process may have to it.
     """
     try:
@@ -146,11 +150,11 @@ def _make_file(path: Path) -> None:
         if not path.is_file():
             raise UserError(f"{path} is not a file; {_OTHER_FILE}.")
     except OSError as error:
-        raise UserError(f"{path} cannot be made ({reason(error)}); {_OTHER_FILE}.") from error
+        raise UserError(f"{path} cannot be created ({reason(error)}); {_OTHER_FILE}.") from error
 
 
 def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
-    with transaction(connection):  # another process may be at it, too
+    with transaction(connection):  # another process may try the same
         version = _version(connection, path)
         if version == len(MIGRATIONS):
             return
@@ -162,9 +166,9 @@ def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: Path | None) -> int:
-    """How many of the migrations the database has seen; 0: it is empty."""
+    """The number of migrations applied to the database; 0 if it is empty."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
         raise UserError(f"{_name(path)} is another program's database; {_OTHER_FILE}.")
@@ -177,10 +181,11 @@ def _version(connection: sqlite3.Connection, path: Path | None) -> int:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """Readers and a writer then do not wait for each other. Where the file system cannot do it,
-    SQLite goes on with its rollback journal, which is as safe.
+    """Turn on the write-ahead log, so that readers and a writer do not wait for each other.
 
-    It stays so in the file. For this change SQLite does not wait while others have it open.
+    If the file system does not support it, SQLite keeps using its rollback journal, which is as
+    safe. The mode is stored in the file. SQLite's busy timeout does not apply to this change, so
+    it is retried here while other processes have the file open.
     """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""A conversation and its messages as they are stored."""
+"""A conversation and its messages, as stored."""
 
 import datetime
 import json
@@ -18,66 +18,68 @@ _DERIVED_TITLE = 50
 
 
 class State(Enum):
-    """How far a message got. The values are in the database and in exported files."""
+    """The state of a message. The values appear in the database and in exported files."""
 
     COMPLETE = "complete"
-    WRITING = "writing"  # an answer that a running program is at
-    STOPPED = "stopped"  # ended before the model's own end: by the user or for want of room
-    CUT = "cut"  # the program ended while it was written
+    WRITING = "writing"  # an answer that a running process is generating
+    STOPPED = "stopped"  # ended by the user, or because a limit was reached
+    CUT = "cut"  # the process ended while it was generating the answer
 
 
 class Gone(UserError):
-    """A conversation or message is not there, or no longer: another window may have deleted it."""
+    """A conversation or message does not exist; another window may have deleted it."""
 
 
 @dataclass(frozen=True)
 class StoredConversation:
-    """A tree of messages, of which the line from the first one to ``leaf`` is shown.
+    """A tree of messages, of which one branch is shown: the line from the first to ``leaf``.
 
     Times are seconds since 1970, UTC.
     """
 
     id: int
-    title: str  # what the user called it, else the first words
-    title_is_own: bool  # the user's
-    model: str  # name of the model that was used last
-    settings: Mapping[str, Any]  # JSON values, as whoever created it gave them
+    title: str  # the user's, or the first words of the first message
+    title_is_own: bool  # whether the user chose the title
+    model: str  # name of the model used last
+    settings: Mapping[str, Any]  # JSON values
     created: float
-    updated: float  # when a message was last added or written to
-    leaf: int | None  # id of the message at the end; None where there are none
+    updated: float  # when a message was last added or changed
+    leaf: int | None  # id of the last message shown; None without messages
     message_count: int  # on all branches
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the model for an answer: the prompt read, then tokens. An answer that was
-    continued has several."""
+    """One run of the model for an answer: prefill, then decoding.
 
-    first: int  # its first token's place in ``token_seconds``
-    reused: int  # prompt tokens that were in the KV cache
-    computed: int  # the others
-    seconds: float  # that these took
-    drafted: int = 0  # generated tokens that needed no pass of their own
+    An answer that was continued has several runs.
+    """
+
+    first: int  # index of its first token in ``token_seconds``
+    reused: int  # prompt tokens found in the KV cache
+    computed: int  # prompt tokens computed
+    seconds: float  # of the prefill
+    drafted: int = 0  # generated tokens that were accepted drafts, without a pass of their own
 
 
 @dataclass(frozen=True)
 class StoredMessage:
-    """One message. Those with the same parent are alternatives: edits, or further answers.
+    """One message. Messages with the same parent are alternatives: edits, or other answers.
 
-    ``token_ids`` (of an answer: int32, without the end token) mean something only to ``model``'s
-    vocabulary. ``token_seconds`` and ``token_logprobs`` (float32, natural logarithms) have an
-    entry for every generated token or none at all; that may be more than there are ids, as an end
-    token or a stop string is not part of the answer. ``runs`` are missing where an older
-    version of this program wrote the answer.
+    ``token_ids`` (of an answer: int32, without the end token) belong to the vocabulary of
+    ``model``. ``token_seconds`` and ``token_logprobs`` (float32, natural logarithms) are empty or
+    have an entry for every generated token; these may be more than the ids, as an end token or a
+    stop string is not part of the answer. ``runs`` is empty if an older version of this program
+    wrote the answer.
     """
 
     id: int
-    conversation: int
+    conversation_id: int
     parent: int | None
     role: str  # one of ROLES
     text: str
     state: State
-    model: str  # of an answer: the model that gave it; else ""
+    model: str  # the model that generated an answer; else ""
     created: float
     token_ids: Sequence[int]
     token_seconds: Sequence[float]
@@ -88,7 +90,7 @@ class StoredMessage:
 def by_day(
     conversations: Iterable[StoredConversation],
 ) -> list[tuple[datetime.date, list[StoredConversation]]]:
-    """Conversations under the day, in local time, of their last message; the order stays."""
+    """Group conversations by the day, in local time, of their last change, keeping the order."""
 
     def day(conversation: StoredConversation) -> datetime.date:
         return datetime.datetime.fromtimestamp(conversation.updated).date()
@@ -97,7 +99,7 @@ def by_day(
 
 
 def first_words(text: str) -> str:
-    """A title for a conversation that begins with this text: one line of at most 50 characters."""
+    """Make a title of the beginning of a text: one line of at most 50 characters."""
     line = " ".join(text[:1000].split())
     if len(line) <= _DERIVED_TITLE:
         return line
@@ -107,40 +109,44 @@ def first_words(text: str) -> str:
 
 
 def one_line(title: str) -> str:
-    """A title as the user wrote it, without line breaks and not without end."""
+    """The user's title without line breaks, cut to LONGEST_TITLE."""
     return " ".join(title.split())[:LONGEST_TITLE].rstrip()
 
 
 def packed_ids(ids: Iterable[int]) -> bytes:
-    """Token ids as little-endian int32."""
+    """Pack token ids as little-endian int32."""
     return _little_endian(array("i", ids)).tobytes()
 
 
 def packed_figures(figures: Iterable[float]) -> bytes:
-    """One number a token as little-endian float32."""
+    """One number per token, as little-endian float32."""
     return _little_endian(array("f", figures)).tobytes()
 
 
 def unpacked_ids(data: bytes) -> Sequence[int]:
-    return _little_endian(array("i", data))
+    """Unpack what ``packed_ids`` made."""
+    ids: Sequence[int] = _little_endian(array("i", data))
+    return ids
 
 
 def unpacked_figures(data: bytes) -> Sequence[float]:
-    return _little_endian(array("f", data))
+    """Unpack what ``packed_figures`` made."""
+    figures: Sequence[float] = _little_endian(array("f", data))
+    return figures
 
 
 def packed_runs(runs: Iterable[Run]) -> str:
-    """JSON: a list of objects with the fields' names."""
+    """Pack runs as JSON: a list of objects with the names of the fields."""
     return json.dumps([asdict(run) for run in runs])
 
 
 def unpacked_runs(text: str) -> Sequence[Run]:
-    """Fields that a later version of this program may have added are left out."""
+    """Unpack runs; fields added by a later version of this program are ignored."""
     names = [field.name for field in fields(Run)]
     return tuple(Run(*(values[name] for name in names)) for values in json.loads(text))
 
 
-def _little_endian(numbers: array) -> array:
+def _little_endian(numbers: "array[Any]") -> "array[Any]":
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers

@@ -1,6 +1,6 @@
-"""Search over the text of messages and the titles of conversations.
+"""Full-text search over messages and titles.
 
-The index can be made again from what it indexes, and is, where it is not kept by triggers.
+Triggers keep the index up to date. If they are missing, the index is rebuilt from the tables.
 """
 
 import re
@@ -10,31 +10,31 @@ from dataclasses import dataclass
 
 from llama_cpu.history.database import transaction
 
-# Name of the index, table and column that it is over.
+# The name of each index, and the table and column that it covers.
 _INDEXES = (("text_index", "messages", "text"), ("title_index", "conversations", "title"))
 _MOST_WORDS, _LONGEST_WORD = 32, 100
-# Writing without spaces between words, of which the index knows only where it begins: Thai to
-# Khmer, Chinese and Japanese.
+# Scripts without spaces between words (Thai to Khmer, Chinese, Japanese), in which the index would
+# find only the beginning of a text.
 _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-_AROUND = 40  # characters of a snippet before and after the word that was found
+_AROUND = 40  # characters of an excerpt before and after the word found
 
 
 @dataclass(frozen=True)
 class Found:
-    """A conversation that has the words: in its title, or else in a message and around there."""
+    """A search result. ``message_id`` is None if only the title matches."""
 
-    conversation: int
-    message: int | None
+    conversation_id: int
+    message_id: int | None
     snippet: str
 
 
 def prepare_index(connection: sqlite3.Connection) -> bool:
-    """Have the index kept from now on; False where this SQLite has no FTS5.
+    """Make sure that the index is kept up to date; returns False if SQLite has no FTS5.
 
-    One without FTS5 would fail in the triggers of one that has it, and so drops them; the next
-    one that has it finds them missing and builds the index anew.
+    The triggers fail in an SQLite without FTS5, which therefore drops them. The next SQLite with
+    FTS5 finds them missing and rebuilds the index.
     """
     has_fts5 = _has_fts5(connection)
     if has_fts5 == _has_triggers(connection):
@@ -44,7 +44,7 @@ def prepare_index(connection: sqlite3.Connection) -> bool:
             for name, _, _ in _INDEXES:
                 for event in ("insert", "delete", "update"):
                     connection.execute(f"DROP TRIGGER IF EXISTS {name}_{event}")
-        elif not _has_triggers(connection):  # nor did another process just make them
+        elif not _has_triggers(connection):  # another process may have just created them
             for name, table, column in _INDEXES:
                 _make_index(connection, name, table, column)
     return has_fts5
@@ -65,8 +65,10 @@ def _has_triggers(connection: sqlite3.Connection) -> bool:
 
 
 def _make_index(connection: sqlite3.Connection, name: str, table: str, column: str) -> None:
-    """An index that reads the text itself from the table (sqlite.org/fts5.html, external content):
-    it must be told exactly what was there before."""
+    """Create an external-content index (sqlite.org/fts5.html), which reads the text from the table.
+
+    Its triggers must pass it the exact old text when a row changes.
+    """
     add = f"INSERT INTO {name} (rowid, {column}) VALUES (new.id, new.{column});"
     remove = (
         f"INSERT INTO {name} ({name}, rowid, {column}) VALUES ('delete', old.id, old.{column});"
@@ -84,8 +86,10 @@ def _make_index(connection: sqlite3.Connection, name: str, table: str, column: s
 
 
 def find(connection: sqlite3.Connection, has_index: bool, text: str, limit: int) -> list[Found]:
-    """Conversations with all words of ``text`` in one message or in the title, those written to
-    last first. The last word may be the beginning of one. No text is wrong."""
+    """Conversations with all words of ``text`` in one message or in the title, newest first.
+
+    The last word may be a prefix. Any text is a valid query.
+    """
     words = [word[:_LONGEST_WORD] for word in _clean(text).split()[:_MOST_WORDS]]
     if not words:
         return []
@@ -96,13 +100,12 @@ def find(connection: sqlite3.Connection, has_index: bool, text: str, limit: int)
 
 
 def _clean(text: str) -> str:
-    """Without what SQLite cannot take: a zero character ends its strings, a half of a surrogate
-    pair has no UTF-8."""
+    """Replace what SQLite cannot store: null characters and lone surrogates."""
     return text.encode(errors="replace").decode().replace("\0", " ")
 
 
 def _find_in_index(connection: sqlite3.Connection, words: Sequence[str], limit: int) -> list[Found]:
-    # In quotes a word is only that, also if it is one of FTS5's own (NEAR, OR, a column's name).
+    # Quotes turn FTS5's keywords (NEAR, OR, column names) into ordinary words.
     query = " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
     titles = "id IN (SELECT rowid FROM title_index WHERE title_index MATCH ?)"
     texts = "messages.id IN (SELECT rowid FROM text_index WHERE text_index MATCH ?)"
@@ -134,8 +137,10 @@ def _find_by_reading(
 def _newest(
     connection: sqlite3.Connection, titles: str, texts: str, values: Sequence[str], limit: int
 ) -> list[tuple[int, int | None]]:
-    """Ids of conversations, each with its newest message that meets the condition ``texts``, or
-    None where only the title does."""
+    """Ids of conversations, each with the id of its newest message that meets ``texts``.
+
+    The message's id is None if only the title matches. ``titles``, ``texts``: SQL conditions.
+    """
     query = f"""
         SELECT conversations.id, message FROM conversations LEFT JOIN (
             SELECT conversation, max(messages.id) AS message FROM messages WHERE {texts}

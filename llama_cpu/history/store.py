@@ -1,4 +1,4 @@
-"""The verbs on conversations: what they change is on the disk when they return."""
+"""The history: reads and changes conversations. A change is on disk when its method returns."""
 
 import contextlib
 import json
@@ -30,19 +30,19 @@ from llama_cpu.history.writers import Writers
 class History:
     """All conversations in one database, which several processes may have open.
 
-    Any thread may call any method; they take turns. A method that writes waits for the disk, some
-    milliseconds as a rule, and for other processes up to ten seconds, so that an app saves an
-    answer as it grows from a thread and not from its event loop. An answer must be given its last
-    state (``save_answer``) however it ends; if the process ends instead, all others see it cut.
+    Methods may be called from any thread; a lock serialises them. A method that writes waits for
+    the disk, usually a few milliseconds, and up to ten seconds for other processes. An app should
+    therefore save a growing answer from a worker thread, not from its event loop. Every answer
+    must get a final state (``save_answer``), however it ends; if the process dies first, other
+    processes mark the answer as cut.
 
-    Every method raises UserError where the database cannot be read or written (a full disk, a
-    damaged file): nothing was changed then, and the same call may be made again later, as
-    ``save_answer`` always saves the whole answer. Where a conversation or message is not there,
-    or no longer, that error is Gone.
+    Every method raises UserError if the database cannot be read or written (a full disk, a damaged
+    file). Nothing has changed then, and the same call may be repeated later: ``save_answer`` always
+    saves the whole answer. If a conversation or message does not exist, the error is Gone.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """``path``: the database, made where it is not there; None: in memory, gone with it.
+        """Open the database at ``path`` and create it if needed. None: a database in memory.
 
         Raises UserError as ``connect`` does.
         """
@@ -54,14 +54,14 @@ class History:
         try:
             with explained(path):
                 self._has_index = prepare_index(self._connection)
-                self._cut_answers_of_the_dead()
+                self._cut_answers_of_dead_writers()
         except BaseException:
             self._connection.close()
             raise
 
     @property
     def file(self) -> Path | None:
-        """The database; None: it is in memory."""
+        """The database file; None if the database is in memory."""
         return self._path
 
     def __enter__(self) -> "History":
@@ -71,7 +71,7 @@ class History:
         self.close()
 
     def close(self) -> None:
-        """Close the database; answers that this process has not ended are cut."""
+        """Close the database. Unfinished answers of this process are marked as cut."""
         with self._lock:
             if self._closed:
                 return
@@ -85,7 +85,7 @@ class History:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Several calls as one change: all of it or, where one of them fails, nothing."""
+        """Run several calls as one transaction: if one of them fails, nothing changes."""
         with self._writing():
             yield
 
@@ -94,62 +94,67 @@ class History:
     def create(
         self, model: str = "", settings: Mapping[str, Any] | None = None, title: str = ""
     ) -> StoredConversation:
-        """A conversation without messages. Without a title the first words of the user's first
-        message will be it. ``settings``: anything that JSON can hold."""
+        """Create a conversation without messages.
+
+        Without a ``title``, the first words of the first user message become the title.
+        ``settings``: anything that JSON can represent.
+        """
         now = time.time()
         own = one_line(title)
         new = StoredConversation(0, own, bool(own), model, settings or {}, now, now, None, 0)
         with self._writing():
             return self.get(tables.insert_conversation(self._connection, new))
 
-    def get(self, conversation: int) -> StoredConversation:
-        """Raises Gone."""
+    def get(self, conversation_id: int) -> StoredConversation:
+        """Return one conversation. Raises Gone."""
         with self._reading():
-            return tables.get_conversation(self._connection, conversation)
+            return tables.get_conversation(self._connection, conversation_id)
 
     def conversations(self, limit: int = -1) -> list[StoredConversation]:
-        """All of them, or the first ``limit``, the one that was written to last first (see
-        ``rows.by_day``)."""
+        """Return all conversations, or the first ``limit``, most recently updated first.
+
+        ``rows.by_day`` groups them.
+        """
         with self._reading():
             return tables.get_conversations(self._connection, limit)
 
     def latest(self) -> StoredConversation | None:
-        """The conversation that was written to last; None where there is none."""
+        """Return the most recently updated conversation; None if there are no conversations."""
         with self._reading():
             return next(iter(tables.get_conversations(self._connection, limit=1)), None)
 
-    def rename(self, conversation: int, title: str) -> StoredConversation:
-        """Give it a title; a blank one brings the first words back. Raises Gone."""
+    def rename(self, conversation_id: int, title: str) -> StoredConversation:
+        """Set the title; a blank one restores the title made of the first words. Raises Gone."""
         own = one_line(title)
         with self._writing():
             self._connection.execute(
                 "UPDATE conversations SET title = ?, title_is_own = ? WHERE id = ?",
-                (tables.stored(own), bool(own), conversation),
+                (tables.storable(own), bool(own), conversation_id),
             )
-            tables.derive_title(self._connection, conversation)
-            return self.get(conversation)
+            tables.derive_title(self._connection, conversation_id)
+            return self.get(conversation_id)
 
     def set_model(
-        self, conversation: int, model: str, settings: Mapping[str, Any]
+        self, conversation_id: int, model: str, settings: Mapping[str, Any]
     ) -> StoredConversation:
-        """Remember which model goes on with it, and how. Raises Gone."""
+        """Store the model that the conversation uses now, and its settings. Raises Gone."""
         with self._writing():
             self._connection.execute(
                 "UPDATE conversations SET model = ?, settings = ? WHERE id = ?",
-                (tables.stored(model), json.dumps(settings), conversation),
+                (tables.storable(model), json.dumps(settings), conversation_id),
             )
-            return self.get(conversation)
+            return self.get(conversation_id)
 
-    def delete(self, conversation: int) -> None:
-        """Delete it with all its messages. Raises Gone."""
+    def delete(self, conversation_id: int) -> None:
+        """Delete a conversation with all its messages. Raises Gone."""
         with self._writing():
-            self.get(conversation)
-            self._connection.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
+            self.get(conversation_id)
+            self._connection.execute("DELETE FROM conversations WHERE id = ?", (conversation_id,))
 
-    def duplicate(self, conversation: int) -> StoredConversation:
-        """The same conversation with all branches once more, as the newest. Raises Gone."""
+    def duplicate(self, conversation_id: int) -> StoredConversation:
+        """Copy a conversation with all its branches; the copy is the newest one. Raises Gone."""
         with self._writing():
-            original, messages = self.tree(conversation)
+            original, messages = self.tree(conversation_id)
             now = time.time()
             title = one_line(f"{original.title} (copy)")
             copy = replace(original, title=title, title_is_own=True, created=now, updated=now)
@@ -158,104 +163,114 @@ class History:
     def add_copy(
         self, conversation: StoredConversation, messages: Iterable[StoredMessage]
     ) -> StoredConversation:
-        """Add a conversation from elsewhere, with ids of its own; parents come before children.
+        """Add a conversation from elsewhere under new ids; parents must precede their children.
 
-        An answer that is still being written there is a cut one here.
+        An answer that is still being written in the original is stored as cut.
         """
         with self._writing():
-            copy = tables.insert_conversation(self._connection, conversation)
+            copy_id = tables.insert_conversation(self._connection, conversation)
             ids: dict[int | None, int | None] = {None: None}
             for message in messages:
                 own = replace(
                     message,
-                    conversation=copy,
+                    conversation_id=copy_id,
                     parent=ids[message.parent],
                     state=State.CUT if message.state is State.WRITING else message.state,
                 )
                 ids[message.id] = tables.insert_message(self._connection, own, writer=None)
-            tables.set_leaf(self._connection, copy, ids[conversation.leaf])
-            return self.get(copy)
+            tables.set_leaf(self._connection, copy_id, ids[conversation.leaf])
+            return self.get(copy_id)
 
     def search(self, words: str, limit: int = 100) -> list[tuple[StoredConversation, Found]]:
-        """Conversations with these words in a message or the title, the one that was written to
-        last first.
+        """Return the conversations that contain these words, most recently updated first.
 
-        All words must be there; of the last one its beginning is enough. Any text will do.
+        All words must occur in one message or in the title; the last word may be a prefix. Any
+        text is a valid query.
         """
         with self._snapshot():
             found = find(self._connection, self._has_index, words, limit)
-            return [(self.get(each.conversation), each) for each in found]
+            return [(self.get(each.conversation_id), each) for each in found]
 
     # Messages
 
-    def path(self, conversation: int, leaf: int | None = None) -> list[StoredMessage]:
-        """The messages from the first one to ``leaf``, or to the conversation's current one.
+    def path(self, conversation_id: int, leaf: int | None = None) -> list[StoredMessage]:
+        """Return the messages from the first one to ``leaf``, by default the current leaf.
 
         Raises Gone.
         """
         with self._snapshot():
-            current = self.get(conversation).leaf
+            current = self.get(conversation_id).leaf
             if leaf is not None:
-                tables.require_message(self._connection, conversation, leaf)
+                tables.require_message(self._connection, conversation_id, leaf)
                 current = leaf
             return tables.get_line(self._connection, current)
 
-    def tree(self, conversation: int) -> tuple[StoredConversation, list[StoredMessage]]:
-        """The conversation and its messages on all branches, parents before children.
+    def tree(self, conversation_id: int) -> tuple[StoredConversation, list[StoredMessage]]:
+        """Return the conversation and the messages on all branches, parents before children.
 
         Raises Gone.
         """
         with self._snapshot():
-            return self.get(conversation), tables.get_tree(self._connection, conversation)
+            return (
+                self.get(conversation_id),
+                tables.get_tree(self._connection, conversation_id),
+            )
 
-    def message(self, message: int) -> StoredMessage:
-        """Raises Gone."""
+    def message(self, message_id: int) -> StoredMessage:
+        """Return one message. Raises Gone."""
         with self._snapshot():
-            return tables.get_message(self._connection, message)
+            return tables.get_message(self._connection, message_id)
 
-    def siblings(self, conversation: int) -> dict[int, tuple[int, ...]]:
-        """For every message that has alternatives: all their ids, its own among them, the oldest
-        first."""
+    def siblings(self, conversation_id: int) -> dict[int, tuple[int, ...]]:
+        """Map the id of every message that has alternatives to the ids of all of them.
+
+        The ids include the message's own, and the oldest comes first.
+        """
         groups: dict[int | None, list[int]] = {}
         query = "SELECT id, parent FROM messages WHERE conversation = ? ORDER BY id"
         with self._reading():
-            for id, parent in self._connection.execute(query, (conversation,)):
+            for id, parent in self._connection.execute(query, (conversation_id,)):
                 groups.setdefault(parent, []).append(id)
         return {id: tuple(group) for group in groups.values() if len(group) > 1 for id in group}
 
     def add_message(
-        self, conversation: int, parent: int | None, role: str, text: str
+        self, conversation_id: int, parent: int | None, role: str, text: str
     ) -> StoredMessage:
-        """Add a whole message after ``parent`` (None: as a first one) and make it the current one.
+        """Add a complete message after ``parent`` and make it the leaf. Raises Gone.
 
-        Beside other messages of that parent it is an alternative: that is how a message is edited
-        and the conversation branched. Raises Gone.
+        ``parent``: None for a first message. If the parent already has children, the new message
+        is an alternative to them: this is how messages are edited and conversations branch.
         """
-        return self._add(conversation, parent, role, text, State.COMPLETE, "")
+        return self._add(conversation_id, parent, role, text, State.COMPLETE, "")
 
-    def begin_answer(self, conversation: int, parent: int | None, model: str) -> StoredMessage:
-        """Add an empty answer to ``parent``, which this process writes. Raises Gone.
+    def begin_answer(self, conversation_id: int, parent: int | None, model: str) -> StoredMessage:
+        """Add an empty answer to ``parent``, to be written by this process. Raises Gone.
 
-        None: it comes first, as one that was imported may.
+        ``parent``: None if the answer comes first, as it may in an imported conversation.
         """
-        return self._add(conversation, parent, "assistant", "", State.WRITING, model)
+        return self._add(conversation_id, parent, "assistant", "", State.WRITING, model)
 
-    def continue_answer(self, message: int) -> StoredMessage:
-        """Write on at an answer that has ended. Raises Gone, and UserError where it is being
-        written."""
+    def continue_answer(self, message_id: int) -> StoredMessage:
+        """Reopen a finished answer for writing by this process.
+
+        Raises Gone, and UserError if the answer is being written now.
+        """
         with self._writing():
-            self._cut_answers_of_the_dead()
-            if self.message(message).state is State.WRITING:
-                raise UserError("This answer is being written now, perhaps in another window.")
+            self._cut_answers_of_dead_writers()
+            if self.message(message_id).state is State.WRITING:
+                raise UserError(
+                    "This answer is being written now, perhaps in another window; wait until it "
+                    "has ended."
+                )
             self._connection.execute(
                 "UPDATE messages SET state = 'writing', writer = ? WHERE id = ?",
-                (self._writers.own(), message),
+                (self._writers.own(), message_id),
             )
-            return self.message(message)
+            return self.message(message_id)
 
     def save_answer(
         self,
-        message: int,
+        message_id: int,
         text: str,
         token_ids: Sequence[int],
         token_seconds: Sequence[float] = (),
@@ -263,14 +278,14 @@ class History:
         state: State = State.WRITING,
         runs: Sequence[Run] = (),
     ) -> None:
-        """Save all that there is of an answer that this process writes.
+        """Save the whole answer so far; it must be one that this process is writing.
 
-        Raises Gone, also where another window has taken over.
+        Raises Gone if the answer was deleted or another process has taken it over.
         """
         with self._writing():
             own = self._writers.own()
             values = {
-                "text": tables.stored(text),
+                "text": tables.storable(text),
                 "token_ids": packed_ids(token_ids),
                 "token_seconds": packed_figures(token_seconds),
                 "token_logprobs": packed_figures(token_logprobs),
@@ -282,45 +297,49 @@ class History:
             changed = self._connection.execute(
                 f"UPDATE messages SET {setting} "
                 "WHERE id = :message AND (messages.writer IS NULL OR messages.writer = :own)",
-                {**values, "message": message, "own": own},
+                {**values, "message": message_id, "own": own},
             )
             if not changed.rowcount:
                 raise Gone("The answer can no longer be saved: another window has deleted it.")
             self._connection.execute(
                 "UPDATE conversations SET updated = ? "
                 "WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
-                (time.time(), message),
+                (time.time(), message_id),
             )
 
-    def choose(self, message: int) -> StoredConversation:
-        """Make the newest message after this one, on any branch, the current one. Raises Gone."""
-        with self._writing():
-            row = self.message(message)
-            leaf = tables.newest_on_branch(self._connection, row)
-            tables.set_leaf(self._connection, row.conversation, leaf)
-            return self.get(row.conversation)
+    def choose(self, message_id: int) -> StoredConversation:
+        """Show the branch through this message: its newest descendant becomes the leaf.
 
-    def delete_message(self, message: int) -> StoredConversation:
-        """Delete a message and all that follow it on any branch.
-
-        Where the current one was among them, the newest message that follows the same parent is
-        the current one then, or that parent itself. Raises Gone.
+        Raises Gone.
         """
         with self._writing():
-            row = self.message(message)
-            before = self.get(row.conversation)
-            tables.delete_branch(self._connection, row)
-            after = self.get(row.conversation)
-            if after.leaf != before.leaf:  # which the database has emptied
-                leaf = tables.newest_of(self._connection, row.conversation)
-                if row.parent is not None:
-                    leaf = tables.newest_on_branch(self._connection, self.message(row.parent))
-                tables.set_leaf(self._connection, row.conversation, leaf)
-            return self.get(row.conversation)
+            message = self.message(message_id)
+            leaf = tables.newest_on_branch(self._connection, message)
+            tables.set_leaf(self._connection, message.conversation_id, leaf)
+            return self.get(message.conversation_id)
+
+    def delete_message(self, message_id: int) -> StoredConversation:
+        """Delete a message and all its descendants. Raises Gone.
+
+        If the leaf was among them, the newest remaining descendant of the message's parent becomes
+        the leaf, or the parent itself.
+        """
+        with self._writing():
+            message = self.message(message_id)
+            before = self.get(message.conversation_id)
+            tables.delete_branch(self._connection, message)
+            after = self.get(message.conversation_id)
+            if after.leaf != before.leaf:  # the database has set it to NULL
+                leaf = tables.newest_of(self._connection, message.conversation_id)
+                if message.parent is not None:
+                    parent = self.message(message.parent)
+                    leaf = tables.newest_on_branch(self._connection, parent)
+                tables.set_leaf(self._connection, message.conversation_id, leaf)
+            return self.get(message.conversation_id)
 
     def _add(
         self,
-        conversation: int,
+        conversation_id: int,
         parent: int | None,
         role: str,
         text: str,
@@ -328,46 +347,50 @@ class History:
         model: str,
     ) -> StoredMessage:
         now = time.time()
-        new = StoredMessage(0, conversation, parent, role, text, state, model, now, (), (), ())
+        new = StoredMessage(0, conversation_id, parent, role, text, state, model, now, (), (), ())
         with self._writing():
-            self.get(conversation)
+            self.get(conversation_id)
             if parent is not None:
-                tables.require_message(self._connection, conversation, parent)
+                tables.require_message(self._connection, conversation_id, parent)
             writer = self._writers.own() if state is State.WRITING else None
             id = tables.insert_message(self._connection, new, writer)
             self._connection.execute(
                 "UPDATE conversations SET updated = ?, leaf = ? WHERE id = ?",
-                (now, id, conversation),
+                (now, id, conversation_id),
             )
             if role == "user":
-                tables.derive_title(self._connection, conversation)
+                tables.derive_title(self._connection, conversation_id)
             return self.message(id)
 
-    # A thread's turn
+    # Locks and transactions
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """One query, or some within a transaction."""
+        """For a single query, or several within a transaction."""
         with self._lock, explained(self._path):
             yield
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
-        """Several queries that see the database as it is at one moment, and states of messages."""
+        """For several queries that must see the same state of the database.
+
+        Answers whose writers have died are marked as cut first.
+        """
         with self._reading():
             if self._connection.in_transaction:
                 yield
                 return
-            self._cut_answers_of_the_dead()
+            self._cut_answers_of_dead_writers()
             self._connection.execute("BEGIN")
             try:
                 yield
             finally:
-                if self._connection.in_transaction:  # not if SQLite gave up on a damaged file
+                if self._connection.in_transaction:  # SQLite ends it itself on a damaged file
                     self._connection.execute("COMMIT")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
+        """For changes: one transaction, or part of the enclosing one."""
         with self._reading():
             if self._connection.in_transaction:
                 yield
@@ -375,7 +398,7 @@ class History:
             with transaction(self._connection):
                 yield
 
-    def _cut_answers_of_the_dead(self) -> None:
+    def _cut_answers_of_dead_writers(self) -> None:
         if dead := self._writers.dead():
             with self._writing():
                 self._writers.cut_answers_of(dead)

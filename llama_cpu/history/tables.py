@@ -1,4 +1,4 @@
-"""The statements on the tables, each within the caller's transaction."""
+"""The SQL statements, each executed in the caller's transaction."""
 
 import json
 import sqlite3
@@ -22,25 +22,25 @@ from llama_cpu.history.rows import (
 _CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
     (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
     FROM conversations"""
-# A message and all that follow it on any branch.
+# A message and its descendants on all branches.
 _BRANCH = """WITH RECURSIVE branch (id) AS (
     SELECT id FROM messages WHERE id = :message UNION ALL
     SELECT messages.id FROM branch JOIN messages
     ON messages.conversation = :conversation AND messages.parent = branch.id)"""
-# A message and all before it; ids are in that order.
+# A message and its ancestors; sorting by id puts them in order.
 _LINE = """WITH RECURSIVE line (id, parent) AS (
     SELECT id, parent FROM messages WHERE id = :leaf UNION ALL
     SELECT messages.id, messages.parent FROM line
     JOIN messages ON messages.id = line.parent)"""
 
 
-def stored(text: str) -> str:
-    """Halves of surrogate pairs, which have no UTF-8, become question marks."""
+def storable(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode(errors="replace").decode()
 
 
 def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversation:
-    """Raises Gone."""
+    """One conversation. Raises Gone."""
     row = connection.execute(f"{_CONVERSATION} WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise Gone(f"There is no conversation {id}.")
@@ -48,81 +48,82 @@ def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversat
 
 
 def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[StoredConversation]:
-    """The one written to last first; -1: all."""
+    """Conversations, most recently updated first; ``limit`` -1: all."""
     query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
     return [_as_conversation(row) for row in connection.execute(query, (limit,))]
 
 
 def insert_conversation(connection: sqlite3.Connection, conversation: StoredConversation) -> int:
-    """Its new id; it has no messages yet."""
+    """Insert a conversation without messages; returns its new id."""
     return _insert(
         connection,
         "conversations",
-        title=stored(conversation.title),
+        title=storable(conversation.title),
         title_is_own=conversation.title_is_own,
-        model=stored(conversation.model),
+        model=storable(conversation.model),
         settings=json.dumps(conversation.settings),
         created=conversation.created,
         updated=conversation.updated,
     )
 
 
-def derive_title(connection: sqlite3.Connection, conversation: int) -> None:
-    """The first words of the user's oldest message, if the title is empty."""
+def derive_title(connection: sqlite3.Connection, conversation_id: int) -> None:
+    """If the title is empty, use the first words of the oldest user message."""
     query = "SELECT text FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1"
-    row = connection.execute(query, (conversation,)).fetchone()
+    row = connection.execute(query, (conversation_id,)).fetchone()
     connection.execute(
         "UPDATE conversations SET title = ? WHERE id = ? AND NOT title_is_own AND title = ''",
-        (first_words(row["text"]) if row else "", conversation),
+        (first_words(row["text"]) if row else "", conversation_id),
     )
 
 
-def set_leaf(connection: sqlite3.Connection, conversation: int, leaf: int | None) -> None:
-    connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, conversation))
+def set_leaf(connection: sqlite3.Connection, conversation_id: int, leaf: int | None) -> None:
+    """Set the last message of the line that is shown."""
+    connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, conversation_id))
 
 
 def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
-    """Raises Gone."""
+    """One message. Raises Gone."""
     row = connection.execute("SELECT * FROM messages WHERE id = ?", (id,)).fetchone()
     if row is None:
-        raise Gone(f"There is no message {id}; it may have been deleted meanwhile.")
+        raise Gone(f"There is no message {id}; it may have been deleted in another window.")
     return _as_message(row)
 
 
-def require_message(connection: sqlite3.Connection, conversation: int, id: int) -> None:
-    """Raise Gone where the conversation has no such message."""
+def require_message(connection: sqlite3.Connection, conversation_id: int, id: int) -> None:
+    """Raise Gone unless the conversation has this message."""
     query = "SELECT 1 FROM messages WHERE conversation = ? AND id = ?"
-    if connection.execute(query, (conversation, id)).fetchone() is None:
-        raise Gone(f"Conversation {conversation} has no message {id}; it may have been deleted.")
+    if connection.execute(query, (conversation_id, id)).fetchone() is None:
+        raise Gone(f"Conversation {conversation_id} has no message {id}; it may have been deleted.")
 
 
 def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMessage]:
-    """The messages from the first one to this."""
+    """The messages from the first one to ``leaf``."""
     query = f"{_LINE} SELECT messages.* FROM line JOIN messages USING (id) ORDER BY id"
     return [_as_message(row) for row in connection.execute(query, {"leaf": leaf})]
 
 
-def get_tree(connection: sqlite3.Connection, conversation: int) -> list[StoredMessage]:
-    """The messages on all branches, parents before children."""
+def get_tree(connection: sqlite3.Connection, conversation_id: int) -> list[StoredMessage]:
+    """The messages of all branches, parents before children."""
     query = "SELECT * FROM messages WHERE conversation = ? ORDER BY id"
-    return [_as_message(row) for row in connection.execute(query, (conversation,))]
+    return [_as_message(row) for row in connection.execute(query, (conversation_id,))]
 
 
 def insert_message(
     connection: sqlite3.Connection, message: StoredMessage, writer: str | None
 ) -> int:
-    """Its new id."""
+    """Insert a message; returns its new id."""
     return _insert(
         connection,
         "messages",
-        conversation=message.conversation,
+        conversation=message.conversation_id,
         parent=message.parent,
         role=message.role,
         state=message.state.value,
         writer=writer,
-        model=stored(message.model),
+        model=storable(message.model),
         created=message.created,
-        text=stored(message.text),
+        text=storable(message.text),
         token_ids=packed_ids(message.token_ids),
         token_seconds=packed_figures(message.token_seconds),
         token_logprobs=packed_figures(message.token_logprobs),
@@ -131,28 +132,30 @@ def insert_message(
 
 
 def delete_branch(connection: sqlite3.Connection, message: StoredMessage) -> None:
-    """Delete a message and all that follow it on any branch."""
+    """Delete a message and its descendants."""
     connection.execute(f"{_BRANCH} DELETE FROM messages WHERE id IN branch", _branch(message))
 
 
 def newest_on_branch(connection: sqlite3.Connection, message: StoredMessage) -> int:
-    """The newest of a message and all that follow it; as children are newer than their parents,
-    nothing follows that."""
+    """The id of the newest among a message and its descendants.
+
+    It has no children, as children are newer than their parents.
+    """
     row = connection.execute(f"{_BRANCH} SELECT max(id) FROM branch", _branch(message)).fetchone()
     newest: int = row[0]
     return newest
 
 
-def newest_of(connection: sqlite3.Connection, conversation: int) -> int | None:
-    """The newest message on any branch; None where there are none."""
+def newest_of(connection: sqlite3.Connection, conversation_id: int) -> int | None:
+    """The id of the newest message on any branch; None if there are no messages."""
     query = "SELECT max(id) FROM messages WHERE conversation = ?"
-    row = connection.execute(query, (conversation,)).fetchone()
+    row = connection.execute(query, (conversation_id,)).fetchone()
     newest: int | None = row[0]
     return newest
 
 
 def _branch(message: StoredMessage) -> Mapping[str, int]:
-    return {"message": message.id, "conversation": message.conversation}
+    return {"message": message.id, "conversation": message.conversation_id}
 
 
 def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
@@ -171,7 +174,7 @@ def _as_conversation(row: sqlite3.Row) -> StoredConversation:
 def _as_message(row: sqlite3.Row) -> StoredMessage:
     return StoredMessage(
         id=row["id"],
-        conversation=row["conversation"],
+        conversation_id=row["conversation"],
         parent=row["parent"],
         role=row["role"],
         text=row["text"],

@@ -1,21 +1,21 @@
-"""A conversation as Markdown, and as JSON that can be read back.
+"""Exports a conversation as Markdown or JSON, and imports the JSON.
 
 The JSON is one object, version 1:
 
     {"format": "llama_cpu conversation", "version": 1,
-     "title": text, "title_is_own": true where the user chose it, "model": name,
+     "title": text, "title_is_own": true if the user chose it, "model": name,
      "settings": object, "created": seconds since 1970 in UTC, "updated": the same,
-     "leaf": id of the last message of the line that was shown, or null,
+     "leaf": id of the last message shown, or null,
      "messages": [{"id": number, "parent": id of a message before this one in the list, or null,
                    "role": "system" | "user" | "assistant", "text": text,
                    "state": "complete" | "stopped" | "cut", "model": name, "created": seconds,
                    "token_ids": [...], "token_seconds": [...], "token_logprobs": [...],
-                   "runs": [{"first": place in token_seconds, "reused": prompt tokens,
-                             "computed": prompt tokens, "seconds": that these took,
-                             "drafted": tokens without a pass of their own}, ...]}, ...]}
+                   "runs": [{"first": index in token_seconds, "reused": prompt tokens,
+                             "computed": prompt tokens, "seconds": of the prefill,
+                             "drafted": accepted draft tokens}, ...]}, ...]}
 
-Messages with the same parent are alternatives. Ids are the file's own. The lists of figures may be
-empty, and hold null where one is not a number; "runs" may be missing.
+Messages with the same parent are alternatives. Ids are valid only within the file. The lists of
+figures may be empty, and contain null for values that are not numbers; "runs" may be missing.
 """
 
 import json
@@ -46,9 +46,9 @@ _SETTINGS_BYTES = 1 << 20
 
 
 def as_markdown(conversation: StoredConversation, path: Sequence[StoredMessage]) -> str:
-    """The messages on one line of the conversation under headings, as they would be read.
+    """The messages of one branch, each under a heading.
 
-    Control characters are replaced by visible signs: the file may well be shown in a terminal.
+    Control characters are replaced by visible symbols, as the file may be shown in a terminal.
     """
     parts = [f"# {one_line(conversation.title) or 'Conversation'}"]
     facts = [conversation.model, day_and_time(conversation.created)]
@@ -69,9 +69,9 @@ def day_and_time(seconds: float) -> str:
 
 
 def as_json(conversation: StoredConversation, messages: Iterable[StoredMessage]) -> str:
-    """All branches, with everything that is stored; see this file's docstring.
+    """All branches, with everything that is stored; see the module's docstring.
 
-    What is being written just now is a cut answer there.
+    An answer that is being written is exported as cut.
     """
     values = {
         "format": FORMAT,
@@ -87,7 +87,7 @@ def as_json(conversation: StoredConversation, messages: Iterable[StoredMessage])
     head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
     lines = [json.dumps(_as_values(message), ensure_ascii=False) for message in messages]
     text = f'{head},\n "messages": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
-    # json escapes control characters up to space; a terminal may obey these as well.
+    # json escapes control characters below space; a terminal may also obey these.
     return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -109,22 +109,26 @@ def _as_values(message: StoredMessage) -> dict[str, Any]:
 
 
 def _shortened(figures: Iterable[float]) -> list[float | None]:
-    """Nine digits are enough to tell every float32 from all others."""
+    """Nine significant digits distinguish all float32 values."""
     return [float(f"{figure:.9g}") if math.isfinite(figure) else None for figure in figures]
 
 
 def import_json(history: History, path: Path) -> StoredConversation:
-    """Add the conversation of a file that ``as_json`` made. Raises UserError where a field of it
-    is not what it must be; nothing is added then."""
+    """Add the conversation in a file that ``as_json`` made.
+
+    Raises UserError if a field is invalid; nothing is added then.
+    """
     conversation, messages = read_conversation(path)
     return history.add_copy(conversation, messages)
 
 
 def read_conversation(path: Path) -> tuple[StoredConversation, list[StoredMessage]]:
-    """What is in the file, every field checked. Raises UserError."""
+    """Read the file and check every field. Raises UserError."""
     fields = _Checked(read_json(path, of="the export"), path)
     if fields.values.get("format") != FORMAT:
-        raise UserError(f"{path} is not a conversation that llama_cpu exported as JSON.")
+        raise UserError(
+            f"{path} is not a conversation that llama_cpu exported as JSON; name such a file."
+        )
     version = fields.integer("version", 1, 1 << 53)
     if version > VERSION:
         raise UserError(f"{path} was exported by a newer version of llama_cpu; use that one.")
@@ -151,13 +155,13 @@ def read_conversation(path: Path) -> tuple[StoredConversation, list[StoredMessag
 
 
 def _read_message(fields: "_Checked", ids: set[int]) -> StoredMessage:
-    """One message, ``ids`` being those of the messages before it."""
+    """One message. ``ids``: those of the messages before it."""
     id = fields.integer("id", 1, 1 << 53)
     if id in ids:
         raise fields.wrong("id", id, "the id of one message only")
     return StoredMessage(
         id=id,
-        conversation=0,
+        conversation_id=0,
         parent=fields.id_among("parent", ids, "the id of an earlier message, or null"),
         role=fields.choice("role", ROLES),
         text=fields.text("text"),
@@ -172,7 +176,7 @@ def _read_message(fields: "_Checked", ids: set[int]) -> StoredMessage:
 
 
 class _Checked(Fields):
-    """The fields of one object in the file; ``where``: which one, for the errors."""
+    """The fields of one object in the file. ``where``: names the object in errors."""
 
     def __init__(self, values: Mapping[str, Any], file: Path, where: str = "") -> None:
         super().__init__(values, file)
@@ -188,7 +192,7 @@ class _Checked(Fields):
         value = self._get(key, None)
         if value not in choices:
             raise self.wrong(key, value, f"one of {', '.join(choices)}")
-        return value
+        return str(value)
 
     def id_among(self, key: str, ids: set[int], wanted: str) -> int | None:
         value = self.values.get(key)
@@ -223,7 +227,7 @@ class _Checked(Fields):
         value = self._get(key, None)
         try:
             size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-        except (ValueError, RecursionError):  # not a number; half a character; too deep
+        except (ValueError, RecursionError):  # NaN, a lone surrogate, or nested too deeply
             size = _SETTINGS_BYTES
         if not isinstance(value, dict) or size >= _SETTINGS_BYTES:
             raise self.wrong(key, value, "an object of settings")
@@ -248,6 +252,6 @@ class _Checked(Fields):
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True

@@ -1,1 +1,1 @@
-"""KV caches on disk: file format, index, limits, and fingerprint of the weights."""
+"""KV caches on disk."""

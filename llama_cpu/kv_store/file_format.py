@@ -1,8 +1,8 @@
-"""A KV cache in a file: safetensors with two tensors, ``token_ids`` and ``keys_values``.
+"""The file format of a KV cache: safetensors with two tensors, ``token_ids`` and ``keys_values``.
 
-What the file must be like, to its last byte but the keys and values, follows from its label and its
-number of tokens. A reader makes the table of contents that it expects and compares; nothing else
-that a file says of sizes and places is ever used. A checksum covers all of it.
+The label (the metadata) and the number of tokens determine the whole header. A reader builds the
+header that it expects and compares the bytes; it uses no size or offset from the file. A SHA-256
+checksum covers the whole file.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.system.file_io import read_at, write_at
 from llama_cpu.system.safe_reading import require_regular
 
-Progress = Callable[[int, int], None]  # bytes done, of all
+Progress = Callable[[int, int], None]  # bytes done, total bytes
 
 _HEADER_BYTES = 1 << 16
 _TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -31,7 +31,7 @@ _NO_CHECKSUM = "0" * 64
 
 
 class Damaged(Exception):
-    """The file is not what its label says, or has no label."""
+    """The file has no valid label, or its contents do not agree with the label."""
 
 
 def write_kv(
@@ -44,8 +44,8 @@ def write_kv(
 ) -> None:
     """Write the cache's first ``length`` tokens to an empty file.
 
-    ``label``: what a reader is to know before it trusts the file. Raises OSError, and Cancelled
-    once ``stop`` is set.
+    ``label``: what a reader checks before it uses the file. Raises OSError, and Cancelled once
+    ``stop`` is set.
     """
     header = _header(label, cache, length, _NO_CHECKSUM)
     ids = _packed(cache.token_ids[:length])
@@ -70,9 +70,9 @@ def file_bytes(cache: KVCache, length: int, label: Mapping[str, str]) -> int:
 
 
 class KVFile:
-    """A file that may be one of these, open for reading. Its label is what it says of itself.
+    """A KV cache file, open for reading. Only ``label`` has been read, and nothing is verified.
 
-    Raises OSError where it cannot be read, Damaged where it has no label.
+    Raises OSError if the file cannot be read, Damaged if it has no label.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,7 +100,7 @@ class KVFile:
         if size > _HEADER_BYTES:
             raise Damaged
         try:
-            label = json.loads(self._read(8, size))["__metadata__"]
+            label: dict[str, str] = json.loads(self._read(8, size))["__metadata__"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise Damaged from error
         if not isinstance(label, dict) or not all(isinstance(each, str) for each in label.values()):
@@ -110,10 +110,10 @@ class KVFile:
     def read_into(
         self, cache: KVCache, vocab_size: int, on_progress: Progress, stop: Flag
     ) -> list[int]:
-        """Have the cache hold what is in the file, and nothing else; returns the tokens' ids.
+        """Replace the contents of the cache by those of the file; returns the token ids.
 
-        Where that fails the cache is as it was, or empty. Raises Damaged, OSError, and Cancelled
-        once ``stop`` is set.
+        If that fails, the cache is unchanged or empty. Raises Damaged, OSError, and Cancelled once
+        ``stop`` is set.
         """
         label = dict(self.label)
         length, expected = _count(label.pop("tokens", "")), label.pop("sha256", "")
@@ -152,7 +152,7 @@ class KVFile:
 
 
 def _header(label: Mapping[str, str], cache: KVCache, length: int, checksum: str) -> bytes:
-    """The file up to its tensors (safetensors README, "Format")."""
+    """The bytes of the file before its tensors (safetensors README, "Format")."""
     ids_end = 4 * length
     table = {
         "__metadata__": {**label, "tokens": str(length), "sha256": checksum},

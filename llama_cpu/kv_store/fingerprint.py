@@ -1,4 +1,4 @@
-"""Which weights a checkpoint has, told without reading all of them."""
+"""Identifies the weights of a checkpoint without reading all of them."""
 
 import hashlib
 import os
@@ -11,13 +11,16 @@ from llama_cpu.checkpoint.stored import StoredTensor
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """A hash over the configuration, each file's name, size and time of its last change, and three
-    rows of each tensor, read from the files that were opened.
+    """Hash what identifies the weights.
 
-    A change of a file in its place has another time; another file of the same size and time has
-    other numbers somewhere in those rows, as training or merging touches every matrix. A copy or a
-    file that was touched is taken for another model, which costs no more than computing again.
-    To be called before the tensors are loaded. Raises OSError, and UserError as loading does.
+    That is the configuration, each file's name, size and modification time, and three rows of each
+    tensor.
+
+    Changing a file in place changes its modification time. Another file of the same size and time
+    differs in some of those rows, as training and merging change every matrix. A copied or touched
+    file counts as another model, which only means that its KV caches are computed again.
+
+    Must be called before the tensors are loaded. Raises OSError, and UserError as loading does.
     """
     digest = hashlib.sha256(repr(checkpoint.config).encode())
     for path in _files(checkpoint.path):
@@ -32,7 +35,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-_NAMES = {"errors": "surrogateescape"}  # of files, which need not be UTF-8
+_NAMES = {"errors": "surrogateescape"}  # file names need not be UTF-8
 
 
 def _files(path: Path) -> list[Path]:

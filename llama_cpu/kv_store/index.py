@@ -1,5 +1,7 @@
-"""Where KV caches of conversations are on the disk: names, sizes and ages; nothing of what is in
-them, so that no model's code is needed."""
+"""Which KV cache files are on disk: their names, sizes and ages.
+
+Nothing here opens a file, so the command line can list and delete files without loading PyTorch.
+"""
 
 import contextlib
 import hashlib
@@ -17,48 +19,54 @@ _NAME = re.compile(r"([0-9a-f]{16})-(\d{1,18})\.safetensors")
 
 @dataclass(frozen=True)
 class KVFileInfo:
-    """One file. Others in the folder, with names of another kind, are none of ours."""
+    """One KV cache file. Files in the folder whose names have another form are ignored."""
 
     path: Path
-    mark: str  # of the database
-    conversation: int
+    database_key: str  # see ``database_key``
+    conversation_id: int
     nbytes: int
-    changed: float  # seconds since 1970; when it was last written or used
+    changed: float  # seconds since 1970: when the file was last written or used
 
 
-def kept_path(folder: Path, database: Path, conversation: int) -> Path:
-    """A conversation's file; ids are never used again in a database."""
-    return folder / f"{mark_of(database)}-{conversation}.safetensors"
+def file_path(folder: Path, database: Path, conversation_id: int) -> Path:
+    """The file for a conversation. A database never reuses the id of a deleted conversation."""
+    return folder / f"{database_key(database)}-{conversation_id}.safetensors"
 
 
-def mark_of(database: Path) -> str:
-    """What tells the files of one database of conversations from another's."""
+def database_key(database: Path) -> str:
+    """The part of a file's name that says which conversation database it belongs to."""
     return hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
 
 
-def kept_files(folder: Path) -> list[KVFileInfo]:
-    """All there are, of all databases, the oldest first."""
-    return sorted(_kept_files(folder), key=lambda kept: kept.changed)
+def list_files(folder: Path) -> list[KVFileInfo]:
+    """The files of all databases, oldest first; empty if the folder does not exist."""
+    return sorted(_list_files(folder), key=lambda file: file.changed)
 
 
-def _kept_files(folder: Path) -> Iterator[KVFileInfo]:
-    with contextlib.suppress(OSError):  # there is no folder yet
+def _list_files(folder: Path) -> Iterator[KVFileInfo]:
+    with contextlib.suppress(OSError):  # the folder does not exist yet
         for path in list(folder.glob(PATTERN)):
             match = _NAME.fullmatch(path.name)
-            with contextlib.suppress(OSError):  # another process has removed it
+            with contextlib.suppress(OSError):  # another process has just removed the file
                 if match and not path.is_dir():
                     status = path.lstat()
                     yield KVFileInfo(path, match[1], int(match[2]), status.st_size, status.st_mtime)
 
 
-def forget(database: Path | None, conversation: int) -> None:
-    """Remove the file of a conversation that was deleted, where there is one."""
+def remove_file_of(database: Path | None, conversation_id: int) -> None:
+    """Remove the KV cache file of a deleted conversation, if it has one.
+
+    Does nothing for a database in memory (None).
+    """
     if database:
-        remove(kept_path(kv_folder(), database, conversation))
+        remove_file(file_path(kv_folder(), database, conversation_id))
 
 
-def remove(path: Path) -> bool:
-    """Whether the file was there and is gone; on Windows another process may have it open."""
+def remove_file(path: Path) -> bool:
+    """Remove a file and return whether that succeeded.
+
+    It fails if the file does not exist or, on Windows, if another process has it open.
+    """
     try:
         path.unlink()
     except OSError:

@@ -1,6 +1,6 @@
-"""KV caches of conversations on the disk: one file a conversation, never more than a limit.
+"""KV caches on disk: one file for each conversation, within a total size limit.
 
-All that can go wrong with them means that there is no file; what it held is computed again.
+A missing, damaged or outdated file is never an error: the tokens are computed again.
 """
 
 import contextlib
@@ -14,172 +14,192 @@ from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.history.rows import Gone
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.file_format import Damaged, KVFile, Progress, file_bytes, write_kv
-from llama_cpu.kv_store.index import PATTERN, KVFileInfo, kept_files, kept_path, mark_of, remove
+from llama_cpu.kv_store.index import (
+    PATTERN,
+    KVFileInfo,
+    database_key,
+    file_path,
+    list_files,
+    remove_file,
+)
 from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
 from llama_cpu.system.paths import kv_folder
 
-SHORTEST = 64  # tokens; fewer are read again as quickly
-FREE_BYTES = 1 << 30  # that stay free on the disk
-LONGEST_SECONDS = 5.0  # to write a file: whoever leaves does not want to wait
+MIN_TOKENS = 64  # a shorter cache is not saved, as prefill is as fast as reading a file
+MIN_FREE_BYTES = 1 << 30  # that must stay free on the disk
+MAX_SECONDS = 5.0  # for writing a file: the user is waiting to leave
 
 
 class KVStore:
-    """The files of one database of conversations, in a folder that all databases share.
+    """The KV cache files of one conversation database, in a folder shared by all databases.
 
-    A file belongs to the message that its last tokens are of, and goes with it. Several processes
-    may use the folder: a file gets its name when it is whole, and a reader keeps what it has open.
+    A file belongs to the message that its last tokens come from, and is removed with that message.
+    Several processes may use the folder: a file appears under its name only when it is complete,
+    and a reader that has it open is not disturbed when it is replaced.
     """
 
-    def __init__(self, history: History, each: int, total: int, folder: Path | None = None) -> None:
-        """``history``: a database on the disk. ``each``, ``total``: bytes of one file and of all
-        files, at the most."""
+    def __init__(
+        self, history: History, file_limit: int, total_limit: int, folder: Path | None = None
+    ) -> None:
+        """Use the files of ``history``.
+
+        ``history``: a database on disk. ``file_limit``, ``total_limit``: bytes of one file and
+        of all files together. ``folder``: None for the user's cache folder.
+        """
         assert history.file is not None
         self._history = history
         self._database = history.file
-        self._each, self._total = min(each, total), total
+        self._file_limit, self._total_limit = min(file_limit, total_limit), total_limit
         self._folder = folder or kv_folder()
 
-    def path(self, conversation: int) -> Path:
-        """Where its file is, if there is one."""
-        return kept_path(self._folder, self._database, conversation)
+    def path(self, conversation_id: int) -> Path:
+        """The path of the conversation's file, whether or not it exists."""
+        return file_path(self._folder, self._database, conversation_id)
 
     def load(
         self,
-        conversation: int,
-        wanted: Mapping[str, str],
+        conversation_id: int,
+        expected: Mapping[str, str],
         cache: KVCache,
         vocab_size: int,
         on_progress: Progress,
         stop: Flag,
     ) -> int | None:
-        """Have the cache hold what is kept of a conversation, if all that is ``wanted`` is in the
-        file's label; returns the message it belongs to, or None where there is nothing to be had.
+        """Read the conversation's file into the cache.
 
-        A file that is damaged is removed. Raises Cancelled once ``stop`` is set; the cache is empty
-        then.
+        Returns the id of the message that the file belongs to, or None if there is no usable file.
+        A file is used only if its label contains all ``expected`` entries; a damaged file is
+        removed. Raises Cancelled once ``stop`` is set, and leaves the cache empty then.
         """
-        path = self.path(conversation)
-        wanted = {**wanted, **self._own_label(conversation)}
+        path = self.path(conversation_id)
+        expected = {**expected, **self._own_label(conversation_id)}
         try:
             with KVFile(path) as file:
-                if any(file.label.get(name) != value for name, value in wanted.items()):
+                if any(file.label.get(name) != value for name, value in expected.items()):
                     return None
-                message = _message_of(file.label)
-                if not self._is_there(conversation, message):
+                message_id = _message_id(file.label)
+                if not self._exists(conversation_id, message_id):
                     raise Damaged
                 file.read_into(cache, vocab_size, on_progress, stop)
-            os.utime(path)  # the oldest is the one that was not used for the longest time
+            os.utime(path)  # the file unused for the longest time is the first to be removed
         except (Damaged, UserError):
-            remove(path)
+            remove_file(path)
             return None
         except OSError:
             return None
-        return message
+        return message_id
 
     def save(
         self,
-        conversation: int,
-        message: int,
+        conversation_id: int,
+        message_id: int,
         label: Mapping[str, str],
         cache: KVCache,
         on_progress: Progress,
         stop: Flag,
     ) -> bool:
-        """Keep the cache's first tokens, as many as the limit allows, unless they are too few.
+        """Write the cache's first tokens, as many as the limit allows, unless they are too few.
 
-        Whether there is a new file; one that is there already stays where that fails. Raises
-        Cancelled once ``stop`` is set.
+        Returns whether a new file was written; an older file remains if writing fails. Raises
+        Cancelled once ``stop`` is set or when the disk is too slow.
         """
-        length = self.length_kept(cache)
-        if self.remove_if_gone(conversation, message) or not length:
+        length = self.storable_length(cache)
+        if self.remove_if_deleted(conversation_id, message_id) or not length:
             return False
-        label = {**label, **self._own_label(conversation), "message": str(message)}
-        path, size = self.path(conversation), file_bytes(cache, length, label)
+        label = {**label, **self._own_label(conversation_id), "message": str(message_id)}
+        path, size = self.path(conversation_id), file_bytes(cache, length, label)
         with contextlib.suppress(OSError, UserError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._make_room(self._total - size, but=path)
+            self._make_room(self._total_limit - size, replaced=path)
             with AtomicFiles(self._folder) as atomic_files:
-                if atomic_files.free_bytes() < size + FREE_BYTES:
+                if atomic_files.free_bytes() < size + MIN_FREE_BYTES:
                     return False
                 file = atomic_files.open(path.name, private=True)
-                write_kv(file, label, cache, length, _in_time(on_progress), stop)
-                atomic_files.publish(sync=False)  # the checksum tells what a power cut leaves
+                write_kv(file, label, cache, length, _within_time_limit(on_progress), stop)
+                # No sync: the checksum detects a file that a power failure left incomplete.
+                atomic_files.publish(sync=False)
                 return True
         return False
 
-    def _own_label(self, conversation: int) -> dict[str, str]:
-        return {"history": str(self._database), "conversation": str(conversation)}
+    def _own_label(self, conversation_id: int) -> dict[str, str]:
+        return {"history": str(self._database), "conversation": str(conversation_id)}
 
-    def length_kept(self, cache: KVCache) -> int:
-        """How many of the cache's tokens a file may hold; 0: there would be none."""
-        room = max(0, self._each - (1 << 16)) // (cache.bytes_per_token + 4)
+    def storable_length(self, cache: KVCache) -> int:
+        """How many of the cache's tokens a file may hold; 0 if no file would be written."""
+        room = max(0, self._file_limit - (1 << 16)) // (cache.bytes_per_token + 4)
         length = min(len(cache), room)
-        return length if length >= SHORTEST else 0
+        return length if length >= MIN_TOKENS else 0
 
-    def remove_if_gone(self, conversation: int, message: int) -> bool:
-        """Whether the message, or all of the conversation, was deleted; so is the file then."""
-        is_gone = not self._is_there(conversation, message)
-        if is_gone:
-            remove(self.path(conversation))
-        return is_gone
+    def remove_if_deleted(self, conversation_id: int, message_id: int) -> bool:
+        """Remove the file if its message or conversation was deleted; returns whether it was."""
+        is_deleted = not self._exists(conversation_id, message_id)
+        if is_deleted:
+            remove_file(self.path(conversation_id))
+        return is_deleted
 
-    def tidy(self) -> None:
-        """Remove what killed processes left half written, what belongs to messages that are no
-        more, and what is too much."""
-        with contextlib.suppress(OSError):  # a folder that may not be looked into
+    def clean_up(self) -> None:
+        """Remove files that are no longer wanted.
+
+        These are partial files of killed processes, files of deleted messages, and the oldest files
+        beyond the size limit.
+        """
+        with contextlib.suppress(OSError):  # the folder may not be readable
             remove_leftovers(self._folder, [PATTERN])
-        for kept in kept_files(self._folder):
-            if not self._is_wanted(kept):
-                remove(kept.path)
-        self._make_room(self._total)
+        for file in list_files(self._folder):
+            if not self._is_wanted(file):
+                remove_file(file.path)
+        self._make_room(self._total_limit)
 
-    def _is_wanted(self, kept: KVFileInfo) -> bool:
+    def _is_wanted(self, info: KVFileInfo) -> bool:
         try:
-            with KVFile(kept.path) as file:
+            with KVFile(info.path) as file:
                 label = file.label
-            if kept.mark != mark_of(self._database):
+            if info.database_key != database_key(self._database):
                 return _may_exist(label.get("history", ""))
-            return self._is_there(kept.conversation, _message_of(label))
+            return self._exists(info.conversation_id, _message_id(label))
         except (Damaged, UserError):
             return False
         except OSError:
-            return True  # another process is at it
+            return True  # another process is using it
 
-    def _is_there(self, conversation: int, message: int) -> bool:
+    def _exists(self, conversation_id: int, message_id: int) -> bool:
         try:
-            return self._history.message(message).conversation == conversation
+            return self._history.message(message_id).conversation_id == conversation_id
         except Gone:
             return False
-        except UserError:  # the database cannot be asked now
+        except UserError:  # the database cannot be read now
             return True
 
-    def _make_room(self, total: int, but: Path | None = None) -> None:
-        """Remove the oldest files until the others take ``total`` bytes at the most."""
-        files = [kept for kept in kept_files(self._folder) if kept.path != but]
-        taken = sum(kept.nbytes for kept in files)
-        for kept in files:
-            if taken <= total:
+    def _make_room(self, limit: int, replaced: Path | None = None) -> None:
+        """Remove the oldest files until the others take at most ``limit`` bytes.
+
+        ``replaced``: a file that is about to be replaced, which is neither counted nor removed.
+        """
+        files = [file for file in list_files(self._folder) if file.path != replaced]
+        total = sum(file.nbytes for file in files)
+        for file in files:
+            if total <= limit:
                 return
-            remove(kept.path)
-            taken -= kept.nbytes
+            remove_file(file.path)
+            total -= file.nbytes
 
 
-def _in_time(on_progress: Progress) -> Progress:
-    """The same; raises Cancelled where the disk is so slow that nobody would wait for it."""
-    deadline = time.monotonic() + LONGEST_SECONDS
+def _within_time_limit(on_progress: Progress) -> Progress:
+    """Wrap a progress callback: raises Cancelled when writing has taken too long."""
+    deadline = time.monotonic() + MAX_SECONDS
 
-    def go_on(done: int, total: int) -> None:
+    def observe(done: int, total: int) -> None:
         if time.monotonic() > deadline:
             raise Cancelled
         on_progress(done, total)
 
-    return go_on
+    return observe
 
 
-def _message_of(label: Mapping[str, str]) -> int:
+def _message_id(label: Mapping[str, str]) -> int:
     text = label.get("message", "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):  # SQLite has 64 bits
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):  # SQLite's ids have 64 bits
         raise Damaged
     return int(text)
 

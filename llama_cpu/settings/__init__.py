@@ -1,1 +1,1 @@
-"""The settings of a conversation, and the user's config.toml."""
+"""The settings of a conversation, and config.toml."""

@@ -1,4 +1,4 @@
-"""How a conversation is answered: every setting with its type, its range and a line about it."""
+"""The settings of a conversation: each with its type, its range and a line of help."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -9,7 +9,7 @@ from llama_cpu.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """What values a setting may have. ``kind``: float, int or str; ``optional``: None, too."""
+    """The values that a setting may have. ``kind``: float, int or str; ``optional``: also None."""
 
     kind: type
     about: str
@@ -19,7 +19,7 @@ class Range:
 
     @property
     def wanted(self) -> str:
-        """``a number from 0 to 100``."""
+        """A description of the allowed values, such as ``a number from 0 to 100``."""
         if self.kind is str:
             return "text"
         number = "a whole number" if self.kind is int else "a number"
@@ -27,11 +27,11 @@ class Range:
 
     @property
     def ends(self) -> str:
-        """``0 to 100``."""
+        """The range, such as ``0 to 100``."""
         return f"{_short(self.low)} to {_short(self.high)}"
 
     def allows(self, value: object) -> bool:
-        """Whether it is of the right type and in the range; a whole number serves as any."""
+        """Whether the value has the right type and is in the range; an int is also a float."""
         if value is None:
             return self.optional
         if self.kind is str:
@@ -41,36 +41,34 @@ class Range:
         return is_number and self.low <= value <= self.high  # type: ignore[operator]
 
     def parsed(self, text: str) -> Any:
-        """The value that was typed; nothing typed is None where that is allowed.
+        """Convert typed text to a value; blank text is None if the setting is optional.
 
-        Raises ValueError, which says what is wanted.
+        Raises ValueError, which says what is allowed.
         """
         try:
             value = None if self.optional and not text.strip() else self.kind(text)
         except ValueError:
-            value = ...  # nothing that is allowed
+            value = ...  # never allowed
         if not self.allows(value):
             raise ValueError(f"must be {self.wanted}")
         return value
 
 
 SETTINGS = {
-    "system": Range(str, "what the model is told before the conversation"),
-    "template": Range(str, "how messages become a prompt; default: the model's own", optional=True),
-    "temperature": Range(float, "0 always takes the best token, above 1 gets wild", 0.0, 100.0),
-    "top_p": Range(float, "draw from the best tokens that together reach this", 0.0, 1.0),
-    "top_k": Range(int, "draw from so many of the best tokens; 0: no limit", 0, 1 << 24),
-    "min_p": Range(float, "no token below this share of the best one's probability", 0.0, 1.0),
-    "repetition_penalty": Range(
-        float, "above 1 discourages tokens that were there already", 0.01, 100.0
-    ),
+    "system": Range(str, "system prompt: instructions for the model"),
+    "template": Range(str, "chat template; default: the model's own", optional=True),
+    "temperature": Range(float, "randomness; 0 always chooses the most probable token", 0.0, 100.0),
+    "top_p": Range(float, "sample from the best tokens that together reach this", 0.0, 1.0),
+    "top_k": Range(int, "sample from this many of the best tokens; 0: no limit", 0, 1 << 24),
+    "min_p": Range(float, "exclude tokens below this share of the best probability", 0.0, 1.0),
+    "repetition_penalty": Range(float, "values above 1 discourage repetition", 0.01, 100.0),
     "seed": Range(
-        int, "the same number gives the same answers; default: chance", 0, (1 << 63) - 1, True
+        int, "random seed, for reproducible answers; default: random", 0, (1 << 63) - 1, True
     ),
-    "max_gen_len": Range(int, "tokens in an answer at the most", 1, 1 << 20),
+    "max_gen_len": Range(int, "maximum number of tokens in an answer", 1, 1 << 20),
 }
-# name: (lowest, highest) of what changes how tokens are drawn; a model's generation_config.json
-# may give a default for each
+# (lowest, highest) of each sampling setting for which a model's generation_config.json may have a
+# default
 RANGES = {
     name: (SETTINGS[name].low, SETTINGS[name].high)
     for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -79,9 +77,9 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one conversation. Raises UserError where a value is not allowed.
+    """The settings of one conversation. Raises UserError if a value is not allowed.
 
-    ``template`` None is the model's own, or a guess where it has none; else a name or a file.
+    ``template``: a name or a file; None for the model's own template, or a guess if it has none.
     """
 
     system: str = ""
@@ -99,18 +97,21 @@ class Settings:
             require_allowed(name, getattr(self, name), allowed)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The settings as values that JSON can represent."""
         return asdict(self)
 
     def updated(self, values: Mapping[str, Any]) -> "Settings":
-        """These settings with others from ``as_dict``. Unknown names, perhaps a newer version's,
-        are left out. Raises UserError where a value is not allowed."""
+        """A copy with the given values, as from ``as_dict``.
+
+        Unknown names are ignored, as a newer version may have stored them. Raises UserError if a
+        value is not allowed.
+        """
         known = {field.name for field in fields(self)}
         return replace(self, **{name: values[name] for name in values if name in known})
 
 
 def require_allowed(name: str, value: object, allowed: Range, where: str = "") -> None:
-    """Raise UserError, which begins with ``where``, unless the value is allowed."""
+    """Raise UserError unless the value is allowed. ``where``: the beginning of the message."""
     if not allowed.allows(value):
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
         raise UserError(f"{where}{name} is {shown}, but must be {allowed.wanted}.")
@@ -123,6 +124,6 @@ def _short(number: float) -> str:
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True

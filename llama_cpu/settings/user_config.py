@@ -1,31 +1,28 @@
-"""``config.toml``: the user's own defaults for the options, keys, and folders of models."""
+"""``config.toml``: the user's defaults for options, keys and folders of models."""
 
-import difflib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Range, require_allowed
+from llama_cpu.settings.suggestions import unknown
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.paths import config_path
 from llama_cpu.system.safe_reading import read_small_file, reason
 from llama_cpu.weights.formats import DEFAULT, labels
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FORMAT = "the settings of llama_cpu"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words, a path, a list of paths, or true or false."""
+    """An entry that is one of some words, a path, a list of paths, or true or false."""
 
     wanted: str
     about: str
@@ -43,63 +40,63 @@ class Choice:
 _PATH, _FLAG = "a path", "true or false"
 DEFAULT_THEME = "textual-dark"
 KV_FILE_MIB, KV_FILES_MIB, LARGEST_MIB = 512, 2048, 1 << 24
-# Every entry of the file but [keys], in the order of the sample.
+# Every entry of the file except [keys], in the order that ``sample`` prints them.
 ENTRIES: dict[str, Range | Choice] = {
     "ckpt_dir": Choice(_PATH, "model folder or .gguf file"),
-    "tokenizer_path": Choice(_PATH, "tokenizer file, or its folder"),
-    "model_folders": Choice("a list of paths", "where to look for further models", default=[]),
+    "tokenizer_path": Choice(_PATH, "tokenizer file, or the folder that contains it"),
+    "model_folders": Choice("a list of paths", "folders to search for more models", default=[]),
     "precision": Choice(
         f"one of {', '.join(labels())}", "how weights are kept", labels(), DEFAULT.label
     ),
     "max_seq_len": Range(
-        int, "context in tokens; default: what the model can, at most 4096", 16, 1 << 20
+        int, "context length in tokens; default: the model's own, at most 4096", 16, 1 << 20
     ),
-    "threads": Range(int, "default: the physical cores", 1, 1024),
+    "threads": Range(int, "number of threads; default: the physical cores", 1, 1024),
     "mmap": Choice(
-        _FLAG, "use weights where they lie in the files; default: where no other layout is faster"
+        _FLAG, "memory-map weights; default: unless this CPU runs faster on a repacked copy"
     ),
-    "lookup": Choice(_FLAG, "propose what followed the same tokens before; default: where it pays"),
-    "draft_ckpt_dir": Choice(_PATH, "a small model that proposes tokens instead"),
-    "force": Choice(_FLAG, "load even if the memory does not seem to suffice", default=False),
+    "lookup": Choice(_FLAG, "prompt-lookup speculative decoding; default: on where it is cheap"),
+    "draft_ckpt_dir": Choice(_PATH, "draft model for speculative decoding"),
+    "force": Choice(_FLAG, "load the model even if memory seems too small", default=False),
     **SETTINGS,
-    "history": Choice(_PATH, "the database of conversations; default: in your data folder"),
-    "no_history": Choice(_FLAG, "keep no conversations", default=False),
+    "history": Choice(_PATH, "conversation database; default: in your data folder"),
+    "no_history": Choice(_FLAG, "do not save conversations", default=False),
     "kv_file_mib": Range(
         int,
-        f"MiB of a conversation's KV cache that are kept on the disk; default: {KV_FILE_MIB}",
+        f"maximum MiB of one conversation's KV cache file; default: {KV_FILE_MIB}",
         0,
         LARGEST_MIB,
     ),
     "kv_files_mib": Range(
         int,
-        f"MiB of all of these files, the oldest go first; default: {KV_FILES_MIB}",
+        f"maximum MiB of all KV cache files; default: {KV_FILES_MIB}",
         0,
         LARGEST_MIB,
     ),
-    "theme": Choice("the name of a theme", "the colours of the app", default=DEFAULT_THEME),
-    "panels": Choice(_FLAG, "times and memory beside the conversation", default=True),
-    "plain": Choice(_FLAG, "no app: a line in, an answer out, as in a pipe", default=False),
+    "theme": Choice("the name of a theme", "colors of the app", default=DEFAULT_THEME),
+    "panels": Choice(_FLAG, "show times and memory beside the conversation", default=True),
+    "plain": Choice(_FLAG, "chat line by line without the app, as in a pipe", default=False),
 }
 
 
 @dataclass(frozen=True)
 class UserConfig:
-    """What the file says. ``path`` None: no file is read, and none is written."""
+    """The contents of the file. ``path`` None: no file is read or written."""
 
     path: Path | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)  # entries that are there, paths whole
-    keys: Mapping[str, str] = field(default_factory=dict)  # action: key, as yet unchecked
+    values: Mapping[str, Any] = field(default_factory=dict)  # paths are absolute
+    keys: Mapping[str, str] = field(default_factory=dict)  # action: key; not checked yet
 
     def wrong(self, entry: str, problem: str) -> UserError:
-        """The error that an entry of the file is not as it must be."""
+        """An error about an entry of the file."""
         return UserError(f"{self.path}: {entry} {problem}")
 
 
 def read_config(path: Path | None = None, no_config: bool = False) -> UserConfig:
-    """The file's entries, each checked as far as that can be done without the app.
+    """Read the file and check its entries, except those that only the app can check.
 
-    ``path`` None: the file in the user's folder, which need not be there. Raises UserError, one
-    sentence that names the file and the entry.
+    ``path`` None: the file in the user's configuration folder, which need not exist. Raises
+    UserError, one sentence that names the file and the entry.
     """
     if no_config:
         return UserConfig()
@@ -116,7 +113,8 @@ def read_config(path: Path | None = None, no_config: bool = False) -> UserConfig
             raise config.wrong(f"[keys] {action}", 'must be a key in quotes, such as "ctrl+g".')
     for name, value in values.items():
         if name not in ENTRIES:
-            raise config.wrong(repr(name)[:60], f"is no setting{meant(name, ENTRIES)}.")
+            advice = "'llama-cpu config' lists all settings."
+            raise UserError(f"{path}: {unknown('setting', name, ENTRIES, advice)}")
         _require(config, name, value)
     return UserConfig(
         path, {name: _whole(value, name, path) for name, value in values.items()}, keys
@@ -131,19 +129,15 @@ def _require(config: UserConfig, name: str, value: object) -> None:
         raise config.wrong(name, f"is {repr(value)[:60]}, but must be {entry.wanted}.")
 
 
-def meant(name: str, names: Mapping[str, object]) -> str:
-    """What to say of an unknown name: the known one that is most like it."""
-    close = difflib.get_close_matches(name, names, 1)
-    return f"; perhaps {close[0]} is meant" if close else "; 'llama-cpu config' lists all of them"
-
-
 def _parsed(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
+        values: dict[str, Any] = tomlkit.parse(data.decode("utf-8-sig")).unwrap()
+        return values
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; save it as that.") from error
-    except (ValueError, RecursionError) as error:
-        problem = str(error).rstrip(".")[:200] or "too deep"
+        raise UserError(f"{path} is not UTF-8 text; save it in that encoding.") from error
+    except (ValueError, TOMLKitError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        problem = "it is nested too deeply" if deep else str(error).rstrip(".")[:200]
         raise UserError(f"{path} is not valid TOML: {problem}.") from error
 
 
@@ -159,7 +153,7 @@ def _is_path(value: object) -> bool:
 
 
 def _whole(value: Any, name: str, file: Path) -> Any:
-    """Paths as such: ``~`` is the user's home, and others begin at the file's folder."""
+    """Make paths absolute: ``~`` is the user's home, others are relative to the file's folder."""
     wanted = ENTRIES[name].wanted
     if wanted == _PATH:
         return _path(value, file)
@@ -171,45 +165,39 @@ def _whole(value: Any, name: str, file: Path) -> Any:
 def _path(text: str, file: Path) -> Path:
     try:
         return file.absolute().parent / Path(text).expanduser()
-    except RuntimeError as error:  # ~ of somebody who is not there
-        raise UserError(f"{file}: {text[:60]} names a home folder that is not there.") from error
+    except RuntimeError as error:  # ~ with an unknown user name
+        raise UserError(f"{file}: {text[:60]} names a home folder that does not exist.") from error
 
 
 # Writing
 
 
 def with_entry(text: str, name: str, value: str | bool) -> str:
-    """The same file with this entry, on its own line; all other lines stay as they are.
+    """The text of the file with this entry set; comments, order and other lines stay.
 
-    Raises ValueError where that cannot be done, as the entry is written in an unusual way.
+    Raises ValueError if the text is not valid TOML.
     """
-    lines = text.splitlines(keepends=True)
-    line = f"{name} = {_quoted(value)}"
-    head = next((n for n, each in enumerate(lines) if each.lstrip().startswith("[")), len(lines))
-    simple = r"""("[^"\\]*"|'[^']*'|true|false)([ \t]*(#.*)?)(\r?\n)?$"""
-    for number, old in enumerate(lines[:head]):
-        if match := re.match(rf"{name}\s*=\s*{simple}", old):
-            lines[number] = line + match[2] + (match[4] or "")
-            break
-    else:
-        end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-        if head and not lines[head - 1].endswith("\n"):
-            lines[head - 1] += end
-        gap = end if head < len(lines) else ""
-        lines.insert(head, line + end + gap)
-    changed = "".join(lines)
-    expected = tomllib.loads(text.lstrip("\ufeff")) | {name: value}
-    if tomllib.loads(changed.lstrip("\ufeff")) != expected:
-        raise ValueError(f"{name} cannot be changed in this file")
-    return changed
+    text, byte_order_mark = text.removeprefix("\ufeff"), text[: text.startswith("\ufeff")]
+    try:
+        document = tomlkit.parse(text)
+        expected = document.unwrap() | {name: value}
+        document[name] = value
+        changed = tomlkit.dumps(document)
+        if "\r\n" in text.partition("\n")[0] + "\n":
+            changed = re.sub(r"(?<!\r)\n", "\r\n", changed)  # tomlkit adds lines with \n
+        if tomlkit.parse(changed).unwrap() != expected:
+            raise ValueError(f"{name} cannot be changed in this file")
+    except (TOMLKitError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return byte_order_mark + changed
 
 
 def save_entry(path: Path, name: str, value: str | bool) -> None:
-    """Change one entry of the file, which is made where it is not there; it is whole at every time.
+    """Change one entry of the file atomically; the file is created if it does not exist.
 
-    Raises UserError where that is not possible; the file is as it was then.
+    Raises UserError if that is not possible; the file is unchanged then.
     """
-    path = path.resolve()  # a link stays a link
+    path = path.resolve()  # so that a symbolic link remains one
     try:
         text = read_small_file(path, _FORMAT).decode() if _is_there(path) else ""
         changed = with_entry(text, name, value)
@@ -224,16 +212,10 @@ def save_entry(path: Path, name: str, value: str | bool) -> None:
 
 
 def _quoted(value: Any) -> str:
-    """A TOML value."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    """The value in TOML's notation, on one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_quoted, value))}]"
-    if isinstance(value, (str, Path)):
-        escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-        escaped = re.sub("[\0-\x1f\x7f]", lambda match: f"\\u{ord(match[0]):04x}", escaped)
-        return f'"{escaped}"'
-    return repr(value)
+    return tomlkit.item(str(value) if isinstance(value, Path) else value).as_string()
 
 
 # The sample
@@ -242,22 +224,23 @@ def _quoted(value: Any) -> str:
 def sample(
     config: UserConfig, defaults: Mapping[str, Any], keys: Mapping[str, tuple[str, str]]
 ) -> str:
-    """All settings with their present values, as a file that may be used as it is.
+    """All settings with their present values, as text that may be used as config.toml.
 
-    ``defaults``: the program's. ``keys``: action to its key now and what it does.
+    ``defaults``: the program's defaults. ``keys``: for each action, its present key and what it
+    does.
     """
     place = config.path or config_path()
     parts = [
-        f"# Settings of llama_cpu; their place is {place}.\n"
-        "# A line that begins with # shows what holds without it. The command line comes first,\n"
-        "# then this file, then the model's generation_config.json, then the program itself."
+        f"# Settings of llama_cpu; this file belongs at {place}.\n"
+        "# A line that begins with # shows a default. The command line takes precedence over this\n"
+        "# file, this file over the model's generation_config.json, and that over the defaults."
     ]
     for name, entry in ENTRIES.items():
         limits = f" ({entry.wanted})" if isinstance(entry, Range) and entry.kind is not str else ""
         if isinstance(entry, Choice) and entry.words:
             limits = f" ({entry.wanted})"
         parts.append(f"# {entry.about}{limits}\n{_line(config, name, defaults)}")
-    parts.append("[keys]\n# Several keys for one action: with commas between them.")
+    parts.append("[keys]\n# To give an action several keys, separate them with commas.")
     for action, (key, about) in keys.items():
         mark = "" if action in config.keys else "# "
         parts.append(f"{mark}{action} = {_quoted(key)}  # {about}")

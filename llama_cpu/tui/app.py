@@ -208,7 +208,7 @@ class ChatApp(App[int]):
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
         if self.is_leaving:
             self.exit(EXIT_OK)
-        elif chat and not self._switch.is_active and chat.session.has_unkept_cache:
+        elif chat and not self._switch.is_active and chat.session.has_unsaved_cache:
             for each in self.screen_stack:
                 if isinstance(each, LensScreen):
                     each.stop()

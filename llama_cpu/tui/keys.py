@@ -6,7 +6,9 @@ from functools import lru_cache
 from textual.binding import Binding
 from textual.keys import REPLACED_KEYS, Keys, _character_to_key, key_to_character
 
-from llama_cpu.settings.user_config import UserConfig, meant
+from llama_cpu.errors import UserError
+from llama_cpu.settings.suggestions import unknown
+from llama_cpu.settings.user_config import UserConfig
 
 _MODIFIERS = {"alt", "ctrl", "hyper", "meta", "shift", "super"}
 _SAME_IN_TERMINALS = {
@@ -99,7 +101,8 @@ def keymap_from(config: UserConfig) -> dict[str, str]:
     for name, keys in config.keys.items():
         where = f"[keys] {name}"[:70]
         if name not in known:
-            raise config.wrong(where, f"is no action{meant(name, known)}.")
+            advice = "'llama-cpu config' lists all actions."
+            raise UserError(f"{config.path}: {where}: {unknown('action', name, known, advice)}")
         try:
             keymap[name] = ",".join(_usable(each, known[name]) for each in keys.split(","))
         except ValueError as error:

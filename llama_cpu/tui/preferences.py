@@ -22,7 +22,8 @@ class Preferences:
 
     def save(self, name: str) -> None:
         """Remember ``theme`` or ``panels`` as it was chosen. Raises UserError where that is not
-        possible."""
+        possible.
+        """
         if self.config.path:
             save_entry(self.config.path, name, getattr(self, name))
 

@@ -12,7 +12,7 @@ import pytest
 from llama_cpu.chat.choose_model import ChooseModel, model_chooser
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session import ChatSession
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
 from llama_cpu.loading.plan import plan_from_arguments
@@ -44,7 +44,7 @@ def conversation() -> Conversation:
 
 def options(one: Path, *words: str) -> argparse.Namespace:
     words = ("--ckpt_dir", str(one), "--max_gen_len", "3", "--seed", "1", *words)
-    return chat_parser("x").parse_args(words)
+    return command_parser("chat", "x").parse_args(words)
 
 
 def chooser(one: Path, conversation: Conversation, *words: str) -> ChooseModel:

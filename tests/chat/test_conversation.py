@@ -48,7 +48,7 @@ def events(text: str, reason: StopReason = StopReason.END) -> Iterator[Event]:
 
 
 def written(conversation: Conversation, source: Iterator[Event]) -> Iterator[Event]:
-    return conversation.written(source, frozenset([END]), lambda ids, text: ids)
+    return conversation.autosave_answer(source, frozenset([END]), lambda ids, text: ids)
 
 
 def ask(
@@ -80,10 +80,10 @@ def refuse(monkeypatch: pytest.MonkeyPatch, history: History, *methods: str) -> 
 def test_a_conversation_is_made_with_the_first_message(
     conversation: Conversation, other: History
 ) -> None:
-    assert other.latest() is None and conversation.kept_id is None
+    assert other.latest() is None and conversation.stored_id is None
     conversation.add_user("one")
     latest = other.latest()
-    assert latest and latest.id == conversation.kept_id and conversation.is_kept
+    assert latest and latest.id == conversation.stored_id and conversation.is_persistent
     assert (latest.title, latest.model, latest.settings) == ("one", "model", {"system": "Be kind."})
     assert stored(other) == ["one"]
 
@@ -97,11 +97,11 @@ def test_an_answer_is_saved_as_it_grows(
     assert [event.text for event in (next(source), next(source))] == ["two", " three"]
     while stored(other) != ["one", "two three"]:
         pass
-    growing = other.path(conversation.kept_id)[-1]
+    growing = other.path(conversation.stored_id)[-1]
     assert growing.state is State.WRITING and list(growing.token_ids) == [0, 1]
     assert list(growing.token_seconds) == [0.5, 0.5]
     source.close()  # the app is left
-    left = other.path(conversation.kept_id)[-1]
+    left = other.path(conversation.stored_id)[-1]
     assert (left.text, left.state, left.model) == ("two three", State.STOPPED, "model")
 
 
@@ -173,7 +173,7 @@ def test_opened_with_its_system_prompt(conversation: Conversation, history: Hist
     ask(conversation, "one", "two")
     again = Conversation(history, "model", "Be short.")
     assert again.system == "Be short."
-    again.open(conversation.kept_id)
+    again.open(conversation.stored_id)
     assert again.system == "Be kind." and told(again) == ["one", "two"]
     again.clear()
     assert again.system == "Be short." and told(again) == []
@@ -191,7 +191,9 @@ def go_on(conversation: Conversation, source: Iterator[Event]) -> list[Event]:
     last = conversation.line[-1]
     tidy: Callable = lambda ids, text: ids  # noqa: E731
     ends = frozenset([END])
-    return list(conversation.written_on(source, ends, tidy, " " + last.text, last.token_ids))
+    return list(
+        conversation.autosave_continuation(source, ends, tidy, " " + last.text, last.token_ids)
+    )
 
 
 def test_a_cut_answer_is_continued(conversation: Conversation, other: History, path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_cut_answer_is_continued(conversation: Conversation, other: History, p
     first = conversation.line[-1]
     *_, finished = go_on(conversation, events("three"))
     assert isinstance(finished, Finished)
-    answer = other.path(conversation.kept_id)[-1]
+    answer = other.path(conversation.stored_id)[-1]
     assert (answer.id, answer.text, answer.state) == (first.id, "two three", State.COMPLETE)
     assert list(answer.token_ids) == [0, 0] and len(answer.token_seconds) == 3
 
@@ -210,7 +212,7 @@ def test_how_each_run_went_is_stored(conversation: Conversation, other: History)
     list(
         written(conversation, iter([*first, Token(2, " three", 0.1), Finished(StopReason.STOPPED)]))
     )
-    assert other.path(conversation.kept_id)[-1].runs == (Run(0, 3, 9, 0.5),)
+    assert other.path(conversation.stored_id)[-1].runs == (Run(0, 3, 9, 0.5),)
     second = [Prefill(13, 1, 1, 0.25), Token(3, " four", 0.1), Token(4, "", 0.1, drafted=True)]
     go_on(conversation, iter([*second, Finished(StopReason.STOPPED)]))
     assert conversation.line[-1].runs == (Run(0, 3, 9, 0.5), Run(2, 13, 1, 0.25, 1))
@@ -243,13 +245,13 @@ def test_an_answer_that_another_window_writes_is_not_continued(
 
 def test_deleted_before_a_message_is_sent(conversation: Conversation, other: History) -> None:
     ask(conversation, "one", "two")
-    other.delete(conversation.kept_id)
+    other.delete(conversation.stored_id)
     with pytest.raises(Gone) as error:
         conversation.add_user("three")
     assert str(error.value) == GONE and conversation.take_trouble() == ""
-    assert told(conversation) == ["one", "two"] and not conversation.is_kept
+    assert told(conversation) == ["one", "two"] and not conversation.is_persistent
     ask(conversation, "three", "four")
-    assert conversation.is_kept
+    assert conversation.is_persistent
     assert stored(other) == ["one", "two", "three", "four"] == told(conversation)
 
 
@@ -268,7 +270,7 @@ def test_deleted_while_an_answer_is_written(conversation: Conversation, other: H
     conversation.add_user("one")
     source = written(conversation, events("two three"))
     next(source)
-    other.delete(conversation.kept_id)
+    other.delete(conversation.stored_id)
     assert len(list(source)) == 3
     assert conversation.take_trouble() == GONE_WHILE_ANSWERING
     assert (
@@ -305,10 +307,10 @@ def test_messages_go_on_in_memory(
         ask(conversation, "five", "six")
         assert conversation.take_trouble() == ""
         assert told(conversation) == ["one", "two", "three", "four", "five", "six"]
-        assert not conversation.is_kept
+        assert not conversation.is_persistent
     assert stored(history) == ["one", "two"]
     conversation.add_user("seven")
-    assert conversation.is_kept
+    assert conversation.is_persistent
     assert stored(history) == ["one", "two", "three", "four", "five", "six", "seven"]
 
 

@@ -205,8 +205,8 @@ def test_a_long_conversation_is_opened_where_only_its_end_fits(session: ChatSess
         parent = answer.id
     session.conversation.open(conversation_id)
     rendered = []
-    render = session._renderer.render
-    session._renderer.render = lambda requests: rendered.append(1) or render(requests)
+    render = session._settings.renderer.render
+    session._settings.renderer.render = lambda requests: rendered.append(1) or render(requests)
     dropped, *events = turn(session, "and now?")
     assert isinstance(dropped, TurnsDropped) and dropped.count > 480
     context = session.loaded.tokenizer.decode(session.loaded.cache.token_ids)

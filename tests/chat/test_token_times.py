@@ -94,7 +94,7 @@ def test_what_is_seen_while_it_is_written_is_what_is_stored() -> None:
     conversation, timings = Conversation(History(None), "Demo"), Timings()
     conversation.add_user("one")
     source = iter([*events, Finished(StopReason.LENGTH)])
-    for event in conversation.written(source, frozenset(), lambda ids, text: ids):
+    for event in conversation.autosave_answer(source, frozenset(), lambda ids, text: ids):
         timings.observe(event)
         during = answer_times(conversation.line, timings, "Demo")
     (before,), (after,) = during, answer_times(conversation.line)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_cpu.cli.main import chat_main, complete_main, main
+from llama_cpu.cli.main import COMMANDS, chat_main, complete_main, main
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_markdown
 
@@ -145,6 +145,54 @@ def test_installed_command(capsys: pytest.CaptureFixture, demo: list[str]) -> No
     with pytest.raises(SystemExit) as caught:
         main(["no-such-command"])
     assert caught.value.code == 2
+
+
+def test_help_lists_every_command_and_needs_no_torch() -> None:
+    code = "import sys\nfrom llama_cpu.cli.main import main\n"
+    code += "try:\n    main(sys.argv[1:])\n"
+    code += "finally:\n    assert 'torch' not in sys.modules and 'textual' not in sys.modules\n"
+    done = run("-c", code, "--help")
+    assert done.returncode == 0, done.stderr
+    for name, command in COMMANDS.items():
+        assert any(
+            line.split() == [name, *command.about.split()] for line in done.stdout.splitlines()
+        )
+        done_with_one = run("-c", code, name, "--help")
+        assert done_with_one.returncode == 0, done_with_one.stderr
+        assert f"usage: llama-cpu {name} " in done_with_one.stdout
+        assert command.about in done_with_one.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("hist list", "llama-cpu: Unknown command 'hist'. Did you mean 'history'?"),
+        ("x", "llama-cpu: Unknown command 'x'. The commands are chat, complete, merge, history,"),
+        ("chat --temprature 1", "chat: Unknown option '--temprature'. Did you mean '--temperature"),
+        ("complete hi --max-gen-lenth=3", "Unknown option '--max_gen_lenth'. Did you mean '--max_"),
+        ("history export 1 --outptu x", "export: Unknown option '--outptu'. Did you mean '--outpu"),
+        ("chat --qqq", "Unknown option '--qqq'. All options are listed by --help."),
+        ("merge 13B", "llama-cpu merge: Unexpected argument: '13B'."),
+        ("chat --threads x", "chat: argument --threads: 'x' is not a whole number above 0"),
+    ],
+)
+def test_unknown_words_are_one_line_with_a_suggestion(
+    words: str, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split(" "))
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and "--help)" in line
+
+
+def test_options_take_hyphens_and_underscores_in_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for option in ("--no-config", "--no_config"):
+        assert main(["config", option]) == 0
+        assert main(["chat", "--ckpt-dir", str(tmp_path / "no-such_place"), option]) == 2
+        assert "no-such_place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [chat_main, complete_main])

@@ -13,7 +13,7 @@ from llama_cpu.cli import history as history_command
 from llama_cpu.cli.main import main
 from llama_cpu.history.rows import State
 from llama_cpu.history.store import History
-from llama_cpu.kv_store.index import kept_path
+from llama_cpu.kv_store.index import file_path
 from llama_cpu.system.paths import history_path, kv_folder
 from tests.history.conftest import ROOT
 
@@ -131,7 +131,7 @@ def test_a_path_with_no_history_is_not_made(tmp_path: Path, capsys: pytest.Captu
     path = tmp_path / "typo.db"
     assert main(["history", "list", "--history", str(path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"Error: {path} is not there") and len(error.splitlines()) == 1
+    assert error.startswith(f"Error: {path} does not exist") and len(error.splitlines()) == 1
     assert not path.exists()
 
 
@@ -168,7 +168,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture) -> None:
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_kept_caches(
+def test_saved_caches(
     run: Run,
     history: History,
     conversation: int,
@@ -178,8 +178,8 @@ def test_kept_caches(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert run("caches") == ""
     assert history.file
-    other = kept_path(kv_folder(), tmp_path / "other.db", 1)
-    paths = [kept_path(kv_folder(), history.file, each) for each in (conversation, 77)]
+    other = file_path(kv_folder(), tmp_path / "other.db", 1)
+    paths = [file_path(kv_folder(), history.file, each) for each in (conversation, 77)]
     kv_folder().mkdir(parents=True)
     for path in (other, *paths):
         path.write_bytes(bytes(2048))
@@ -191,7 +191,7 @@ def test_kept_caches(
     assert list(kv_folder().iterdir()) == []
     assert run("caches", "--clear") == "Removed: 0 files, 0 B.\n"
     other.write_bytes(bytes(2048))
-    monkeypatch.setattr("llama_cpu.cli.history.remove", lambda path: False)  # as on Windows
+    monkeypatch.setattr("llama_cpu.cli.history.remove_file", lambda path: False)  # as on Windows
     told = run("caches", "--clear", code=1)
     removed, left = "Removed: 0 files, 0 B.", "Could not be removed: 1 file, 2.0 KiB in"
     assert told == f"{removed} {left} {kv_folder()}.\n"

@@ -68,7 +68,7 @@ def test_killed_while_it_saves_an_answer(database: Path, start: Start, seed: int
         assert cut.text == "word " * saved and list(cut.token_seconds) == [0.5] * saved
         assert history.continue_answer(answer).state is State.WRITING
         history.save_answer(answer, cut.text + "end", cut.token_ids, state=State.COMPLETE)
-        assert [found.message for _, found in history.search("end")] == [answer]
+        assert [found.message_id for _, found in history.search("end")] == [answer]
     assert integrity(database) == "ok"
     assert not writers_files(database)
 

@@ -53,13 +53,13 @@ def test_what_is_found_comes_with_its_place(either: History) -> None:
     new = say(either, "word " * 50 + "the\nneedle\there " + "word " * 50, title="Haystack")
     ((conversation, found),) = either.search("needle")
     assert conversation == either.get(new)
-    assert found.message == either.path(new)[0].id
+    assert found.message_id == either.path(new)[0].id
     assert "the needle here" in found.snippet and len(found.snippet) < 200
     ((_, in_title),) = either.search("haystack")
-    assert (in_title.message, in_title.snippet) == (None, "")
+    assert (in_title.message_id, in_title.snippet) == (None, "")
     edited = either.add_message(new, None, "user", "another needle")
     ((_, newest),) = either.search("needle")
-    assert newest.message == edited.id
+    assert newest.message_id == edited.id
 
 
 def test_what_changes_is_found_as_it_is(either: History) -> None:

@@ -49,7 +49,7 @@ def comparable(messages: list[StoredMessage]) -> list[object]:
         replace(
             message,
             id=order[message.id],
-            conversation=0,
+            conversation_id=0,
             parent=None if message.parent is None else order[message.parent],
             token_seconds=str(message.token_seconds),
             token_logprobs=str(message.token_logprobs).replace("-nan", "nan"),

@@ -6,20 +6,21 @@ from threading import Event as Flag
 
 import pytest
 
-from llama_cpu.chat.cache_keeper import CacheKeeper, unwatched
 from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.open_session import cache_keeper
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
+from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.kv_store.store import KVStore
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.conversations import PLAIN
 from tests.support.engine import GREEDY, load_tiny
-from tests.support.kept_caches import Open
+from tests.support.stored_caches import Open
 
 
 @pytest.fixture
@@ -60,13 +61,12 @@ def open_session(model: Path, history: History, folder: Path) -> Iterator[Open]:
         conversation = Conversation(store)
         if conversation_id is not None:
             conversation.open(conversation_id)
-        kept = KVStore(store, each, total, folder)
-        keeper = CacheKeeper(kept, loaded.plan, weights, loaded.cache)
+        keeper = cache_keeper(KVStore(store, each, total, folder), loaded, weights)
         session = ChatSession(
             loaded, template, GREEDY, 12, conversation=conversation, keeper=keeper
         )
         sessions.append(session)
-        session.prepare_cache(unwatched, Flag())
+        session.prepare_cache(ignore_progress, Flag())
         return session
 
     yield open_session

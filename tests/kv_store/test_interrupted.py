@@ -10,10 +10,10 @@ from threading import Event as Flag
 import pytest
 
 from llama_cpu.history.store import History
-from llama_cpu.kv_store import store as kept_caches
-from llama_cpu.kv_store.index import kept_files
+from llama_cpu.kv_store import store as kv_store
+from llama_cpu.kv_store.index import list_files
 from tests.support.conversations import turn
-from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
+from tests.support.stored_caches import LONG, Open, answer_to, leave, only_file, stored_conversation
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -22,9 +22,9 @@ def test_stopped_while_it_is_written_or_read(open_session: Open, folder: Path) -
     session = open_session()
     turn(session, LONG)
     stop = Flag()
-    session.keep_cache(lambda done, total: stop.set(), stop)
+    session.save_cache(lambda done, total: stop.set(), stop)
     assert list(folder.iterdir()) == []
-    assert session.has_unkept_cache
+    assert session.has_unsaved_cache
     conversation_id = leave(session)
     anew = open_session()
     anew.conversation.open(conversation_id)
@@ -32,25 +32,25 @@ def test_stopped_while_it_is_written_or_read(open_session: Open, folder: Path) -
     anew.prepare_cache(lambda done, total: stop.set(), stop)
     assert len(anew.loaded.cache) == 0
     assert answer_to(anew, "and then?")[0] == 0  # nobody wanted to wait for it
-    assert len(kept_files(folder)) == 1
+    assert len(list_files(folder)) == 1
 
 
 def test_a_slow_disk_is_not_waited_for(
     open_session: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_caches, "LONGEST_SECONDS", -1.0)
-    kept_one(open_session)
+    monkeypatch.setattr(kv_store, "MAX_SECONDS", -1.0)
+    stored_conversation(open_session)
     assert list(folder.iterdir()) == []
 
 
 def test_a_full_disk_means_no_file(
     open_session: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_caches, "FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(kv_store, "MIN_FREE_BYTES", 1 << 60)
     session = open_session()
     turn(session, LONG)
     leave(session)
-    assert list(folder.iterdir()) == [] and session.has_unkept_cache
+    assert list(folder.iterdir()) == [] and session.has_unsaved_cache
     monkeypatch.undo()
     leave(session)  # there is room again
     only_file(folder).unlink()
@@ -59,14 +59,14 @@ def test_a_full_disk_means_no_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llama_cpu.kv_store.file_format.write_at", full)
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     assert list(folder.iterdir()) == []
     assert answer_to(open_session(conversation_id), "and then?")[0] == 0
 
 
 def test_a_folder_that_cannot_be_made(open_session: Open, folder: Path) -> None:
     folder.write_text("a file")
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     assert answer_to(open_session(conversation_id), "and then?")[0] == 0
 
 
@@ -86,13 +86,13 @@ cache.extend([1] * 500)
 def slowly(done, total):
     print(done, flush=True)
     time.sleep(0.05)
-kept = KVStore(history, 1 << 20, 1 << 22, Path(sys.argv[2]))
-kept.save(int(sys.argv[3]), message, {"format": "x"}, cache, slowly, Flag())
+store = KVStore(history, 1 << 20, 1 << 22, Path(sys.argv[2]))
+store.save(int(sys.argv[3]), message, {"format": "x"}, cache, slowly, Flag())
 """
 
 
 def test_killed_while_it_is_written(open_session: Open, history: History, folder: Path) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     good = only_file(folder).read_bytes()
     chance = random.Random(3)
     for _ in range(4):
@@ -108,7 +108,7 @@ def test_killed_while_it_is_written(open_session: Open, history: History, folder
         assert len(list(folder.iterdir())) == 2
         process.kill()
         process.communicate()
-        assert [kept.path.read_bytes() for kept in kept_files(folder)] == [good]
+        assert [file.path.read_bytes() for file in list_files(folder)] == [good]
         del other
     open_session()
     assert only_file(folder).read_bytes() == good
@@ -116,12 +116,12 @@ def test_killed_while_it_is_written(open_session: Open, history: History, folder
 
 
 def test_two_windows_with_one_conversation(open_session: Open, folder: Path) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     one, other = open_session(conversation_id), open_session(conversation_id)
     turn(one, "first")
     turn(other, "second")
     leave(one)
     leave(other)
-    assert len(kept_files(folder)) == 1
+    assert len(list_files(folder)) == 1
     anew = open_session(conversation_id)
     assert anew.loaded.cache.token_ids == other.loaded.cache.token_ids

@@ -6,16 +6,24 @@ from threading import Event as Flag
 
 import pytest
 
-from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
-from llama_cpu.kv_store.index import kept_files
+from llama_cpu.kv_store.index import list_files
+from llama_cpu.kv_store.keeper import ignore_progress
 from tests.support.conversations import turn
-from tests.support.kept_caches import LONG, TOKENS, Open, answer_to, kept_one, leave, only_file
+from tests.support.stored_caches import (
+    LONG,
+    TOKENS,
+    Open,
+    answer_to,
+    leave,
+    only_file,
+    stored_conversation,
+)
 
 
 def sizes(folder: Path) -> list[int]:
-    return [kept.nbytes for kept in kept_files(folder)]
+    return [file.nbytes for file in list_files(folder)]
 
 
 def test_a_file_has_as_many_tokens_as_the_limit_allows(open_session: Open, folder: Path) -> None:
@@ -24,21 +32,21 @@ def test_a_file_has_as_many_tokens_as_the_limit_allows(open_session: Open, folde
     turn(session, LONG)
     assert len(session.loaded.cache) > 80
     conversation_id = leave(session)
-    assert not session.has_unkept_cache
+    assert not session.has_unsaved_cache
     assert sizes(folder)[0] <= limit
     assert answer_to(open_session(conversation_id, each=limit), "and then?")[0] == 80
 
 
 def test_the_oldest_go_first(open_session: Open, folder: Path) -> None:
-    conversations = [kept_one(open_session) for _ in range(3)]
+    conversations = [stored_conversation(open_session) for _ in range(3)]
     size = sizes(folder)[0]
-    for number, kept in enumerate(kept_files(folder)):
-        os.utime(kept.path, (1000 + number, 1000 + number))
+    for number, file in enumerate(list_files(folder)):
+        os.utime(file.path, (1000 + number, 1000 + number))
     open_session(conversations[0])  # which was used last now
     session = open_session(total=3 * size + size // 2)
     turn(session, LONG)
     conversations.append(leave(session))
-    left = {kept.conversation for kept in kept_files(folder)}
+    left = {file.conversation_id for file in list_files(folder)}
     assert left == {conversations[0], *conversations[2:]}
     assert sum(sizes(folder)) <= 3 * size + size // 2
 
@@ -46,18 +54,18 @@ def test_the_oldest_go_first(open_session: Open, folder: Path) -> None:
 def test_a_deleted_conversation_takes_its_file_along(
     open_session: Open, history: History, folder: Path
 ) -> None:
-    gone, stays = kept_one(open_session), kept_one(open_session)
+    gone, stays = stored_conversation(open_session), stored_conversation(open_session)
     history.delete(gone)  # in another window
     open_session()
-    assert [kept.conversation for kept in kept_files(folder)] == [stays]
+    assert [file.conversation_id for file in list_files(folder)] == [stays]
 
 
 def test_deleted_while_it_was_open(open_session: Open, history: History, folder: Path) -> None:
-    session = open_session(kept_one(open_session))
+    session = open_session(stored_conversation(open_session))
     turn(session, "and then?")
-    history.delete(session.conversation.kept_id)
-    session.keep_cache(unwatched, Flag())
-    assert kept_files(folder) == []
+    history.delete(session.conversation.stored_id)
+    session.save_cache(ignore_progress, Flag())
+    assert list_files(folder) == []
 
 
 def test_a_deleted_turn_is_not_left_in_a_file(open_session: Open, folder: Path) -> None:
@@ -67,7 +75,7 @@ def test_a_deleted_turn_is_not_left_in_a_file(open_session: Open, folder: Path) 
     anew = open_session(leave(session))
     anew.conversation.delete_last_turn()
     leave(anew)
-    assert kept_files(folder) == []
+    assert list_files(folder) == []
 
 
 def test_a_deleted_turn_is_not_left_in_a_file_by_the_lens(open_session: Open, folder: Path) -> None:
@@ -78,14 +86,14 @@ def test_a_deleted_turn_is_not_left_in_a_file_by_the_lens(open_session: Open, fo
     session.conversation.delete_last_turn()
     assert list(session.look(first, Flag()))
     leave(session)
-    assert kept_files(folder) == []
+    assert list_files(folder) == []
     turn(session, "and then?")  # what it leaves there is of the line again
     anew = open_session(leave(session))
     assert anew.loaded.cache.token_ids == session.loaded.cache.token_ids
 
 
 def test_what_the_lens_alone_has_read_is_kept(open_session: Open, folder: Path) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     only_file(folder).unlink()
     session = open_session(conversation_id)
     assert list(session.look(session.conversation.line[-1], Flag()))
@@ -108,17 +116,17 @@ def test_files_of_a_database_that_is_gone(open_session: Open, tmp_path: Path, fo
     session = open_session(store=other)
     turn(session, LONG)
     leave(session)
-    kept_one(open_session)
-    assert len(kept_files(folder)) == 2  # another database's are let be
+    stored_conversation(open_session)
+    assert len(list_files(folder)) == 2  # another database's are let be
     other.close()
     (tmp_path / "other.db").unlink()
     open_session()
-    assert len(kept_files(folder)) == 1
+    assert len(list_files(folder)) == 1
 
 
 def test_files_of_others_are_let_be(open_session: Open, folder: Path) -> None:
-    kept_one(open_session)
+    stored_conversation(open_session)
     mine = folder / "mine.safetensors"
     mine.write_bytes(b"x" * (8 << 20))
     open_session()
-    assert mine.exists() and len(kept_files(folder)) == 1
+    assert mine.exists() and len(list_files(folder)) == 1

@@ -10,25 +10,25 @@ from threading import Event as Flag
 import pytest
 import torch
 
-from llama_cpu.chat import cache_keeper
-from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import session_opener
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.history.store import History
+from llama_cpu.kv_store import keeper
 from llama_cpu.kv_store.fingerprint import fingerprint
-from llama_cpu.kv_store.index import kept_files
+from llama_cpu.kv_store.index import list_files
+from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.conversations import PLAIN, turn
 from tests.support.engine import make_plan
-from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
+from tests.support.stored_caches import LONG, Open, answer_to, leave, only_file, stored_conversation
 
 
 def test_other_weights(open_session: Open, tmp_path: Path, folder: Path) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     config = tiny_config()
     other = write_meta(tmp_path / "other" / "model", config, random_weights(config, seed=1))
     assert len(open_session(conversation_id, source=other).loaded.cache) == 0
@@ -36,7 +36,7 @@ def test_other_weights(open_session: Open, tmp_path: Path, folder: Path) -> None
 
 
 def test_other_rope(open_session: Open, tmp_path: Path, model: Path) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     params = json.loads((model / "params.json").read_text())
     status = (model / "params.json").stat()
     (model / "params.json").write_text(json.dumps(params | {"rope_theta": 20000.0}))
@@ -46,7 +46,7 @@ def test_other_rope(open_session: Open, tmp_path: Path, model: Path) -> None:
 
 def test_weights_changed_in_their_place(open_session: Open, model: Path) -> None:
     """One number, in a row that is none of the samples."""
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     path = model / "consolidated.00.pth"
     weights = torch.load(path, weights_only=True)
     weights["layers.0.attention.wq.weight"][7, 3] += 1
@@ -75,7 +75,7 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
     def fails(checkpoint: object) -> str:
         raise OSError("the disk is gone")
 
-    args = chat_parser("chat").parse_args([])
+    args = command_parser("chat", "chat").parse_args([])
     for works in (True, False):
         plan = make_plan(model)
         session = session_opener(plan, args, Conversation(history))(lambda *_: None, Flag())
@@ -85,32 +85,32 @@ def test_a_fingerprint_that_cannot_be_taken_only_keeps_no_caches(
 
 
 def test_other_precision(open_session: Open) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     for precision in (BF16, INT8):
         assert len(open_session(conversation_id, precision=precision).loaded.cache) == 0
 
 
 def test_other_template(open_session: Open) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     other = replace(PLAIN, source=PLAIN.source.replace("a:", "b:"))
     assert len(open_session(conversation_id, template=other).loaded.cache) == 0
     assert len(open_session(conversation_id).loaded.cache) > 64
 
 
 def test_other_program(open_session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    conversation_id = kept_one(open_session)
-    monkeypatch.setattr(cache_keeper, "__version__", "9.9")
+    conversation_id = stored_conversation(open_session)
+    monkeypatch.setattr(keeper, "__version__", "9.9")
     assert len(open_session(conversation_id).loaded.cache) == 0
 
 
 def test_a_context_that_is_too_small(open_session: Open) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     assert len(open_session(conversation_id, max_seq_len=100).loaded.cache) == 0
 
 
 def test_damage_anywhere(open_session: Open, folder: Path) -> None:
     """The file is not used, and the answer is what it is without it."""
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     path = only_file(folder)
     good = path.read_bytes()
     expected = answer_to(open_session(conversation_id, each=0, total=0), "and then?")
@@ -130,10 +130,10 @@ def test_damage_anywhere(open_session: Open, folder: Path) -> None:
     for data in damaged:
         path.write_bytes(data)
         session.conversation.clear()
-        session.prepare_cache(unwatched, Flag())
+        session.prepare_cache(ignore_progress, Flag())
         session.loaded.cache.truncate(0)
         session.conversation.open(conversation_id)
-        session.prepare_cache(unwatched, Flag())
+        session.prepare_cache(ignore_progress, Flag())
         used += len(session.loaded.cache) > 0
     # A bit of the label's own that nothing hangs on: none, as the checksum covers all of it.
     assert used == 0
@@ -149,7 +149,7 @@ def test_damage_anywhere(open_session: Open, folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_hostile_label(open_session: Open, folder: Path, change: object) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     path = only_file(folder)
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
@@ -172,7 +172,7 @@ def test_numbers_that_are_not_finite(open_session: Open, folder: Path, bad: floa
     turn(session, LONG)
     next(session.loaded.cache.pieces(10))[3, 2] = bad
     assert len(open_session(leave(session)).loaded.cache) == 0
-    assert kept_files(folder) == []
+    assert list_files(folder) == []
 
 
 def test_ids_that_the_vocabulary_has_not(open_session: Open) -> None:
@@ -184,7 +184,7 @@ def test_ids_that_the_vocabulary_has_not(open_session: Open) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_something_else_in_its_place(open_session: Open, folder: Path, kind: str) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     path = only_file(folder)
     path.unlink()
     if kind == "folder":

@@ -7,29 +7,29 @@ from threading import Event as Flag
 import torch
 from safetensors import safe_open
 
-from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.conversation import Conversation
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.history.store import History
-from llama_cpu.kv_store.index import kept_files
+from llama_cpu.kv_store.index import list_files
+from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.int8 import INT8
 from tests.support.conversations import prefill_of, turn
-from tests.support.kept_caches import LONG, Open, answer_to, kept_one, leave, only_file
+from tests.support.stored_caches import LONG, Open, answer_to, leave, only_file, stored_conversation
 
 
 def test_reopened_conversation_goes_on_as_if_it_had_not_been_left(open_session: Open) -> None:
     first = open_session()
     turn(first, LONG)
     cached = list(first.loaded.cache.token_ids)
-    assert first.has_unkept_cache
+    assert first.has_unsaved_cache
     conversation_id = leave(first)
-    assert not first.has_unkept_cache
+    assert not first.has_unsaved_cache
 
     anew = open_session(conversation_id)
     assert anew.loaded.cache.token_ids == cached
-    assert not anew.has_unkept_cache
+    assert not anew.has_unsaved_cache
     with_file = answer_to(anew, "and then?")
     anew.conversation.delete_last_turn()
     without = open_session(conversation_id, each=0, total=0)  # which removes the file
@@ -55,7 +55,7 @@ def test_keys_and_values_come_back_bit_by_bit(open_session: Open) -> None:
 def test_the_file_is_an_ordinary_one_that_names_what_it_belongs_to(
     open_session: Open, folder: Path
 ) -> None:
-    conversation_id = kept_one(open_session)
+    conversation_id = stored_conversation(open_session)
     path = only_file(folder)
     with safe_open(path, "pt") as file:
         label = file.metadata()
@@ -72,15 +72,15 @@ def test_the_file_is_an_ordinary_one_that_names_what_it_belongs_to(
 def test_another_conversation_and_back(open_session: Open, folder: Path) -> None:
     session = open_session()
     turn(session, LONG)
-    first = session.conversation.kept_id
+    first = session.conversation.stored_id
     cached = list(session.loaded.cache.token_ids)
     session.conversation.clear()
-    session.prepare_cache(unwatched, Flag())
-    assert [kept.conversation for kept in kept_files(folder)] == [first]
+    session.prepare_cache(ignore_progress, Flag())
+    assert [file.conversation_id for file in list_files(folder)] == [first]
     assert answer_to(session, "x" * 100)[0] == len("u:")
     session.conversation.open(first)
     assert answer_to(session, "and then?")[0] == len(cached)  # also where nobody has prepared it
-    assert len(kept_files(folder)) == 2
+    assert len(list_files(folder)) == 2
 
 
 def test_what_another_conversation_left_in_the_cache_is_not_kept_as_this_one(
@@ -88,19 +88,19 @@ def test_what_another_conversation_left_in_the_cache_is_not_kept_as_this_one(
 ) -> None:
     session = open_session()
     turn(session, "hello")
-    other = session.conversation.kept_id
+    other = session.conversation.stored_id
     session.conversation.clear()
     turn(session, LONG)
     session.conversation.open(other)
-    session.prepare_cache(unwatched, Flag())
-    before = kept_files(folder)
-    session.keep_cache(unwatched, Flag())  # nothing was asked
-    assert kept_files(folder) == before
-    assert [kept.conversation for kept in before] != [other]
+    session.prepare_cache(ignore_progress, Flag())
+    before = list_files(folder)
+    session.save_cache(ignore_progress, Flag())  # nothing was asked
+    assert list_files(folder) == before
+    assert [file.conversation_id for file in before] != [other]
 
 
 def test_only_what_agrees_with_the_prompt_is_used(open_session: Open) -> None:
-    session = open_session(kept_one(open_session))
+    session = open_session(stored_conversation(open_session))
     session.conversation.add_user("tell me less", place=0)
     assert prefill_of(list(session.answer(Flag()))).reused == len("u:tell me ")
 
@@ -108,21 +108,21 @@ def test_only_what_agrees_with_the_prompt_is_used(open_session: Open) -> None:
 def test_short_conversations_have_no_file(open_session: Open, folder: Path) -> None:
     session = open_session()
     turn(session, "hello")
-    assert not session.has_unkept_cache
+    assert not session.has_unsaved_cache
     leave(session)
-    assert kept_files(folder) == []
+    assert list_files(folder) == []
 
 
 def test_nothing_is_written_twice(open_session: Open, folder: Path) -> None:
-    session = open_session(kept_one(open_session))
+    session = open_session(stored_conversation(open_session))
     before = only_file(folder).stat()
     leave(session)
     assert only_file(folder).stat().st_ino == before.st_ino
 
 
 def test_no_conversation_is_kept_without_history(model: Path) -> None:
-    from llama_cpu.chat.open_session import _kept_caches
+    from llama_cpu.chat.open_session import _kv_store
 
-    args = chat_parser("chat").parse_args(["--no_history"])
-    assert _kept_caches(args, Conversation(History(None))) is None
-    assert _kept_caches(args, None) is None
+    args = command_parser("chat", "chat").parse_args(["--no_history"])
+    assert _kv_store(args, Conversation(History(None))) is None
+    assert _kv_store(args, None) is None

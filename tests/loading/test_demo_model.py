@@ -132,7 +132,7 @@ def test_bf16_answers_the_question(demo_model: Path) -> None:
 
 def test_generation_config_gives_the_defaults(demo_model: Path, tmp_path: Path) -> None:
     from llama_cpu.chat.open_session import sampling_from
-    from llama_cpu.cli.options import chat_parser
+    from llama_cpu.cli.main import command_parser
 
     config = open_checkpoint(demo_model).config
     write_hugging_face(tmp_path, config, read_all(demo_model))
@@ -140,6 +140,6 @@ def test_generation_config_gives_the_defaults(demo_model: Path, tmp_path: Path) 
         json.dumps({"temperature": 0.2, "top_p": 0.9, "eos_token_id": [2, 7]})
     )
     plan = plan_loading(tmp_path, demo_model)
-    sampling = sampling_from(plan, chat_parser("x").parse_args(["--top_p", "0.5"]))
+    sampling = sampling_from(plan, command_parser("chat", "x").parse_args(["--top_p", "0.5"]))
     assert (sampling.temperature, sampling.top_p, sampling.min_p) == (0.2, 0.5, 0.0)
     assert load(plan, lambda *_: None, Flag()).end_ids >= {2, 7}

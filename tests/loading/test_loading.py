@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading.load import load
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
@@ -316,6 +316,6 @@ def test_do_sample_false_is_greedy(demo_model: Path) -> None:
     from llama_cpu.chat.open_session import sampling_from
 
     plan = replace(plan_loading(demo_model), generation_config={"do_sample": False})
-    parse = chat_parser("x").parse_args
+    parse = command_parser("chat", "x").parse_args
     assert sampling_from(plan, parse([])).temperature == 0.0
     assert sampling_from(plan, parse(["--temperature", "1"])).temperature == 1.0

@@ -5,7 +5,7 @@ from threading import Event as Flag
 
 import pytest
 
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.plan import LoadPlan, plan_from_arguments
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
@@ -73,7 +73,7 @@ def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: P
         words = ["--ckpt_dir", str(files[of or precision]), precision.switch, *options]
         words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(draft)]
         operators = FixedOperators(**{precision.label: product})
-        return plan_from_arguments(chat_parser("x").parse_args(words), operators)
+        return plan_from_arguments(command_parser("chat", "x").parse_args(words), operators)
 
     for precision in FORMATS:
         assert plan(precision, "plain").mmap

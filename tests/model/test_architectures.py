@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from llama_cpu.weights.precision import Precision
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -14,7 +13,10 @@ from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.loading.load import LoadedModel
 from llama_cpu.loading.memory_estimate import estimate_memory
 from llama_cpu.model.architectures import ARCHITECTURES
+from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.linear import PREFILL_CHUNK
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import read_all
 from tests.support.engine import TensorSource, greedy, load_tiny
 from tests.support.families import random_model, save, save_gguf
@@ -133,10 +135,10 @@ def test_several_shards(case: str, tmp_path: Path) -> None:
     assert greedy(load_tiny(folder), PROMPT, 16) == greedy_reference(model, PROMPT, 16)
 
 
-@pytest.mark.parametrize(("precision", "error"), [(Precision.BF16, 0.05), (Precision.INT8, 0.12)])
+@pytest.mark.parametrize(("precision", "error"), [(BF16, 0.05), (INT8, 0.12)])
 @pytest.mark.parametrize("case", FAMILIES)
 def test_smaller_weights_give_close_logits(
-    case: str, precision: Precision, error: float, tmp_path: Path
+    case: str, precision: WeightFormat, error: float, tmp_path: Path
 ) -> None:
     """LLaMA's logits of a random model of this size are off by 0.02 and 0.08."""
     model = model_of(case)

@@ -136,7 +136,7 @@ def test_settings_are_stored_with_the_conversation_and_come_back(session: ChatSe
     usual = session.settings
     session.apply(replace(usual, temperature=0.25, system="be brief"))
     conversation = session.conversation
-    conversation.keep_settings()
+    conversation.save_settings()
     stored = conversation.stored
     assert stored is not None
     assert conversation.history.get(stored.id).settings == {
@@ -159,7 +159,7 @@ def test_settings_are_stored_with_the_conversation_and_come_back(session: ChatSe
 def test_a_system_prompt_that_was_taken_away_stays_away(session: ChatSession) -> None:
     session.add_user("hi")
     session.apply(replace(session.settings, system=""))
-    session.conversation.keep_settings()
+    session.conversation.save_settings()
     assert session.conversation.stored
     id = session.conversation.stored.id
     session.conversation.clear()

@@ -109,12 +109,12 @@ class FakeSession:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
-    has_unkept_cache = False
+    has_unsaved_cache = False
 
     def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
         pass
 
-    def keep_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+    def save_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
         pass
 
     def let_go(self) -> None:
@@ -125,12 +125,16 @@ class FakeSession:
         self.is_closed = True
 
     def answer(self, stop: threading.Event) -> Iterator[Event]:
-        yield from self.conversation.written(self._play(stop), frozenset(), lambda ids, text: ids)
+        yield from self.conversation.autosave_answer(
+            self._play(stop), frozenset(), lambda ids, text: ids
+        )
 
     def continue_answer(self, stop: threading.Event) -> Iterator[Event]:
         last = self.conversation.line[-1]
         ids, tidy = last.token_ids, lambda ids, text: ids
-        yield from self.conversation.written_on(self._play(stop), frozenset(), tidy, last.text, ids)
+        yield from self.conversation.autosave_continuation(
+            self._play(stop), frozenset(), tidy, last.text, ids
+        )
 
     def look(self, answer: StoredMessage, stop: threading.Event) -> Iterator[LensPart]:
         """One part after the other of what ``looks`` has; an event in it waits."""

@@ -171,9 +171,9 @@ def looked_at() -> FakeSession:
 class KeepingCache(FakeSession):
     """Its KV cache is written without end."""
 
-    has_unkept_cache = True
+    has_unsaved_cache = True
 
-    def keep_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+    def save_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
         on_progress(50 * MIB, 100 * MIB)
         stop.wait(PATIENCE)
 
@@ -181,10 +181,10 @@ class KeepingCache(FakeSession):
 class ReadingCache(KeepingCache):
     """It is read without end."""
 
-    has_unkept_cache = False
+    has_unsaved_cache = False
 
     def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
-        self.keep_cache(on_progress, stop)
+        self.save_cache(on_progress, stop)
 
 
 def one_answer() -> FakeSession:

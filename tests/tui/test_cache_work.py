@@ -8,7 +8,7 @@ import pytest
 
 from llama_cpu.chat.lens import LensPart
 from llama_cpu.history.store import History
-from llama_cpu.kv_store.index import kept_path
+from llama_cpu.kv_store.index import file_path
 from llama_cpu.system.paths import kv_folder
 from llama_cpu.tui.controllers import cache_work
 from llama_cpu.tui.controllers.cache_work import LeavingScreen
@@ -33,10 +33,10 @@ class SlowSession(FakeSession):
         self.was_stopped = stop.is_set()
 
     def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
-        self.prepared.append(self.conversation.kept_id)
+        self.prepared.append(self.conversation.stored_id)
         self._work(on_progress, stop)
 
-    def keep_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+    def save_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
         self._work(on_progress, stop)
         self.kept = not self.was_stopped
 
@@ -73,7 +73,7 @@ async def test_leaving_does_not_wait_for_what_is_being_read() -> None:
 
 async def test_what_ends_the_app_otherwise_does_not_wait_for_the_disk() -> None:
     session = SlowSession()
-    session.has_unkept_cache = True
+    session.has_unsaved_cache = True
     async with chat(session) as pilot:
         await until(pilot, lambda: is_reading(pilot))
         await pilot.press("ctrl+q")
@@ -99,7 +99,7 @@ async def test_every_other_conversation_is_prepared(tmp_path: Path) -> None:
     earlier = [FakeMessage("user", "one"), FakeMessage("assistant", "two")]
     session = SlowSession(earlier=earlier, history=History(tmp_path / "history.db"))
     session.go_on.set()
-    first = session.conversation.kept_id
+    first = session.conversation.stored_id
     async with chat(session, WIDE) as pilot:
         await until(pilot, lambda: session.prepared == [first])
         await pilot.press("ctrl+n")
@@ -121,7 +121,7 @@ async def test_leaving_is_quick_where_there_is_nothing_to_keep() -> None:
 @pytest.mark.parametrize("size", [NARROW, (200, 60)])
 async def test_leaving_shows_what_it_waits_for(size: tuple[int, int]) -> None:
     session = SlowSession()
-    session.has_unkept_cache = True
+    session.has_unsaved_cache = True
     async with chat(session, size) as pilot:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: "50.0 MiB of 100 MiB" in screen_text(pilot))
@@ -135,7 +135,7 @@ async def test_leaving_shows_what_it_waits_for(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("key", ["escape", "ctrl+q"])
 async def test_leaving_at_once(key: str) -> None:
     session = SlowSession()
-    session.has_unkept_cache = True
+    session.has_unsaved_cache = True
     async with chat(session) as pilot:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
@@ -152,7 +152,7 @@ async def test_leaving_while_an_answer_is_written() -> None:
         prompt(pilot).insert("one")
         await pilot.press("enter")
         await until(pilot, lambda: session.context_used > 1)
-        session.has_unkept_cache = True
+        session.has_unsaved_cache = True
         await pilot.press("ctrl+q")
         await until(pilot, lambda: pilot.app.return_value == 0)
         assert session.kept and session.messages[-1].text == "Half"
@@ -168,7 +168,7 @@ async def test_leaving_while_the_lens_reads(again: bool) -> None:
         await ask_and_wait(pilot, "one")
         await pilot.press("f4")
         await until(pilot, lambda: "reading 0 of 9" in screen_text(pilot))
-        session.has_unkept_cache = True
+        session.has_unsaved_cache = True
         if again:
             session.go_on.clear()
         await pilot.press("ctrl+q")
@@ -181,12 +181,12 @@ async def test_leaving_while_the_lens_reads(again: bool) -> None:
 
 async def test_a_fault_does_not_keep_one_from_leaving() -> None:
     session = SlowSession()
-    session.has_unkept_cache = True
+    session.has_unsaved_cache = True
 
     def fails(on_progress: Callable[..., None], stop: threading.Event) -> None:
         raise RuntimeError("broken")
 
-    session.keep_cache = session.prepare_cache = fails  # type: ignore[method-assign]
+    session.save_cache = session.prepare_cache = fails  # type: ignore[method-assign]
     async with chat(session) as pilot:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: pilot.app.return_value == 0)
@@ -202,8 +202,8 @@ def session_with_file(
         turns = [FakeMessage("user", "one"), FakeMessage("assistant", "two")] * 2
         session = SlowSession(earlier=turns, history=history)
         session.go_on.set()
-        assert history.file and session.conversation.kept_id
-        path = kept_path(kv_folder(), history.file, session.conversation.kept_id)
+        assert history.file and session.conversation.stored_id
+        path = file_path(kv_folder(), history.file, session.conversation.stored_id)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
         yield session, path
@@ -231,7 +231,7 @@ async def test_a_deleted_conversation_takes_its_file_along(
     session, path = session_with_file
     history = session.history
     async with chat(session) as pilot:
-        stored = history.get(session.conversation.kept_id)
+        stored = history.get(session.conversation.stored_id)
         work = pilot.app.run_worker(screen(pilot).library.delete(stored))
         await until(pilot, lambda: len(pilot.app.screen_stack) > 2)
         await pilot.press("y")

@@ -68,8 +68,8 @@ def test_how_keys_are_shown(key: str, shows: str) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "problem"),
     [
-        ("regenrate", "f5", "perhaps regenerate is meant"),
-        ("\x1b[2J" + "x" * 500, "f5", "no action"),
+        ("regenrate", "f5", "Did you mean 'regenerate'?"),
+        ("\x1b[2J" + "x" * 500, "f5", "Unknown action"),
         ("regenerate", "", "no key"), ("regenerate", "f5,", "no key"),
         ("regenerate", "+ctrl", "no key"),
         ("regenerate", "contrl+r", "no key"), ("regenerate", "x" * 900, "no key"),

@@ -152,7 +152,7 @@ async def test_open_while_an_answer_is_written(history: History) -> None:
     async with chat(session) as pilot:
         await ask(pilot, "A story")
         await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
-        story = session.conversation.kept_id
+        story = session.conversation.stored_id
         await open_list(pilot)
         await pilot.press("down", "enter")
         await until(pilot, lambda: conversation(pilot)[0] == "You\nHares in the snow")

@@ -281,7 +281,7 @@ async def test_deleted_in_another_window(tmp_path: Path) -> None:
         session = FakeSession([script("One."), script("Two.")], [], history)
         async with chat(session) as pilot:
             await ask_and_wait(pilot, "first")
-            other.delete(session.conversation.kept_id)
+            other.delete(session.conversation.stored_id)
             await ask_and_wait(pilot, "second")
             assert conversation(pilot) == ["You\nfirst", "One.", GONE]
             assert prompt(pilot).text == "second"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import llama_cpu
-from llama_cpu.cli.options import chat_parser
+from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.memory_estimate import estimate_memory
 from llama_cpu.weights import formats
 from llama_cpu.weights.bf16 import BF16
@@ -142,7 +142,7 @@ def test_a_format_is_one_file_and_one_line(
     }
     monkeypatch.setattr("llama_cpu.cli.options.FORMATS", (*FORMATS, CUT))  # the one line
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, CUT))
-    assert chat_parser("x").parse_args(["--cut"]).precision == "cut"
+    assert command_parser("chat", "x").parse_args(["--cut"]).precision == "cut"
     assert format_of("cut") is CUT and smaller_than(FLOAT32) == [BF16, INT8, CUT]
     folder = write_meta(tmp_path, config, weights)
     loaded = load_tiny(folder, precision=CUT)

@@ -33,7 +33,8 @@ TakenBack = Callable[[str], None]
 
 class Answering:
     """What the screen and the actions on a conversation share: the answer that is being written,
-    and the lock that keeps two changes of the conversation apart."""
+    and the lock that keeps two changes of the conversation apart.
+    """
 
     def __init__(self, screen: "ChatScreen", model_thread: Executor) -> None:
         self._screen = screen
@@ -102,7 +103,8 @@ class Answering:
 
     def begin(self, take_back: TakenBack | None = None) -> None:
         """Have the last message answered. Where it cannot be, as it is too long, it is taken back
-        and its text given to ``take_back``."""
+        and its text given to ``take_back``.
+        """
         self._begin(AnswerStream(self._screen.session.answer, self.model_thread), None, take_back)
 
     def go_on(self) -> None:

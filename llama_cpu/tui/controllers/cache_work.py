@@ -129,7 +129,7 @@ class LeavingScreen(ModalScreen[None]):
         await chat.answering.stop_and_wait()
         try:
             await loop.run_in_executor(
-                self._model_thread, chat.session.keep_cache, self._observe, self._stop
+                self._model_thread, chat.session.save_cache, self._observe, self._stop
             )
         except Exception as error:  # the app is to end all the same
             chat.post_message(chat.AnswerFailed(error))

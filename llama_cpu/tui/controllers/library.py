@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from llama_cpu.errors import UserError
 from llama_cpu.generation.timings import Timings
 from llama_cpu.history.rows import StoredConversation
-from llama_cpu.kv_store.index import forget
+from llama_cpu.kv_store.index import remove_file_of
 from llama_cpu.system.text import printable
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
@@ -19,7 +19,8 @@ LOST = "Begin a new conversation? This one will be lost."
 
 class Library:
     """One method an action; an answer that is being written is stopped, and kept, where another
-    conversation is to be shown."""
+    conversation is to be shown.
+    """
 
     def __init__(self, screen: "ChatScreen") -> None:
         self._screen = screen
@@ -30,13 +31,14 @@ class Library:
         screen, conversation = self._screen, self._screen.conversation
         if not screen.is_active:  # the key was pressed twice
             return
-        is_lost = bool(conversation.line) and not conversation.is_kept
+        is_lost = bool(conversation.line) and not conversation.is_persistent
         if is_lost and not await self._is_sure(LOST, "Begin anew"):
             return
         async with self._answering.changing:
             await self._answering.stop_and_wait()
-            if not conversation.is_kept and conversation.kept_id:  # in memory: it was to be lost
-                await self._try(conversation.history.delete, conversation.kept_id)
+            # In memory, so it was to be lost.
+            if not conversation.is_persistent and conversation.stored_id:
+                await self._try(conversation.history.delete, conversation.stored_id)
             screen.turns.cancel_editing()
             self._answering.timings = Timings()
             await self._answering.change(conversation.clear)
@@ -47,7 +49,7 @@ class Library:
         """Show another conversation."""
         screen = self._screen
         screen.leave_sidebar()  # at once: what is typed next is for the prompt
-        if conversation.id != screen.conversation.kept_id:
+        if conversation.id != screen.conversation.stored_id:
             async with self._answering.changing:
                 await self._answering.stop_and_wait()
                 screen.turns.cancel_editing()
@@ -58,7 +60,7 @@ class Library:
 
     async def keep_settings(self) -> None:
         """Store those of the conversation that is shown."""
-        await self._try(self._screen.conversation.keep_settings)
+        await self._try(self._screen.conversation.save_settings)
 
     async def rename(self, conversation: StoredConversation) -> None:
         """Ask for a title; an empty one brings the first words back."""
@@ -83,7 +85,7 @@ class Library:
         question = f"Delete “{printable(stored.title)}” with its {messages}?"
         if not await self._is_sure(question, "Delete"):
             return
-        if stored.id != shown.kept_id:
+        if stored.id != shown.stored_id:
             await self._try(self._delete, stored.id)
             return
         async with self._answering.changing:
@@ -96,7 +98,7 @@ class Library:
     def _delete(self, conversation_id: int) -> None:
         history = self._screen.conversation.history
         history.delete(conversation_id)
-        forget(history.file, conversation_id)
+        remove_file_of(history.file, conversation_id)
 
     async def _is_sure(self, question: str, yes: str) -> bool:
         answer = await self._screen.app.push_screen_wait(Confirm(question, yes=yes, no="Keep"))

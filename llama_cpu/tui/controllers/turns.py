@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from llama_cpu.history.rows import State, StoredMessage
-from llama_cpu.kv_store.index import forget
+from llama_cpu.kv_store.index import remove_file_of
 from llama_cpu.tui.controllers.copying import copy
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.markdown import code_blocks
@@ -25,7 +25,8 @@ EDITING = "Editing: Enter sends a new branch, Esc cancels"
 
 class Turns:
     """One method an action. None of them waits for an answer, and those that change the
-    conversation do nothing while something else does."""
+    conversation do nothing while something else does.
+    """
 
     def __init__(self, screen: "ChatScreen") -> None:
         self._screen = screen
@@ -98,7 +99,8 @@ class Turns:
 
     async def choose_alternative(self, step: int) -> None:
         """Show the answer before or after this one: that to the chosen message of the user, or
-        the last one on the line that has alternatives."""
+        the last one on the line that has alternatives.
+        """
         screen = self._screen
         if self._answering.is_busy:
             return
@@ -133,16 +135,17 @@ class Turns:
 
     def _delete_turn(self) -> None:
         conversation = self._screen.conversation
-        conversation_id = conversation.kept_id
+        conversation_id = conversation.stored_id
         conversation.delete_last_turn()
         if conversation_id is not None:  # its KV cache on the disk may have the turn
-            forget(conversation.history.file, conversation_id)
+            remove_file_of(conversation.history.file, conversation_id)
 
     # The user's earlier messages
 
     async def step(self, step: int) -> None:
         """Choose the user's message before or after the chosen one; after the last comes the
-        prompt."""
+        prompt.
+        """
         screen = self._screen
         chosen = self._chosen()
         shown = screen.conversation_view.user_messages()

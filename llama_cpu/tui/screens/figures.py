@@ -172,7 +172,7 @@ class FiguresScreen(Screen[None]):
     @work(group="command")
     async def action_export(self) -> None:
         """Ask for a file and write it."""
-        number = self._chat.conversation.kept_id
+        number = self._chat.conversation.stored_id
         name = f"llama_cpu-times-{number}.csv" if number else "llama_cpu-times.csv"
         question = "Export the times and figures; the name ends in .csv or .json:"
         try:

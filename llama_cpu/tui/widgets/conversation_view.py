@@ -179,7 +179,8 @@ class ConversationView(VerticalScroll, can_focus=False):
 
     async def _remove_after(self, last: MessageWidget | None) -> None:
         """Remove what comes after this widget; None: everything, but for what is said about a
-        demo model."""
+        demo model.
+        """
         children = list(self.messages.children)
         rest = children[children.index(last) + 1 :] if last else children
         await self._remove(widget for widget in rest if not widget.has_class("demo"))

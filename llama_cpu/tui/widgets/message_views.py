@@ -121,7 +121,8 @@ class Passage(Widget):
 
 class FinishedAnswer(Passage):
     """An answer that was there before: one widget, as the screen's layout costs as much as there
-    are widgets in the conversation."""
+    are widgets in the conversation.
+    """
 
     def __init__(self, message: StoredMessage, place: str = "") -> None:
         self.message = message

@@ -69,7 +69,7 @@ class Sidebar(Vertical):
             newest = await asyncio.to_thread(self._conversation.history.conversations, 2)
         except UserError:
             return
-        if any(each.id != self._conversation.kept_id for each in newest):
+        if any(each.id != self._conversation.stored_id for each in newest):
             self.display = True
             self.show()
 
@@ -86,7 +86,7 @@ class Sidebar(Vertical):
             options = [Option(printable(str(error)), disabled=True)]
         if not listing.is_attached:  # the app was left meanwhile
             return
-        highlighted = highlighted or str(self._conversation.kept_id)
+        highlighted = highlighted or str(self._conversation.stored_id)
         listing.set_options(options)
         ids = [option.id for option in options]
         selectable = [index for index, id in enumerate(ids) if id]
@@ -114,7 +114,7 @@ class Sidebar(Vertical):
         return options
 
     def _row(self, conversation: StoredConversation, snippet: str) -> Content:
-        mark = "▸ " if conversation.id == self._conversation.kept_id else "  "
+        mark = "▸ " if conversation.id == self._conversation.stored_id else "  "
         title = printable(" ".join(conversation.title.split())) or "(no title)"
         rows = [Content(mark + title)]
         if snippet:

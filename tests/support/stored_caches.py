@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event as Flag
 
-from llama_cpu.chat.cache_keeper import unwatched
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.generation.events import Token
+from llama_cpu.kv_store.keeper import ignore_progress
 from tests.support.conversations import prefill_of, turn
 
 LONG = "tell me more " * 12
@@ -16,12 +16,12 @@ Open = Callable[..., ChatSession]  # with a conversation or without
 
 def leave(session: ChatSession) -> int:
     """The conversation that was left."""
-    session.keep_cache(unwatched, Flag())
-    assert session.conversation.kept_id is not None
-    return session.conversation.kept_id
+    session.save_cache(ignore_progress, Flag())
+    assert session.conversation.stored_id is not None
+    return session.conversation.stored_id
 
 
-def kept_one(open_session: Open) -> int:
+def stored_conversation(open_session: Open) -> int:
     """A conversation with a file."""
     session = open_session()
     turn(session, LONG)

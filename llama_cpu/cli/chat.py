@@ -1,0 +1,86 @@
+"""``llama-cpu chat``: the app in a terminal, a line-by-line chat otherwise."""
+
+import argparse
+import sys
+from dataclasses import replace
+
+from llama_cpu.cli.options import add_history_argument, add_model_arguments, mebibytes
+from llama_cpu.settings.user_config import KV_FILE_MIB, KV_FILES_MIB
+from llama_cpu.system.paths import state_folder
+
+
+def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="chat line by line without the app, as in a pipe; also for screen readers",
+    )
+    history = parser.add_argument_group("conversations")
+    where = history.add_mutually_exclusive_group()
+    add_history_argument(where)
+    where.add_argument(
+        "--no_history", action="store_true", help="do not save anything of this chat to disk"
+    )
+    history.add_argument(
+        "--continue",
+        dest="continue_latest",
+        action="store_true",
+        help="continue the latest conversation",
+    )
+    history.add_argument(
+        "--kv_file_mib",
+        type=mebibytes,
+        default=KV_FILE_MIB,
+        metavar="N",
+        help="maximum size in MiB of the KV cache file of one conversation, which saves computing "
+        f"it again when the conversation is reopened (default {KV_FILE_MIB}; 0: no file)",
+    )
+    history.add_argument(
+        "--kv_files_mib",
+        type=mebibytes,
+        default=KV_FILES_MIB,
+        metavar="N",
+        help="maximum size in MiB of all KV cache files together; the oldest are removed first "
+        f"(default {KV_FILES_MIB})",
+    )
+    add_model_arguments(parser)
+
+
+def run_chat(args: argparse.Namespace) -> int:
+    """Run the app or, without a terminal or with --plain, the plain chat. Returns the exit code."""
+    # Textual draws on standard error, so that must be a terminal as well.
+    is_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    return _plain_chat(args) if args.plain or not is_terminal else _chat_in_app(args)
+
+
+def _chat_in_app(args: argparse.Namespace) -> int:
+    from llama_cpu.tui.preferences import preferences_from
+
+    config = args.user_config
+    preferences = preferences_from(config)  # checked before a model may be downloaded
+    preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
+    from llama_cpu.chat.choose_model import model_chooser
+    from llama_cpu.chat.open_session import open_conversation, session_opener
+    from llama_cpu.loading.discovery import find_models
+    from llama_cpu.loading.plan import plan_from_arguments
+    from llama_cpu.tui.app import run_app
+    from llama_cpu.tui.screens.models import ModelSource
+
+    plan = plan_from_arguments(args)
+    folders = config.values.get("model_folders", [])
+    with open_conversation(args) as conversation:
+        open_session = session_opener(plan, args, conversation)
+        choose = model_chooser(args, plan, conversation)
+        models = ModelSource(lambda: find_models(folders), choose)
+        return run_app(plan, open_session, args.debug, preferences, models)
+
+
+def _plain_chat(args: argparse.Namespace) -> int:
+    from llama_cpu.chat.open_session import open_conversation
+    from llama_cpu.cli.plain_chat import run_plain_chat
+    from llama_cpu.loading.plan import plan_from_arguments
+
+    plan = plan_from_arguments(args)
+    with open_conversation(args) as conversation:
+        return run_plain_chat(plan, args, conversation)
