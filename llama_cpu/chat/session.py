@@ -15,6 +15,7 @@ from llama_cpu.chat.templates import (
     TemplateRenderer,
     choose_template,
 )
+from llama_cpu.chat.thinking import OPENING
 from llama_cpu.chat.token_times import is_time
 from llama_cpu.errors import UserError
 from llama_cpu.generation.detokenizer import ids_of_text, whole_characters
@@ -27,6 +28,8 @@ from llama_cpu.kv_store.file_format import Progress
 from llama_cpu.loading.load import LoadedModel
 from llama_cpu.settings.generation_settings import Settings
 from llama_cpu.system.memory import MemoryReport
+
+TAG_TOKENS = 16  # at the end of a prompt; enough for an opening <think> tag and a line end
 
 
 class ChatSession:
@@ -66,6 +69,7 @@ class ChatSession:
         self._retired: list[TemplateRenderer] = []  # an answer may still be at them
         self._followed: object = None  # the conversation's settings that are in use
         self._usual = self._settings()
+        self.begins_in_thinking = False  # the prompt of the present answer ends in <think>
 
     def _renderer_of(self, template: ChatTemplate) -> TemplateRenderer:
         tokenizer = self.loaded.tokenizer
@@ -208,7 +212,11 @@ class ChatSession:
     def _prompt(
         self, line: Sequence[StoredMessage], begun: list[int]
     ) -> Generator[Event, None, list[int]]:
-        return self._context.prompt(line, begun, self._renderer, self._limits.max_gen_len)
+        ids = yield from self._context.prompt(line, begun, self._renderer, self._limits.max_gen_len)
+        before = ids[: len(ids) - len(begun)]
+        end = self.loaded.tokenizer.decode(before[-TAG_TOKENS:])
+        self.begins_in_thinking = end.rstrip().endswith(OPENING)
+        return ids
 
     def _noted(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events; the keeper knows whose tokens the cache holds. A prompt that is refused

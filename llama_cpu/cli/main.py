@@ -168,7 +168,7 @@ def _chat_in_app(args: argparse.Namespace, config: UserConfig) -> int:
     from llama_cpu.loading.discovery import find_models
     from llama_cpu.loading.plan import plan_from_arguments
     from llama_cpu.tui.app import run_app
-    from llama_cpu.tui.screens.models import ModelSource
+    from llama_cpu.tui.model_source import ModelSource
 
     plan = plan_from_arguments(args)
     folders = config.values.get("model_folders", [])
@@ -202,14 +202,14 @@ def _complete(args: argparse.Namespace, config: UserConfig) -> int:
 def _config(args: argparse.Namespace) -> int:
     from llama_cpu.settings.generation_settings import Settings
     from llama_cpu.settings.user_config import ENTRIES, sample
-    from llama_cpu.tui.keys import actions, keys_of
+    from llama_cpu.tui.actions import KEYED
+    from llama_cpu.tui.keys import keys_of
     from llama_cpu.tui.preferences import preferences_from
 
     preferences = preferences_from(read_config(args.config, args.no_config))
     defaults = {name: getattr(entry, "default", None) for name, entry in ENTRIES.items()}
     keys = {
-        name: (keys_of(name, preferences.keymap), each.tooltip or each.description)
-        for name, each in actions().items()
+        name: (keys_of(name, preferences.keymap), action.help) for name, action in KEYED.items()
     }
     print(sample(preferences.config, defaults | Settings().as_dict(), keys), end="")
     return 0

@@ -110,6 +110,7 @@ class FakeSession:
         return len(text.split())
 
     has_unkept_cache = False
+    begins_in_thinking = False
 
     def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
         pass

@@ -26,11 +26,11 @@ from llama_cpu.loading.memory_estimate import MemoryEstimate
 from llama_cpu.system.memory import MemoryReport
 from llama_cpu.system.paging import PagingReport
 from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.number_format import PANEL_WIDTH
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ModelSource
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.tui.driving import screen_text, until

@@ -11,7 +11,7 @@ from llama_cpu.history.store import History
 from llama_cpu.kv_store.index import kept_path
 from llama_cpu.system.paths import kv_folder
 from llama_cpu.tui.controllers import cache_work
-from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.screens.leaving import LeavingScreen
 from tests.tui.driving import NARROW, WIDE, ask_and_wait, chat, prompt, screen, screen_text, until
 from tests.tui.fakes import PATIENCE, FakeMessage, FakeSession, script
 

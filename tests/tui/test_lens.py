@@ -143,9 +143,9 @@ async def test_times_that_are_not_known_are_told() -> None:
     async with chat(FakeSession([script("Hi")], looks=[[LensPart(1, 1, tuple(some))]])) as pilot:
         await ask_and_wait(pilot, "hi")
         await open_lens(pilot, count=2)
-        assert "not known" not in screen_text(pilot)
+        assert " unknown " not in screen_text(pilot)
         await press(pilot, "t")
-        assert "not known" in screen_text(pilot)
+        assert " unknown " in screen_text(pilot)
         assert text(pilot)._shades == [UNKNOWN, 0]
 
 

@@ -11,12 +11,13 @@ from textual.widgets import DataTable
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading.discovery import FoundModel
-from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
+from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ModelScreen, ModelSource, count, needed
+from llama_cpu.tui.screens.models import ModelScreen, count, needed
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.weight_format import WeightFormat
