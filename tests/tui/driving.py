@@ -31,8 +31,8 @@ async def chat(
 ) -> AsyncIterator[Pilot[int]]:
     """The app on its chat screen; ``is_first``: with the lines for the first time over it."""
     app = ChatApp(
-        FakePlan(is_demo=is_demo),  # type: ignore[arg-type]
-        opener(session),  # type: ignore[arg-type]
+        FakePlan(is_demo=is_demo),
+        opener(session),
         preferences=preferences,
         models=models,
     )

@@ -323,7 +323,7 @@ def app_of(scene: Scene, folder: Path) -> ChatApp:
     preferences = Preferences(panels=scene.with_panels, welcome_marker=marker)
     opening = slowly if scene.is_loading else opener(scene.session())
     plan = FakePlan(is_demo=scene.is_demo)
-    return ChatApp(plan, opening, preferences, ModelSource(find_models))  # type: ignore[arg-type]
+    return ChatApp(plan, opening, preferences, ModelSource(find_models))
 
 
 async def play(scene: Scene, pilot: Pilot[int]) -> None:

@@ -75,7 +75,7 @@ class Models:
 
     @property
     def source(self) -> ModelSource:
-        return ModelSource(self.find, self.choose)  # type: ignore[arg-type]
+        return ModelSource(self.find, self.choose)
 
 
 def opens(session: FakeSession, of: FakeSession) -> Opening:

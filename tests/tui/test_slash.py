@@ -150,7 +150,7 @@ async def test_save(tmp_path: Path) -> None:
         assert conversation(pilot)[-1] == f"Saved as {file}." and prompt(pilot).text == ""
         file.write_text("mine")
         await command(pilot, f"/save {file}")
-        assert "there already" in conversation(pilot)[-1] and file.read_text() == "mine"
+        assert "already exists" in conversation(pilot)[-1] and file.read_text() == "mine"
         prompt(pilot).clear()
         await command(pilot, f"/save {tmp_path / 'file' / 'x.md'}".replace("file", "my chat.md"))
         assert "cannot be written" in conversation(pilot)[-1]
