@@ -125,7 +125,7 @@ async def test_leaving_shows_what_it_waits_for(size: tuple[int, int]) -> None:
     async with chat(session, size) as pilot:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: "50.0 MiB of 100 MiB" in screen_text(pilot))
-        await until(pilot, lambda: "Esc leaves without it." in screen_text(pilot))
+        await until(pilot, lambda: "Esc quits without saving it." in screen_text(pilot))
         assert pilot.app.return_value is None
         session.go_on.set()
         await until(pilot, lambda: pilot.app.return_value == 0)
