@@ -648,6 +648,7 @@ def _branching(number: int) -> None:
     async def _(key: str) -> None:
         async with looking() as pilot:
             session = screen(pilot).session
+            assert isinstance(session, FakeSession)
             await pilot.press(key)
             await shows_chat(pilot)
             await until(pilot, lambda: not is_answering(pilot))
@@ -682,7 +683,9 @@ async def _(key: str) -> None:
 @pressing("lens_next")
 async def _(key: str) -> None:
     async with looking() as pilot:
-        screen(pilot).session.looks.append(looks())
+        session = screen(pilot).session
+        assert isinstance(session, FakeSession)
+        session.looks.append(looks())
         await pilot.press("p")
         await until(pilot, lambda: "answer 1 of 2" in screen_text(pilot))
         await pilot.press(key)

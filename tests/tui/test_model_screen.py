@@ -153,7 +153,7 @@ async def test_no_models() -> None:
 async def test_where_both_fit_the_old_one_stays_until_the_other_is_ready() -> None:
     old = FakeSession([script("Hello.")])
     new = FakeSession([script("And goodbye.")])
-    new.model_name = "Other [b]"  # type: ignore[misc]
+    new.model_name = "Other [b]"
     models = Models(opens(new, old))
     async with chat(old, models=models.source) as pilot:
         await ask_and_wait(pilot, "Hi")
@@ -193,6 +193,7 @@ async def test_what_is_opened_while_the_files_are_looked_at_is_closed(
         await until(pilot, lambda: pilot.app.screen is screen(pilot))
         await pilot.press(key)
         await until(pilot, lambda: pilot.app.screen is not screen(pilot))
+        assert models.gate
         models.gate.set()
         if needed > 100 * MIB:
             await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
@@ -252,6 +253,7 @@ async def test_the_model_that_was_chosen_last_is_loaded() -> None:
         await until(pilot, lambda: len(models.asked) == 1)
         await choose_other(pilot)
         await until(pilot, lambda: len(models.asked) == 2)
+        assert models.gate
         models.gate.set()
         await is_switched(pilot, new)
         await pilot.pause(0.1)
@@ -266,6 +268,7 @@ async def test_quit_while_the_files_are_looked_at() -> None:
         await until(pilot, lambda: bool(models.asked))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        assert models.gate
         models.gate.set()
         await until(pilot, lambda: not any(w.group == "choice" for w in pilot.app.workers))
         assert isinstance(pilot.app.screen, LeavingScreen) and pilot.app.return_value is None

@@ -22,7 +22,7 @@ ENDINGS = {
 }
 
 UNFINISHED = {
-    State.CUT: "The program ended while this answer was being written; Ctrl+G continues it.",
+    State.CUT: "The program ended during this answer; Ctrl+G continues it.",
     State.STOPPED: "This answer was stopped; Ctrl+G continues it.",
 }
 

@@ -23,7 +23,7 @@ from llama_cpu.weights.formats import FORMATS, format_of, labels
 if TYPE_CHECKING:  # these modules import PyTorch
     from llama_cpu.loading.discovery import FoundModel, ModelFacts
 
-HELP = "Left, right: precision of the weights; Enter loads; ! is more memory than is free."
+HELP = "Left, right: precision of the weights; Enter loads; ! is more than is free."
 NOTHING = "No models were found; put one into model/, or list folders in config.toml."
 _WIDEST = 100  # columns of the screen, as in the style sheet
 _BESIDE_NAME = 58  # columns of the other cells
