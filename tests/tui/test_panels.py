@@ -169,7 +169,7 @@ async def test_weights_that_are_read_again_where_there_is_no_swap(
         await until(pilot, lambda: len(warnings(pilot)) == 1)
         assert "read from the disk again and again" in warnings(pilot)[0]
         panel = screen(pilot).query_one(MemoryPanel)
-        assert panel.border_subtitle == "reading the weights again"
+        assert panel.border_subtitle == "rereading the weights"
 
 
 async def test_the_warning_is_seen_over_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
