@@ -25,9 +25,9 @@ from llama_cpu.loading.plan import plan_from_arguments
 from llama_cpu.system.paths import cache_folder
 from llama_cpu.tui import about
 from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
-from llama_cpu.tui.screens.models import ModelSource
 from tests.support.svg import smaller
 from tests.tui.driving import ask, screen_text
 
@@ -49,7 +49,7 @@ SCREENS = (
     ("slash", ("slash",), "/copy_code", ("escape", "backspace")),
     ("settings", ("f2",), "temperature", ("escape",)),
     ("figures", ("f7",), "Decode: ", ("escape",)),
-    ("lens", ("f4", "end"), "Instead it might", ("escape",)),
+    ("lens", ("f4", "end"), "The most probable", ("escape",)),
     ("models", ("f3",), "LLaMA, ", ("escape",)),
     ("help", ("f1",), "Everywhere", ("escape",)),
     ("palette", ("ctrl+p",), "Continue", ("escape",)),

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,69 @@ def test_the_test_sees_imports() -> None:
         "def f():\n    from llama_cpu.checkpoint.meta import open_meta\n"
     )
     assert list(imported_parts(ast.parse(source))) == ["cli", "chat", "checkpoint"]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Modules of the package that are imported anywhere: also in functions and for type checks."""
+    found = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            found.add(name)
+    return found - {"", "llama_cpu"}
+
+
+def test_there_is_no_import_cycle() -> None:
+    """Not even among imports that are only for the type checker."""
+    graph = {
+        name: imported_modules(ast.parse(path.read_text(encoding="utf-8"))) - {name}
+        for name, path in MODULES.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph)  # the imports were found
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"import cycle: {' -> '.join(error.args[1])}") from error
+
+
+def test_the_graph_has_every_kind_of_import() -> None:
+    source = (
+        "from llama_cpu.chat.session import ChatSession\nfrom llama_cpu import errors\n"
+        "if TYPE_CHECKING:\n    import llama_cpu.tui.app\n"
+        "def f():\n    from llama_cpu.system import text\n"
+    )
+    names = ("chat.session", "errors", "tui.app", "system.text")
+    assert imported_modules(ast.parse(source)) == {f"llama_cpu.{name}" for name in names}
+
+
+LAYERS = ("widgets", "controllers", "screens", "app")  # of the app, from the lowest
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_layers_of_the_app(layer: str) -> None:
+    """Widgets know no controllers, and controllers know neither widgets nor screens."""
+    above = LAYERS[LAYERS.index(layer) + 1 :]
+    forbidden = (*above, "widgets") if layer == "controllers" else above
+    for name, path in MODULES.items():
+        if name.startswith(f"llama_cpu.tui.{layer}"):
+            for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
+                assert not module.startswith(
+                    tuple(f"llama_cpu.tui.{each}" for each in forbidden)
+                ), f"{name} imports {module}"
 
 
 def test_the_app_is_on_the_screen_before_torch_is_loaded() -> None:

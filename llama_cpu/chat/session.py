@@ -11,6 +11,7 @@ from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.lens import LensPart, look
 from llama_cpu.chat.prompt import Message
 from llama_cpu.chat.templates import ChatTemplate
+from llama_cpu.chat.thinking import OPENING
 from llama_cpu.chat.token_times import is_time
 from llama_cpu.generation.detokenizer import ids_of_text, whole_characters
 from llama_cpu.generation.events import Event
@@ -23,6 +24,8 @@ from llama_cpu.kv_store.keeper import CacheKeeper, ignore_progress
 from llama_cpu.loading.load import LoadedModel
 from llama_cpu.settings.generation_settings import Settings
 from llama_cpu.system.memory import MemoryReport
+
+TAG_TOKENS = 16  # at the end of a prompt; enough for an opening <think> tag and a line end
 
 
 class ChatSession:
@@ -60,6 +63,7 @@ class ChatSession:
         self._settings = AnswerSettings(
             loaded, self.conversation, self._context, template, sampling, max_gen_len
         )
+        self.begins_in_thinking = False  # the prompt of the present answer ends in <think>
 
     # Settings
 
@@ -153,7 +157,13 @@ class ChatSession:
         self, line: Sequence[StoredMessage], begun: list[int]
     ) -> Generator[Event, None, list[int]]:
         settings = self._settings
-        return self._context.prompt(line, begun, settings.renderer, settings.limits.max_gen_len)
+        ids = yield from self._context.prompt(
+            line, begun, settings.renderer, settings.limits.max_gen_len
+        )
+        before = ids[: len(ids) - len(begun)]
+        end = self.loaded.tokenizer.decode(before[-TAG_TOKENS:])
+        self.begins_in_thinking = end.rstrip().endswith(OPENING)
+        return ids
 
     def _assigning_cache(self, events: Iterator[Event]) -> Iterator[Event]:
         """Pass on the events and tell the keeper whose tokens the cache holds.

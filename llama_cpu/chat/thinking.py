@@ -34,3 +34,32 @@ def split_thinking(text: str, begins_open: bool = False) -> tuple[str, str, bool
         return text[: closing.start()].strip(), text[closing.end() :].lstrip(), False
     thinking, closed, answer = inside.partition(CLOSING)
     return thinking.strip(), answer.lstrip(), not closed
+
+
+class ThinkingSplitter:
+    """Splits the text of an answer that arrives in parts, as ``split_thinking`` does as a whole."""
+
+    def __init__(self, begins_open: bool = False) -> None:
+        self._begins_open = begins_open
+        self._has_begun = False  # the answer proper
+        self.text = ""  # everything that was fed
+        self.thinking = ""
+        self.answer = ""  # complete only after ``finish``
+        self.is_open = False
+
+    def feed(self, text: str) -> str:
+        """Add a part; return what it adds to the answer proper."""
+        self.text += text
+        if self._has_begun:
+            return text
+        if not self._begins_open and OPENING.startswith(self.text.lstrip()):
+            return ""  # it may become the tag
+        self.thinking, answer, self.is_open = split_thinking(self.text, self._begins_open)
+        self._has_begun = bool(answer)
+        return answer
+
+    def finish(self) -> bool:
+        """Split the whole text; return whether this differs from what was returned so far."""
+        before = self.thinking
+        self.thinking, self.answer, self.is_open = split_thinking(self.text, self._begins_open)
+        return self.thinking != before or bool(self.answer) != self._has_begun

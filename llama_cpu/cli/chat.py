@@ -65,7 +65,7 @@ def _chat_in_app(args: argparse.Namespace) -> int:
     from llama_cpu.loading.discovery import find_models
     from llama_cpu.loading.plan import plan_from_arguments
     from llama_cpu.tui.app import run_app
-    from llama_cpu.tui.screens.models import ModelSource
+    from llama_cpu.tui.model_source import ModelSource
 
     plan = plan_from_arguments(args)
     folders = config.values.get("model_folders", [])

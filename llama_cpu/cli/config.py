@@ -15,14 +15,14 @@ def run_config(args: argparse.Namespace) -> int:
     """Print the settings. Returns the exit code; raises UserError for a broken config.toml."""
     from llama_cpu.settings.generation_settings import Settings
     from llama_cpu.settings.user_config import ENTRIES, sample
-    from llama_cpu.tui.keys import actions, keys_of
+    from llama_cpu.tui.actions import KEYED
+    from llama_cpu.tui.keys import keys_of
     from llama_cpu.tui.preferences import preferences_from
 
     preferences = preferences_from(args.user_config)
     defaults = {name: getattr(entry, "default", None) for name, entry in ENTRIES.items()}
     keys = {
-        name: (keys_of(name, preferences.keymap), each.tooltip or each.description)
-        for name, each in actions().items()
+        name: (keys_of(name, preferences.keymap), action.help) for name, action in KEYED.items()
     }
     print(sample(preferences.config, defaults | Settings().as_dict(), keys), end="")
     return 0

@@ -1,5 +1,6 @@
 """The Textual app: screens, widgets, one style sheet.
 
-The app wires screens together, a screen wires widgets together, a widget shows one thing. What
-the model does reaches them as the few small events of ``llama_cpu.generation.events``.
+A widget shows one thing. A controller carries out actions; it knows protocols of the view, not the
+screens. A screen connects widgets and controllers, and the app connects screens. The model's work
+reaches them as the events of ``llama_cpu.generation.events``.
 """

@@ -1,17 +1,14 @@
-"""What is said of the model: the title line, and the notice that it is only the demo model."""
+"""Describes the model: the title line, and the notice for the demo model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from llama_cpu.chat.session_protocol import ModelInfo
 from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.text import printable
 
-if TYPE_CHECKING:
-    from llama_cpu.chat.session import ChatSession
 
-
-def title(session: "ChatSession") -> str:
-    """Which model, and how it is run. What matters least is last, where a narrow screen cuts."""
+def title(session: ModelInfo) -> str:
+    """Name the model and how it runs, the least important last, where a narrow screen cuts."""
     guess = " (a guess; --template)" if session.template_guessed else ""
     parts = [
         session.model_name,
@@ -23,7 +20,7 @@ def title(session: "ChatSession") -> str:
 
 
 def demo_notice() -> str:
-    """How to get from the demo model to LLaMA."""
+    """Explain how to get from the demo model to another one."""
     model, tokenizer = short_path(model_folder()), short_path(tokenizer_folder())
     width = max(len(model), len(tokenizer))
     return (
@@ -35,8 +32,8 @@ def demo_notice() -> str:
 
 
 def short_path(path: Path) -> str:
-    """``~/llama/model`` for what is under the user's home."""
+    """Write a path below the user's home as ``~/llama/model``."""
     try:
         return str("~" / path.relative_to(Path.home()))
-    except (ValueError, RuntimeError):  # not under it, or there is none
+    except (ValueError, RuntimeError):  # it is elsewhere, or there is no home
         return str(path)

@@ -1,35 +1,36 @@
-"""The app: first the loading screen, then the chat screen."""
+"""The app: it shows the loading screen first, then the chat screen."""
 
 import sys
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from textual import work
 from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.theme import Theme
 
+from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, Session
 from llama_cpu.errors import UserError
 from llama_cpu.system.text import printable
-from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.actions import ACTIONS, Scope, bindings
 from llama_cpu.tui.controllers.model_switch import ModelSwitch
+from llama_cpu.tui.controllers.view import ScreenState
+from llama_cpu.tui.keys import keys_of, shown
+from llama_cpu.tui.messages import AnswerFailed
+from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
+from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.lens import LensScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ChosenModel, ModelScreen, ModelSource
-
-if TYPE_CHECKING:
-    from llama_cpu.chat.open_session import OpenSession
-    from llama_cpu.chat.session import ChatSession
-    from llama_cpu.loading.plan import LoadPlan
+from llama_cpu.tui.screens.models import ModelScreen
 
 EXIT_OK = 0
 EXIT_CANCELLED = 130
@@ -39,75 +40,65 @@ SWITCH_SECONDS = 0.0005
 class ChatApp(App[int]):
     """A chat with one model.
 
-    ``failure`` holds the reason if the model could not be loaded, ``answer_errors`` those why
-    answers broke off.
+    ``failure`` is the reason if the model could not be loaded; ``answer_errors`` are the unexpected
+    exceptions of the model's thread.
     """
 
     TITLE = "llama-cpu"
     CSS_PATH = "app.tcss"
-    BINDINGS = [
-        Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
-        Binding(
-            "ctrl+p",
-            "command_palette",
-            "palette",
-            id="command_palette",
-            show=False,
-            priority=True,
-            tooltip="all commands, themes",
-        ),
-        Binding(
-            "f1", "help", "Help", id="help", show=False, priority=True, tooltip="keys and commands"
-        ),
-    ]
+    BINDINGS = bindings(Scope.APP)
 
     def __init__(
         self,
-        plan: "LoadPlan",
-        open_session: "OpenSession",
+        plan: ModelPlan,
+        open_session: OpenSession,
         preferences: Preferences | None = None,
         models: ModelSource | None = None,
     ) -> None:
         super().__init__()
-        self.models = models or ModelSource()
+        self._models = models or ModelSource()
         self._preferences = preferences or Preferences()
         self.keymap = self._preferences.keymap
         self.set_keymap(self.keymap)
-        # Textual's footer looks for the palette's key there.
+        # Textual's footer reads the key of the command palette from this attribute.
         palette = self.keymap.get("command_palette", self.COMMAND_PALETTE_BINDING)
         self.COMMAND_PALETTE_BINDING = palette.split(",")[0]  # type: ignore[misc]
         self.plan = plan
         self._open_session = open_session
-        # One thread for all of the model's work: PyTorch keeps a team of helpers for each
-        # thread that computes.
-        self.model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self.session: ChatSession | None = None
+        # One thread for all of the model's work: PyTorch keeps a thread pool for each thread that
+        # computes.
+        self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.session: Session | None = None
         self._saving = Lock()
-        self._switch = ModelSwitch(self)
+        self._switch = ModelSwitch(self, self._models.choose)
         self.failure: Exception | None = None
         self.answer_errors: list[Exception] = []
 
     def on_mount(self) -> None:
-        """Load first."""
+        """Load the model."""
         self.theme = self._preferences.theme
         self.theme_changed_signal.subscribe(self, self._remember_theme)
-        title = f"Loading {self.plan.name} ({self.plan.precision.label})"
-        self.push_screen(LoadingScreen(title, self._open_session, self.model_thread))
+        self.push_screen(self._loading_screen(self.plan, self._open_session))
+
+    def _loading_screen(self, plan: ModelPlan, open_session: OpenSession) -> LoadingScreen:
+        title = f"Loading {plan.name} ({plan.precision.label})"
+        return LoadingScreen(title, open_session, self._model_thread)
+
+    def _chat_screen(self, session: Session, state: ScreenState | None = None) -> ChatScreen:
+        panels = self._preferences.panels
+        return ChatScreen(
+            session, self.plan.is_demo, self._model_thread, self.keymap, panels, state
+        )
 
     def action_help(self) -> None:
-        """Keys and commands."""
+        """Show the keys and commands."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.keymap))
 
-    @property
-    def shows_panels(self) -> bool:
-        """Whether the user wants them, where there is room."""
-        return self._preferences.panels
-
-    def remember_panels(self, shown: bool) -> None:
-        """For the next start, too."""
-        self._preferences = replace(self._preferences, panels=shown)
-        self._save("panels", shown)
+    def on_chat_screen_panels_toggled(self, message: ChatScreen.PanelsToggled) -> None:
+        """Remember for the next start whether the panels are shown."""
+        self._preferences = replace(self._preferences, panels=message.shown)
+        self._save("panels", message.shown)
 
     def _remember_theme(self, theme: Theme) -> None:
         if theme.name != self._preferences.theme:
@@ -116,9 +107,9 @@ class ChatApp(App[int]):
 
     @work(thread=True, group="preferences")
     def _save(self, name: str, value: object) -> None:
-        with self._saving:  # one after the other, the last one last
+        with self._saving:  # one after the other, in order
             preferences = self._preferences
-            if getattr(preferences, name) != value:  # another one was chosen since
+            if getattr(preferences, name) != value:  # another value was chosen since
                 return
             try:
                 preferences.save(name)
@@ -127,36 +118,48 @@ class ChatApp(App[int]):
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the app waits for the KV cache to be kept, and then ends."""
+        """Whether the app saves the KV cache and then ends."""
         return any(isinstance(each, LeavingScreen) for each in self.screen_stack)
 
-    async def uncover(self, kind: type[Screen]) -> None:
-        """Close what was opened over the screen of that kind, as if the user had cancelled it."""
-        while not isinstance(self.screen, kind):
+    async def uncover(self) -> None:
+        """Close whatever lies over the chat or loading screen, as if the user had cancelled it."""
+        while len(self.screen_stack) > 2:  # Textual's own screen is the lowest
             await self.screen.dismiss()
 
+    async def show_loading(
+        self, plan: ModelPlan, open_session: OpenSession, in_place: bool
+    ) -> None:
+        """Load another model, in place of the present screen or over it."""
+        screen = self._loading_screen(plan, open_session)
+        await (self.switch_screen(screen) if in_place else self.push_screen(screen))
+
+    async def show_chat(self, state: ScreenState) -> None:
+        """Go on with the present session in place of the present screen."""
+        assert self.session
+        await self.switch_screen(self._chat_screen(self.session, state))
+
     async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
-        """The chat can begin, or go on with another model."""
+        """Start the chat, or continue it with another model."""
         if self._switch.is_active:
             self.run_worker(self._switch.loaded(message.session), group="switch")
             return
         self.session = message.session
-        await self.uncover(LoadingScreen)  # there may be the help
-        chat = ChatScreen(message.session, self.plan.is_demo, self.model_thread)
+        await self.uncover()  # the help may be open
+        chat = self._chat_screen(message.session)
         self.switch_screen(chat)
         marker = self._preferences.welcome_marker
         if marker and not marker.exists():
-            self.push_screen(WelcomeScreen(self.keymap, marker, lambda: chat.prompt))
+            self.push_screen(WelcomeScreen(self.keymap, marker, lambda: chat.input))
 
     def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
-        """Leave, where there is no way back; ``run_app`` passes the reason on."""
+        """Go back to the previous model, or quit; ``run_app`` raises the reason."""
         if self._switch.has_way_back:
             self.run_worker(self._go_back(_sentence(message.error)), group="switch")
             return
         self._fail(message.error)
 
     def on_loading_screen_cancelled(self) -> None:
-        """Back to the model of before, or leave."""
+        """Go back to the previous model, or quit."""
         if self._switch.has_way_back:
             self.run_worker(self._go_back("The other model was not loaded."), group="switch")
         else:
@@ -172,38 +175,46 @@ class ChatApp(App[int]):
         self.failure = error
         self.exit()
 
-    def on_chat_screen_models_wanted(self) -> None:
-        """Show what there is."""
+    def on_chat_screen_models_requested(self) -> None:
+        """Show the models on this computer."""
         if not isinstance(self.screen, ChatScreen):  # the key was pressed twice
             return
-        find, precision = self.models.find, self.plan.precision.label
+        find, precision = self._models.find, self.plan.precision.label
         self.push_screen(ModelScreen(find, precision), self._change_model)
 
     def _change_model(self, chosen: ChosenModel | None) -> None:
         if chosen and isinstance(self.screen, ChatScreen):
             begin = self._switch.begin(chosen, self.screen)
-            self.run_worker(begin, group="choice", exclusive=True)  # the last one counts
+            self.run_worker(begin, group="choice", exclusive=True)  # the last choice counts
 
-    def on_chat_screen_answer_failed(self, message: ChatScreen.AnswerFailed) -> None:
-        """The screen has said so; ``run_app`` can say where."""
+    def on_answer_failed(self, message: AnswerFailed) -> None:
+        """Keep the error, so that ``run_app`` can print its traceback."""
         self.answer_errors.append(message.error)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the command palette offers."""
+        """Offer Textual's own commands and the actions of the present screen."""
         yield from super().get_system_commands(screen)
-        yield SystemCommand("Help", "Keys and commands (F1)", self.action_help)
-        if isinstance(screen, ChatScreen | FiguresScreen):
-            yield from screen.commands()
+        nodes: dict[Scope, DOMNode] = {Scope.APP: self}
+        if isinstance(screen, ChatScreen):
+            nodes |= {Scope.CHAT: screen, Scope.INPUT: screen.input}
+        elif isinstance(screen, FiguresScreen):
+            nodes[Scope.FIGURES] = screen
+        for action in ACTIONS:
+            if action.in_palette and action.scope in nodes:
+                keys = shown(keys_of(action.id, self.keymap))
+                run = partial(self.run_action, action.to_run, nodes[action.scope])
+                yield SystemCommand(action.label, f"{action.help} ({keys})", run)
 
     def close(self) -> None:
-        """Wait for the model's thread, which was told to stop, and let go of what it used."""
-        self.model_thread.shutdown()
+        """Wait until the model's thread has stopped, and free the session."""
+        self._model_thread.shutdown()
         if self.session:
             self.session.close()
 
     async def action_quit(self) -> None:
-        """Leave, once the KV cache is kept, or at once if asked again; a screen that is left stops
-        the model's work.
+        """Save the KV cache, then quit; quit at once if asked again.
+
+        A screen that is closed stops the model's work.
         """
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
         if self.is_leaving:
@@ -212,25 +223,28 @@ class ChatApp(App[int]):
             for each in self.screen_stack:
                 if isinstance(each, LensScreen):
                     each.stop()
-            self.push_screen(LeavingScreen(chat, self.model_thread), lambda _: self.exit(EXIT_OK))
+            keep = chat.session.save_cache
+            leaving = LeavingScreen(chat.stop_work, keep, self._model_thread)
+            self.push_screen(leaving, lambda _: self.exit(EXIT_OK))
         else:
             self.exit(EXIT_OK if self.session else EXIT_CANCELLED)
 
 
 def run_app(
-    plan: "LoadPlan",
-    open_session: "OpenSession",
+    plan: ModelPlan,
+    open_session: OpenSession,
     debug: bool = False,
     preferences: Preferences | None = None,
     models: ModelSource | None = None,
 ) -> int:
-    """Run the app until the user leaves; returns the exit code.
+    """Run the app until the user quits; return the exit code.
 
-    Raises what kept the model from being loaded. ``debug`` prints in the end where answers failed.
+    Raises the exception that kept the model from being loaded. ``debug`` prints, in the end, the
+    tracebacks of answers that failed.
     """
     app = ChatApp(plan, open_session, preferences, models)
-    # The model's thread lets go of the interpreter at every operator. Each time the screen's has
-    # something to draw it takes it, and by default keeps it for 5 ms: an operator takes 0.05 ms.
+    # The model's thread releases the interpreter lock at every operator, which takes 0.05 ms. The
+    # screen's thread takes the lock to draw, and by default would keep it for 5 ms each time.
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         exit_code = app.run()

@@ -1,4 +1,4 @@
-"""Numbers as short text: durations, rates, bars and sparklines that need no colour to be read."""
+"""Formats numbers as short text: durations, rates, bars and sparklines, readable without colour."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def duration(seconds: float | None) -> str:
-    """``18.3 ms``, ``412 ms``, ``12.4 s``, ``3 min 5 s``; a dash where there is none yet."""
+    """Format seconds: ``18.3 ms``, ``412 ms``, ``12.4 s``, ``3 min 5 s``; None is a dash."""
     if seconds is None:
         return MISSING
     milliseconds = seconds * 1000
@@ -28,7 +28,7 @@ def duration(seconds: float | None) -> str:
 
 
 def rate(tokens_per_second: float) -> str:
-    """Tokens a second; a dash before anything was measured."""
+    """Format a rate; zero is a dash."""
     if not tokens_per_second:
         return MISSING
     digits = 0 if tokens_per_second >= 100 else 1
@@ -36,15 +36,15 @@ def rate(tokens_per_second: float) -> str:
 
 
 def bar(fraction: float, width: int) -> str:
-    """A progress bar; the two halves differ in shape, so it reads without colour."""
+    """Draw a progress bar. Its two parts differ in shape, so that it needs no colour."""
     filled = round(min(max(fraction, 0.0), 1.0) * width)
     return "━" * filled + "┄" * (width - filled)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """All values in at most ``width`` characters; each shows the highest of its share of them.
+    """Draw values in at most ``width`` characters; each shows the maximum of its share of values.
 
-    Drawn from zero, so that a steady series looks steady and not like its own noise.
+    The scale begins at zero, so that a steady series looks steady.
     """
     if not values:
         return ""
@@ -56,7 +56,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def part_of(part: int, whole: int) -> str:
-    """Two amounts of bytes: ``8.9 of 180 MiB``, ``900 MiB of 23.5 GiB``."""
+    """Format two amounts of bytes: ``8.9 of 180 MiB``, ``900 MiB of 23.5 GiB``."""
     small, large = human_bytes(part), human_bytes(whole)
     if small.split()[-1] == large.split()[-1]:
         small = small.split()[0]
@@ -64,15 +64,15 @@ def part_of(part: int, whole: int) -> str:
 
 
 def row(label: str, value: str) -> Content:
-    """One line of a panel: a label at the left and its value at the right edge."""
+    """Make a line of a panel, with a label on the left and its value on the right."""
     return Content.assemble((label, "$foreground 65%"), f"{value:>{PANEL_WIDTH - len(label)}}")
 
 
 def drawn(line: str) -> Content:
-    """One line of a panel: a bar or a sparkline."""
+    """Make a line of a panel from a bar or a sparkline."""
     return Content.styled(line, "$text-primary")
 
 
 def lines(*parts: Content) -> Content:
-    """The lines of a panel."""
+    """Join the lines of a panel."""
     return Content("\n").join(parts)

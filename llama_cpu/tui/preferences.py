@@ -1,4 +1,4 @@
-"""What the user's config.toml says of the app, checked before the app starts."""
+"""The app's settings from config.toml, checked before the app starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,24 +12,22 @@ from llama_cpu.tui.keys import keymap_from
 
 @dataclass(frozen=True)
 class Preferences:
-    """The keys that are not the usual ones, and how the app looks."""
+    """The user's own keys, and the appearance of the app."""
 
     config: UserConfig = field(default_factory=UserConfig)
     keymap: Mapping[str, str] = field(default_factory=dict)
     theme: str = DEFAULT_THEME
-    panels: bool = True  # shown beside the conversation where there is room
-    welcome_marker: Path | None = None  # a file: that the first lines were seen; None: not shown
+    panels: bool = True  # shown beside the conversation if there is room
+    welcome_marker: Path | None = None  # exists once the welcome was seen; None: never show it
 
     def save(self, name: str) -> None:
-        """Remember ``theme`` or ``panels`` as it was chosen. Raises UserError where that is not
-        possible.
-        """
+        """Write ``theme`` or ``panels`` to config.toml. Raises UserError if that fails."""
         if self.config.path:
             save_entry(self.config.path, name, getattr(self, name))
 
 
 def preferences_from(config: UserConfig) -> Preferences:
-    """Raises UserError for a key or a theme that cannot be used."""
+    """Read the preferences. Raises UserError for a key or a theme that cannot be used."""
     theme = config.values.get("theme", Preferences.theme)
     if theme not in BUILTIN_THEMES:
         names = ", ".join(sorted(BUILTIN_THEMES))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_cpu.chat.thinking import split_thinking
+from llama_cpu.chat.thinking import ThinkingSplitter, split_thinking
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,51 @@ def test_a_stored_answer_whose_block_the_prompt_opened() -> None:
 )
 def test_a_closing_tag_that_is_only_quoted_is_text(text: str) -> None:
     assert split_thinking(text) == ("", text, False)
+
+
+WHOLE = "<think>\nA man, so he is mortal.\n</think>\n\nSocrates **is** mortal.\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("begins_open", [False, True])
+def test_in_parts_as_whole(size: int, begins_open: bool) -> None:
+    """Also where a tag comes in several parts."""
+    text = WHOLE.removeprefix("<think>") if begins_open else WHOLE
+    splitter = ThinkingSplitter(begins_open)
+    answer = "".join(splitter.feed(text[at : at + size]) for at in range(0, len(text), size))
+    assert answer.rstrip() == "Socrates **is** mortal."
+    assert splitter.thinking == "A man, so he is mortal." and not splitter.is_open
+    assert not splitter.finish() and splitter.answer == "Socrates **is** mortal.\n"
+
+
+def test_nothing_is_shown_before_it_is_clear_what_it_is() -> None:
+    splitter = ThinkingSplitter()
+    assert [splitter.feed(part) for part in ("\n", "<th", "ink")] == ["", "", ""]
+    assert not splitter.is_open
+    assert splitter.feed(">A man") == "" and splitter.is_open and splitter.thinking == "A man"
+
+
+def test_a_text_that_only_looks_like_the_tag() -> None:
+    splitter = ThinkingSplitter()
+    assert splitter.feed("<th") == ""
+    assert splitter.feed("e> is") == "<the> is" and splitter.feed(" HTML") == " HTML"
+    splitter = ThinkingSplitter()
+    assert splitter.feed("<") == ""
+    assert splitter.finish() and splitter.answer == "<"
+
+
+def test_a_closing_tag_shows_that_the_prompt_opened_the_block() -> None:
+    splitter = ThinkingSplitter()
+    assert splitter.feed("A man.") == "A man."
+    splitter.feed("\n</think>\n\nYes.")
+    assert splitter.finish() and (splitter.thinking, splitter.answer) == ("A man.", "Yes.")
+
+
+def test_an_empty_block_is_nothing() -> None:
+    splitter = ThinkingSplitter()
+    assert [splitter.feed(part) for part in ("<think>\n\n", "</think>\n\n", "Yes.")] == [
+        "",
+        "",
+        "Yes.",
+    ]
+    assert splitter.thinking == "" and not splitter.is_open and not splitter.finish()

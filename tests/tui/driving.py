@@ -8,10 +8,10 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.help import WelcomeScreen
-from llama_cpu.tui.screens.models import ModelSource
 from llama_cpu.tui.widgets.message_input import MessageInput
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, Passage, UserMessage
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
@@ -31,8 +31,8 @@ async def chat(
 ) -> AsyncIterator[Pilot[int]]:
     """The app on its chat screen; ``is_first``: with the lines for the first time over it."""
     app = ChatApp(
-        FakePlan(is_demo=is_demo),  # type: ignore[arg-type]
-        opener(session),  # type: ignore[arg-type]
+        FakePlan(is_demo=is_demo),
+        opener(session),
         preferences=preferences,
         models=models,
     )

@@ -1,12 +1,19 @@
 """A session that plays scripted events instead of running a model."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.lens import LensPart
+from llama_cpu.chat.prompt import Message
+from llama_cpu.chat.session_protocol import (
+    LoadProgress,
+    OpenSession,
+    Progress,
+    Session,
+)
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.history.rows import State, StoredMessage
@@ -97,8 +104,8 @@ class FakeSession:
             self.conversation.open(conversation_id)
 
     @property
-    def messages(self) -> list[StoredMessage]:
-        return self.conversation.line
+    def messages(self) -> list[Message]:
+        return [Message(each.role, each.text) for each in self.conversation.line]
 
     def apply(self, settings: Settings) -> None:
         if settings.template == "unheard-of":
@@ -110,11 +117,12 @@ class FakeSession:
         return len(text.split())
 
     has_unsaved_cache = False
+    begins_in_thinking = False
 
-    def prepare_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+    def prepare_cache(self, on_progress: Progress, stop: threading.Event) -> None:
         pass
 
-    def save_cache(self, on_progress: Callable[..., None], stop: threading.Event) -> None:
+    def save_cache(self, on_progress: Progress, stop: threading.Event) -> None:
         pass
 
     def let_go(self) -> None:
@@ -125,15 +133,13 @@ class FakeSession:
         self.is_closed = True
 
     def answer(self, stop: threading.Event) -> Iterator[Event]:
-        yield from self.conversation.autosave_answer(
-            self._play(stop), frozenset(), lambda ids, text: ids
-        )
+        yield from self.conversation.autosave_answer(self._play(stop), frozenset(), _as_they_are)
 
     def continue_answer(self, stop: threading.Event) -> Iterator[Event]:
         last = self.conversation.line[-1]
-        ids, tidy = last.token_ids, lambda ids, text: ids
+        events, ids = self._play(stop), last.token_ids
         yield from self.conversation.autosave_continuation(
-            self._play(stop), frozenset(), tidy, last.text, ids
+            events, frozenset(), _as_they_are, last.text, ids
         )
 
     def look(self, answer: StoredMessage, stop: threading.Event) -> Iterator[LensPart]:
@@ -151,10 +157,11 @@ class FakeSession:
     def is_own(self, answer: StoredMessage) -> bool:
         return answer.model == self.model_name
 
-    def branch(self, answer: StoredMessage, ids: list[int], seconds: list[float]) -> None:
+    def branch(self, answer: StoredMessage, token_ids: list[int], seconds: Sequence[float]) -> None:
         if self.branch_error:
             raise self.branch_error
-        self.branches.append((answer, ids, seconds))
+        ids = token_ids
+        self.branches.append((answer, ids, list(seconds)))
         state = State.COMPLETE if ids[-1] == END else State.STOPPED
         place = self.conversation.line.index(answer)
         self.conversation.add_answer(place, f"begun with {ids}", ids, seconds, state)
@@ -174,10 +181,14 @@ class FakeSession:
                 yield step
 
 
-def opener(session: FakeSession) -> Callable[..., FakeSession]:
+def _as_they_are(ids: list[int], text: str) -> list[int]:
+    return ids
+
+
+def opener(session: FakeSession) -> OpenSession:
     """What the app calls to load the model."""
 
-    def open_session(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+    def open_session(on_progress: LoadProgress, stop: threading.Event) -> Session:
         on_progress(1, 1, "output.weight")
         return session
 

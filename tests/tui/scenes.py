@@ -26,11 +26,11 @@ from llama_cpu.loading.memory_estimate import MemoryEstimate
 from llama_cpu.system.memory import MemoryReport
 from llama_cpu.system.paging import PagingReport
 from llama_cpu.tui.app import ChatApp
+from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.number_format import PANEL_WIDTH
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ModelSource
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.tui.driving import screen_text, until
@@ -110,6 +110,20 @@ def a_talk() -> FakeSession:
         message(3, 1, "assistant", MARKDOWN),
         message(4, 3, "user", "And hares?"),
         message(5, 4, "assistant", "Hares do not dig burrows; they", state=State.CUT),
+    )
+    session.conversation.open(talk)
+    return session
+
+
+def thoughtful_talk() -> FakeSession:
+    """An answer with the model's thinking before it."""
+    session = FakeSession()
+    thinking = "<think>\nAll men are mortal.\n\nSocrates is a man.\n</think>\n\n"
+    talk = kept(
+        session.history,
+        0,
+        message(1, None, "user", "Is Socrates mortal?"),
+        message(2, 1, "assistant", f"{thinking}Yes, Socrates is **mortal**."),
     )
     session.conversation.open(talk)
     return session
@@ -204,6 +218,7 @@ def failing() -> FakeSession:
 
 PROMPT = (*"What?", "enter")
 READING = (Prefill(0, 512, 2048, 3.0),)
+THINKING = (Prefill(3, 8, 8, 0.1), *tokens("<think>\nAll men are mortal. Socrates"))
 WRITING = (Prefill(3, 8, 8, 0.1), *tokens("It begins with a list:\n\n- one\n- two"))
 
 # Every screen; a new one is a line here (and one in docs/make_screenshots.py).
@@ -217,6 +232,11 @@ SCENES = {
         stuck(*READING), steps=(*PROMPT, Sees("is reading the prompt")), is_answering=True
     ),
     "chat_writing": Scene(stuck(*WRITING), steps=(*PROMPT, Sees("two")), is_answering=True),
+    "chat_thinking": Scene(
+        stuck(*THINKING), steps=(*PROMPT, Sees("Thinking… 5 words")), is_answering=True
+    ),
+    "chat_thought": Scene(thoughtful_talk, steps=(Sees("Thought for 8 words"),)),
+    "chat_thought_shown": Scene(thoughtful_talk, steps=("alt+t", Sees("Socrates is a man."))),
     "chat_answered": Scene(one_answer, steps=(*PROMPT, Sees("France."))),
     "chat_failed": Scene(failing, steps=(*PROMPT, Sees("damaged"))),
     "chat_no_panels": Scene(one_answer, steps=(*PROMPT, Sees("France.")), with_panels=False),
@@ -242,6 +262,9 @@ SCENES = {
     "help": Scene(steps=("f1", Sees("Everywhere"))),
     "palette": Scene(steps=("ctrl+p", Sees("Quit"))),
     "no_colour": Scene(a_talk, steps=(Sees("cut off"),), in_colour=False),
+    "no_colour_thought": Scene(
+        thoughtful_talk, steps=(Sees("Thought for 8 words"),), in_colour=False
+    ),
     "no_colour_sidebar": Scene(
         several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename")), in_colour=False
     ),
@@ -323,7 +346,7 @@ def app_of(scene: Scene, folder: Path) -> ChatApp:
     preferences = Preferences(panels=scene.with_panels, welcome_marker=marker)
     opening = slowly if scene.is_loading else opener(scene.session())
     plan = FakePlan(is_demo=scene.is_demo)
-    return ChatApp(plan, opening, preferences, ModelSource(find_models))  # type: ignore[arg-type]
+    return ChatApp(plan, opening, preferences, ModelSource(find_models))
 
 
 async def play(scene: Scene, pilot: Pilot[int]) -> None:

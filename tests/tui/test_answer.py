@@ -3,7 +3,7 @@
 import pytest
 from textual.content import Content
 
-from llama_cpu.tui.widgets.markdown import CODE_LINES, pieces
+from llama_cpu.tui.markdown import CODE_LINES, pieces
 from llama_cpu.tui.widgets.message_views import Answer
 from tests.tui.driving import ask_and_wait, chat, conversation, screen, screen_text, until
 from tests.tui.fakes import FakeSession, script

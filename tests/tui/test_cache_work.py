@@ -11,7 +11,7 @@ from llama_cpu.history.store import History
 from llama_cpu.kv_store.index import file_path
 from llama_cpu.system.paths import kv_folder
 from llama_cpu.tui.controllers import cache_work
-from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.screens.leaving import LeavingScreen
 from tests.tui.driving import NARROW, WIDE, ask_and_wait, chat, prompt, screen, screen_text, until
 from tests.tui.fakes import PATIENCE, FakeMessage, FakeSession, script
 
@@ -125,7 +125,7 @@ async def test_leaving_shows_what_it_waits_for(size: tuple[int, int]) -> None:
     async with chat(session, size) as pilot:
         await pilot.press("ctrl+q")
         await until(pilot, lambda: "50.0 MiB of 100 MiB" in screen_text(pilot))
-        await until(pilot, lambda: "Esc leaves without it." in screen_text(pilot))
+        await until(pilot, lambda: "Esc quits without saving it." in screen_text(pilot))
         assert pilot.app.return_value is None
         session.go_on.set()
         await until(pilot, lambda: pilot.app.return_value == 0)

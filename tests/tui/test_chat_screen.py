@@ -7,11 +7,11 @@ from textual import events
 
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Prefill, StopReason, TurnsDropped
+from llama_cpu.tui.actions import KEYED, Scope
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.controllers.answering import ENDINGS
 from llama_cpu.tui.controllers.turns import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.number_format import row
-from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.conversation_view import ConversationView
 from llama_cpu.tui.widgets.message_views import Notice
@@ -234,7 +234,7 @@ async def test_an_answer_that_fails_leaves_the_conversation_as_it_is() -> None:
         assert conversation(pilot) == [*before, "Once upon", notice]
         assert screen(pilot).query(Notice).last().has_class("problem")
         assert isinstance(pilot.app, ChatApp)
-        await until(pilot, lambda: pilot.app.answer_errors == [error])
+        await until(pilot, lambda: pilot.app.answer_errors == [error])  # type: ignore[attr-defined]
         await pilot.press("ctrl+r")
         await until(pilot, lambda: conversation(pilot) == [*before, "Fine."])
         await until(pilot, lambda: not is_answering(pilot))
@@ -376,8 +376,10 @@ async def test_everything_the_keys_do_is_in_the_command_palette() -> None:
         assert {command.title for command in offered} >= {"Send", "New line", "Quit", "Theme"}
         # What is said of each names its key.
         named = " ".join(command.help for command in offered)
-        for binding in ChatScreen.BINDINGS:
-            parts = binding.key.replace("escape", "esc").split("+")
+        for action in KEYED.values():
+            if action.scope is not Scope.CHAT:
+                continue
+            parts = action.keys.replace("escape", "esc").split("+")
             if not parts[0].startswith("page"):
                 assert "+".join(part.capitalize() for part in parts) in named
         (sidebar,) = [command for command in offered if command.title == "Conversations"]

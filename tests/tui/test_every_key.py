@@ -15,13 +15,13 @@ from textual.screen import Screen
 from textual.widgets import Button, Input, OptionList
 
 from llama_cpu.system.paths import state_folder
-from llama_cpu.tui.controllers.cache_work import LeavingScreen
-from llama_cpu.tui.keys import actions
+from llama_cpu.tui.actions import KEYED
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen
+from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.lens import LensScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
 from llama_cpu.tui.screens.models import ModelScreen
@@ -61,11 +61,11 @@ def pressing(action: str) -> Callable[[Check], Check]:
 
 
 def every_key() -> list[tuple[str, str]]:
-    return [(name, key) for name, each in actions().items() for key in each.key.split(",")]
+    return [(name, key) for name, each in KEYED.items() for key in each.keys.split(",")]
 
 
 def test_there_is_a_check_for_every_action() -> None:
-    assert CHECKS.keys() == actions().keys()
+    assert CHECKS.keys() == KEYED.keys()
 
 
 @pytest.mark.parametrize(("action", "key"), every_key())
@@ -274,6 +274,19 @@ async def _(key: str) -> None:
         await until(pilot, lambda: pilot.app.clipboard.strip() == "two")
         await pilot.press(key)
         await until(pilot, lambda: pilot.app.clipboard.strip() == "one")
+
+
+@pressing("thinking")
+async def _(key: str) -> None:
+    thought = "<think>A man.</think>Mortal."
+    session = FakeSession(earlier=[FakeMessage("user", "a"), FakeMessage("assistant", thought)])
+    async with chat(session) as pilot:
+        await until(pilot, lambda: conversation(pilot)[1] == "▸ Thought for 2 words\n\nMortal.")
+        await pilot.press(key)
+        shown = "▾ Thought for 2 words\n│ A man.\n\nMortal."
+        await until(pilot, lambda: conversation(pilot)[1] == shown)
+        await pilot.press(key)
+        await until(pilot, lambda: "A man." not in conversation(pilot)[1])
 
 
 @pressing("scroll_up")
@@ -635,6 +648,7 @@ def _branching(number: int) -> None:
     async def _(key: str) -> None:
         async with looking() as pilot:
             session = screen(pilot).session
+            assert isinstance(session, FakeSession)
             await pilot.press(key)
             await shows_chat(pilot)
             await until(pilot, lambda: not is_answering(pilot))
@@ -669,7 +683,9 @@ async def _(key: str) -> None:
 @pressing("lens_next")
 async def _(key: str) -> None:
     async with looking() as pilot:
-        screen(pilot).session.looks.append(looks())
+        session = screen(pilot).session
+        assert isinstance(session, FakeSession)
+        session.looks.append(looks())
         await pilot.press("p")
         await until(pilot, lambda: "answer 1 of 2" in screen_text(pilot))
         await pilot.press(key)

@@ -71,7 +71,7 @@ async def test_everything_is_there(size: tuple[int, int]) -> None:
         assert values(figures, "prefill") == [0.05, 0.05]
         assert values(figures, "decode") == [0.02] * 3 + [0.04] * 2
         assert processor_name() in numbers(figures)
-        assert figure(figures, "Threads") == "2" and figure(figures, "WeightFormat") == "float32"
+        assert figure(figures, "Threads") == "2" and figure(figures, "Precision") == "float32"
         assert figure(figures, "All answers") == "2"
         assert figure(figures, "cache hits") == "75.0%"
         assert figure(figures, "prefill") == "20.0 tok/s"
@@ -179,7 +179,7 @@ async def test_commands_of_the_palette() -> None:
         figures = await open_figures(pilot)
         offered = {each.title: each for each in pilot.app.get_system_commands(figures)}
         assert "(E)" in offered["Export the figures"].help
-        await offered["Answer after"].callback()
+        await offered["Next answer"].callback()
         await until(pilot, lambda: "Answer 1" in numbers(figures))
         await offered["Close the figures"].callback()
         await until(pilot, lambda: pilot.app.screen is screen(pilot))
@@ -262,9 +262,9 @@ async def test_a_file_that_is_there_is_replaced_only_if_the_user_says_so(tmp_pat
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("times.txt", "neither in .csv nor in .json"), ("", ""), ("  ", ""),
+        ("times.txt", "in neither .csv nor .json"), ("", ""), ("  ", ""),
         ("folder.csv", "name another file"), ("a\0.csv", "name another file"),
-        ("~nobody-of-that-name/a.csv", "not there"),
+        ("~nobody-of-that-name/a.csv", "does not exist"),
         pytest.param("x" * 300 + ".csv", "name another file", id="a long name"),
     ],
 )  # fmt: skip
@@ -291,6 +291,6 @@ async def test_without_a_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
         await open_figures(pilot)
         gone.rmdir()
         await export(pilot, "a.csv")
-        await until(pilot, lambda: "a folder that is not there" in said(pilot))
+        await until(pilot, lambda: "a folder that does not exist" in said(pilot))
         await export(pilot, str(tmp_path / "a.csv"))
         await until(pilot, lambda: said(pilot) == f"Exported to {tmp_path / 'a.csv'}")

@@ -6,8 +6,7 @@ import pytest
 from textual import events
 from textual.widgets import Button
 
-from llama_cpu.tui.controllers.slash import COMMANDS
-from llama_cpu.tui.keys import actions
+from llama_cpu.tui.actions import COMMANDS, KEYED
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen, help_text, welcome_text
 from tests.tui.driving import NARROW, WIDE, chat, prompt, screen, screen_text, until
@@ -16,12 +15,12 @@ from tests.tui.fakes import FakeSession
 
 def test_every_action_is_in_the_help_with_its_present_key() -> None:
     text = help_text({"regenerate": "f9"}).plain
-    for name, binding in actions().items():
-        assert name in text and (binding.tooltip or binding.description) in text
+    for name, action in KEYED.items():
+        assert name in text and action.help in text
     line = next(line for line in text.splitlines() if line.endswith("regenerate"))
     assert "F9" in line and "Ctrl+R" not in line
     for command in COMMANDS.values():
-        assert command.usage in text and command.about in text
+        assert command.usage in text and command.help in text
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])

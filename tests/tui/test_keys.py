@@ -2,42 +2,87 @@
 
 import inspect
 import pkgutil
+from collections import Counter
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import pytest
-from textual.binding import Binding
 
 import llama_cpu.tui
 from llama_cpu.errors import UserError
 from llama_cpu.settings.user_config import UserConfig, read_config
-from llama_cpu.tui.keys import actions, keymap_from, normalized, scopes, shown
+from llama_cpu.tui.actions import ACTIONS, COMMANDS, HEADINGS, KEYED, Scope, bindings
+from llama_cpu.tui.keys import keymap_from, normalized, shown
 from llama_cpu.tui.preferences import Preferences, preferences_from
 from llama_cpu.tui.screens.confirm import Confirm
 from tests.tui.driving import ask_and_wait, chat, conversation, is_answering, prompt, screen, until
 from tests.tui.fakes import FakeSession, script
 
 FILE = Path("/me/config.toml")
+PUBLISHED = """
+quit command_palette help send new_line stop new_conversation regenerate sidebar continue_answer
+find settings models lens panels figures earlier_answer later_answer message_before
+message_after delete_turn copy_answer copy_code scroll_up scroll_down edit up down back rename
+delete duplicate search leave_list find_before find_after close_find lens_left lens_right
+lens_up lens_down lens_page_up lens_page_down lens_first lens_last lens_leave lens_switch
+lens_choose lens_1 lens_2 lens_3 lens_4 lens_5 lens_surprise lens_previous lens_next lens_close
+cancel_settings apply_settings cancel_models close_figures figures_before figures_after
+figures_all figures_scale export_figures close_help close_welcome cancel_loading leave_now yes
+no previous_button next_button leave_as_it_is
+"""
 
 
 def with_keys(**keys: str) -> Preferences:
     return preferences_from(UserConfig(FILE, {}, keys))
 
 
-def test_every_key_of_the_app_has_a_name_and_a_scope() -> None:
+def classes_with_bindings() -> list[type]:
+    found = []
+    for module in pkgutil.walk_packages(llama_cpu.tui.__path__, "llama_cpu.tui."):
+        for _, each in inspect.getmembers(import_module(module.name), inspect.isclass):
+            if each.__module__ == module.name and vars(each).get("BINDINGS"):
+                found.append(each)
+    return found
+
+
+def test_every_binding_is_from_the_table() -> None:
     """Else it could not be changed, and would not be in the help."""
-    listed = {each for classes in scopes().values() for each in classes}
-    for module in pkgutil.iter_modules(llama_cpu.tui.__path__, "llama_cpu.tui."):
-        for _, found in inspect.getmembers(import_module(module.name), inspect.isclass):
-            if found.__module__ == module.name and vars(found).get("BINDINGS"):
-                assert found in listed
-    for name, binding in actions().items():
-        assert name == binding.id and name.isidentifier()
-        assert binding.description
+    tables = {scope: bindings(scope) for scope in Scope}
+    scopes = [
+        next(scope for scope, table in tables.items() if table == vars(each)["BINDINGS"])
+        for each in classes_with_bindings()
+    ]
+    assert Counter(scopes) == Counter(Scope)
+    assert Counter(chain.from_iterable(HEADINGS.values())) == Counter(Scope)
+
+
+def test_every_action_has_its_method() -> None:
+    for each in classes_with_bindings():
+        for binding in vars(each)["BINDINGS"]:
+            name = binding.action.partition("(")[0]
+            if "." not in name:
+                assert callable(getattr(each, f"action_{name}")), f"{each} has no {name}"
+
+
+def test_the_table_is_well_formed() -> None:
+    assert Counter(each.id for each in ACTIONS).most_common(1)[0][1] == 1
+    commands = [each.command for each in ACTIONS if each.command]
+    assert len(commands) == len(set(commands)) == len(COMMANDS)
+    for action in ACTIONS:
+        assert action.id.isidentifier() and action.label and action.help
+        assert action.keys or action.command
+        assert bool(action.arguments) != bool(action.keys)
+        assert not action.command or action.scope in (Scope.APP, Scope.CHAT)
+
+
+def test_actions_that_users_have_named_in_their_config_are_still_there() -> None:
+    """Names may be added here, never removed."""
+    assert set(PUBLISHED.split()) <= KEYED.keys()
 
 
 def test_the_usual_keys_are_good_ones() -> None:
-    usual = {name: binding.key for name, binding in actions().items()}
+    usual = {name: action.keys for name, action in KEYED.items()}
     assert keymap_from(UserConfig(FILE, {}, usual)).keys() == usual.keys()
 
 
@@ -70,10 +115,10 @@ def test_how_keys_are_shown(key: str, shows: str) -> None:
     [
         ("regenrate", "f5", "Did you mean 'regenerate'?"),
         ("\x1b[2J" + "x" * 500, "f5", "Unknown action"),
-        ("regenerate", "", "no key"), ("regenerate", "f5,", "no key"),
-        ("regenerate", "+ctrl", "no key"),
-        ("regenerate", "contrl+r", "no key"), ("regenerate", "x" * 900, "no key"),
-        ("regenerate", "ctrl+\x1b[2J", "no key"), ("regenerate", "r", "needed for writing"),
+        ("regenerate", "", "not a key"), ("regenerate", "f5,", "not a key"),
+        ("regenerate", "+ctrl", "not a key"),
+        ("regenerate", "contrl+r", "not a key"), ("regenerate", "x" * 900, "not a key"),
+        ("regenerate", "ctrl+\x1b[2J", "not a key"), ("regenerate", "r", "needed for writing"),
         ("regenerate", "shift+r", "needed for writing"), ("regenerate", "up", "needed for writing"),
         ("regenerate", "space", "needed for writing"),
         ("regenerate", "ctrl+c", "needed for writing"),
@@ -161,5 +206,5 @@ async def test_without_a_file_nothing_is_written() -> None:
 
 def test_bindings_with_several_keys_have_no_spaces() -> None:
     """As Textual looks a key up in its own list."""
-    for binding in actions().values():
-        assert isinstance(binding, Binding) and " " not in binding.key
+    for action in KEYED.values():
+        assert " " not in action.keys

@@ -29,7 +29,7 @@ class SlowOpener:
 @pytest.mark.parametrize("key", ["escape", "ctrl+q"])
 async def test_loading_can_be_cancelled(key: str) -> None:
     opening = SlowOpener()
-    app = ChatApp(FakePlan(), opening)  # type: ignore[arg-type]
+    app = ChatApp(FakePlan(), opening)
     async with app.run_test() as pilot:
         await until(pilot, lambda: "50.0 MiB of 200 MiB" in screen_text(pilot))
         assert "layers.3.[bold]wq[/]" in screen_text(pilot)
@@ -44,7 +44,7 @@ async def test_what_loading_raises_closes_the_app(error: Exception) -> None:
     def broken(on_progress: object, stop: object) -> FakeSession:
         raise error
 
-    app = ChatApp(FakePlan(), broken)  # type: ignore[arg-type]
+    app = ChatApp(FakePlan(), broken)
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.failure is not None)
     app.close()
@@ -58,7 +58,7 @@ def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch, error: E
 
     monkeypatch.setattr(ChatApp, "run", run)
     with pytest.raises(type(error), match=str(error)):
-        run_app(FakePlan(), opener(FakeSession()))  # type: ignore[arg-type]
+        run_app(FakePlan(), opener(FakeSession()))
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -70,13 +70,13 @@ def test_where_answers_failed_is_printed_if_asked_for(
         return 0
 
     monkeypatch.setattr(ChatApp, "run", run)
-    assert run_app(FakePlan(), opener(FakeSession()), debug) == 0  # type: ignore[arg-type]
+    assert run_app(FakePlan(), opener(FakeSession()), debug) == 0
     assert ("RuntimeError: shapes do not match" in capsys.readouterr().err) == debug
 
 
 def test_run_app_returns_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ChatApp, "run", lambda app: 130)
-    assert run_app(FakePlan(), opener(FakeSession())) == 130  # type: ignore[arg-type]
+    assert run_app(FakePlan(), opener(FakeSession())) == 130
 
 
 def test_progress_text() -> None:
@@ -97,7 +97,7 @@ async def test_what_is_opened_while_loading_is_closed_then(key: str) -> None:
         assert gate.wait(PATIENCE)
         return FakeSession()
 
-    app = ChatApp(FakePlan(), opening)  # type: ignore[arg-type]
+    app = ChatApp(FakePlan(), opening)
     async with app.run_test() as pilot:
         await until(pilot, lambda: isinstance(app.screen, LoadingScreen))
         await pilot.press(key)
@@ -123,7 +123,7 @@ async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, ro
 
     quitting: list[asyncio.Future[None]] = []
     monkeypatch.setattr(ChatApp, "on_loading_screen_loaded", loaded)
-    app = ChatApp(FakePlan(is_demo=True), opener(FakeSession()))  # type: ignore[arg-type]
+    app = ChatApp(FakePlan(is_demo=True), opener(FakeSession()))
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.return_value is not None)
     app.close()

@@ -41,7 +41,7 @@ def test_the_rows_add_up(weights_resident: int, used: int, shown: list[str]) -> 
 
 def test_the_session_is_asked() -> None:
     session, report = FakeSession(), memory_report()
-    assert model_memory(session, report) == ModelMemory(  # type: ignore[arg-type]
+    assert model_memory(session, report) == ModelMemory(
         weights=session.weights_bytes,
         weights_resident=session.weights_resident_bytes(report),
         kv_cache=session.kv_cache_bytes,

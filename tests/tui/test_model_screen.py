@@ -11,12 +11,13 @@ from textual.widgets import DataTable
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading.discovery import FoundModel
-from llama_cpu.tui.controllers.cache_work import LeavingScreen
+from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
+from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ModelScreen, ModelSource, count, needed
+from llama_cpu.tui.screens.models import ModelScreen, count, needed
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.weight_format import WeightFormat
@@ -74,7 +75,7 @@ class Models:
 
     @property
     def source(self) -> ModelSource:
-        return ModelSource(self.find, self.choose)  # type: ignore[arg-type]
+        return ModelSource(self.find, self.choose)
 
 
 def opens(session: FakeSession, of: FakeSession) -> Opening:
@@ -152,7 +153,7 @@ async def test_no_models() -> None:
 async def test_where_both_fit_the_old_one_stays_until_the_other_is_ready() -> None:
     old = FakeSession([script("Hello.")])
     new = FakeSession([script("And goodbye.")])
-    new.model_name = "Other [b]"  # type: ignore[misc]
+    new.model_name = "Other [b]"
     models = Models(opens(new, old))
     async with chat(old, models=models.source) as pilot:
         await ask_and_wait(pilot, "Hi")
@@ -192,6 +193,7 @@ async def test_what_is_opened_while_the_files_are_looked_at_is_closed(
         await until(pilot, lambda: pilot.app.screen is screen(pilot))
         await pilot.press(key)
         await until(pilot, lambda: pilot.app.screen is not screen(pilot))
+        assert models.gate
         models.gate.set()
         if needed > 100 * MIB:
             await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
@@ -251,6 +253,7 @@ async def test_the_model_that_was_chosen_last_is_loaded() -> None:
         await until(pilot, lambda: len(models.asked) == 1)
         await choose_other(pilot)
         await until(pilot, lambda: len(models.asked) == 2)
+        assert models.gate
         models.gate.set()
         await is_switched(pilot, new)
         await pilot.pause(0.1)
@@ -265,6 +268,7 @@ async def test_quit_while_the_files_are_looked_at() -> None:
         await until(pilot, lambda: bool(models.asked))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        assert models.gate
         models.gate.set()
         await until(pilot, lambda: not any(w.group == "choice" for w in pilot.app.workers))
         assert isinstance(pilot.app.screen, LeavingScreen) and pilot.app.return_value is None

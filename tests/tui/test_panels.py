@@ -7,9 +7,9 @@ from textual.pilot import Pilot
 
 from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.system.memory import MemoryReport
-from llama_cpu.system.paging import PagingReport
+from llama_cpu.system.paging import Paging, PagingReport
 from llama_cpu.tui.controllers import panels
-from llama_cpu.tui.controllers.panels import Paging, warning
+from llama_cpu.tui.controllers.panels import warning
 from llama_cpu.tui.preferences import Preferences, preferences_from
 from llama_cpu.tui.screens import chat as chat_screen
 from llama_cpu.tui.screens.figures import FiguresScreen
@@ -96,7 +96,8 @@ async def test_as_a_command() -> None:
 
 async def test_both_are_in_the_palette() -> None:
     async with chat(FakeSession([])) as pilot:
-        offered = {command.title: command for command in screen(pilot).commands()}
+        commands = pilot.app.get_system_commands(screen(pilot))
+        offered = {command.title: command for command in commands}
         assert "(F6)" in offered["Panels"].help and "(F7)" in offered["Figures"].help
         await offered["Figures"].callback()
         await until(pilot, lambda: isinstance(pilot.app.screen, FiguresScreen))
@@ -168,7 +169,7 @@ async def test_weights_that_are_read_again_where_there_is_no_swap(
         await until(pilot, lambda: len(warnings(pilot)) == 1)
         assert "read from the disk again and again" in warnings(pilot)[0]
         panel = screen(pilot).query_one(MemoryPanel)
-        assert panel.border_subtitle == "reading the weights again"
+        assert panel.border_subtitle == "rereading the weights"
 
 
 async def test_the_warning_is_seen_over_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:

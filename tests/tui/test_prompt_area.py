@@ -3,8 +3,8 @@
 import threading
 
 from llama_cpu.tui.controllers.turns import STILL_ANSWERING
+from llama_cpu.tui.input_history import InputHistory
 from llama_cpu.tui.widgets import message_area as prompt_area
-from llama_cpu.tui.widgets.input_history import InputHistory
 from tests.tui.driving import ask, ask_and_wait, chat, is_answering, prompt, until
 from tests.tui.fakes import FakeSession, script
 

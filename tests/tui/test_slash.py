@@ -8,11 +8,13 @@ from textual.pilot import Pilot
 
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
-from llama_cpu.tui.controllers.slash import LONGEST_FILE, all_commands, completions, read_text
+from llama_cpu.tui.actions import COMMANDS
+from llama_cpu.tui.controllers.slash import LONGEST_FILE, read_text
 from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
 from llama_cpu.tui.screens.settings import SettingsScreen
+from llama_cpu.tui.slash_commands import completions
 from llama_cpu.tui.widgets.message_area import MessageArea, SlashMenu
 from tests.tui.driving import (
     ask,
@@ -78,12 +80,13 @@ async def test_set() -> None:
     [
         ("/set temperature hot", "temperature must be a number from 0 to 100"),
         ("/set temperature 1e9", "must be a number from 0 to 100"),
-        ("/set heat 1", "no setting; they are system, template"),
+        ("/set temprature 1", "Unknown setting 'temprature'. Did you mean 'temperature'?"),
+        ("/set heat 1", "Unknown setting 'heat'. The settings are system, template"),
         ("/set template unheard-of", "no such file"),
-        ("/sytem x", "perhaps /system is meant"),
-        ("/", "/ is no command; /help lists them"),
-        ("/\x1b[2J" + "x" * 300, "is no command"),
-        ("/etc/hosts: what is it?", "no command"),
+        ("/sytem x", "Unknown command /sytem. Did you mean /system?"),
+        ("/", "Unknown command /. /help lists all commands."),
+        ("/\x1b[2J" + "x" * 300, "Unknown command"),
+        ("/etc/hosts: what is it?", "Unknown command /etc/hosts:"),
         ("/save", "/save FILE"), ("/load", "/load FILE"), ("/load ''", "/load FILE"),
         ("/load /no/such", "/no/such is missing"), ("/load a\0b", "cannot be read"),
         ("/load ~nobody-of-that-name/x", "home folder"),
@@ -147,7 +150,7 @@ async def test_save(tmp_path: Path) -> None:
         assert conversation(pilot)[-1] == f"Saved as {file}." and prompt(pilot).text == ""
         file.write_text("mine")
         await command(pilot, f"/save {file}")
-        assert "there already" in conversation(pilot)[-1] and file.read_text() == "mine"
+        assert "already exists" in conversation(pilot)[-1] and file.read_text() == "mine"
         prompt(pilot).clear()
         await command(pilot, f"/save {tmp_path / 'file' / 'x.md'}".replace("file", "my chat.md"))
         assert "cannot be written" in conversation(pilot)[-1]
@@ -206,7 +209,7 @@ async def test_what_was_written_while_a_file_was_read_stays(
     ("data", "problem"),
     [
         (b"\x7fELF\0\0\0", "binary"), (b"caf\xe9", "UTF-8"), (b"", "empty"), (b" \n", "empty"),
-        (b"x" * (LONGEST_FILE + 1), "no model reads"),
+        (b"x" * (LONGEST_FILE + 1), "no model can read"),
     ],
     ids=["zeros", "latin-1", "empty", "blank", "large"],
 )  # fmt: skip
@@ -241,7 +244,7 @@ async def test_commands_during_an_answer() -> None:
 def test_completions() -> None:
     assert [text for text, _ in completions("/se")] == ["/set ", "/settings"]
     assert [text for text, _ in completions("/set te")] == ["/set template ", "/set temperature "]
-    assert len(completions("/")) == len(all_commands())
+    assert len(completions("/")) == len(COMMANDS)
     for text in ("", "x", "//", "//set", "/set temperature 0", "/load x", "/a\nb", " /set"):
         assert completions(text) == []
 
@@ -250,7 +253,7 @@ async def test_the_menu_opens_chooses_and_closes() -> None:
     session = FakeSession([])
     async with chat(session) as pilot:
         await pilot.press("/")
-        await until(pilot, lambda: len(menu(pilot)) == len(all_commands()))
+        await until(pilot, lambda: len(menu(pilot)) == len(COMMANDS))
         await pilot.press("s", "e")
         await until(pilot, lambda: len(menu(pilot)) == 2)
         await pilot.press("down", "up", "tab")

@@ -50,7 +50,7 @@ def places(pilot) -> list[str]:
 def cut_answer(state: State = State.CUT) -> FakeSession:
     """Whose last answer was not ended."""
     session = FakeSession([], CUT)
-    answer = session.messages[-1]
+    answer = session.conversation.line[-1]
     session.history.save_answer(answer.id, "two", [7], [0.5], state=state)
     session.conversation.reload()
     return session
@@ -88,7 +88,8 @@ async def test_what_is_asked_next_follows_the_answer_that_is_shown() -> None:
         await ask_and_wait(pilot, "Capital?")
         await pilot.press("ctrl+r")
         await until(
-            pilot, lambda: len(screen(pilot).conversation.line) == 2 and not is_answering(pilot)
+            pilot,
+            lambda: len(screen(pilot).session.conversation.line) == 2 and not is_answering(pilot),
         )
         await pilot.press("alt+left")
         await until(pilot, lambda: not is_answering(pilot))
@@ -195,7 +196,7 @@ async def test_a_cut_answer_is_marked_and_continued(state: State) -> None:
         await until(pilot, lambda: conversation(pilot) == ["You\none", "two three four"])
         await until(pilot, lambda: not is_answering(pilot))
         assert session.messages[-1].text == "two three four"
-        assert session.messages[-1].state is State.COMPLETE and len(session.messages) == 2
+        assert session.conversation.line[-1].state is State.COMPLETE and len(session.messages) == 2
         await pilot.press("ctrl+g")
         await until(pilot, lambda: prompt(pilot).border_subtitle == NOTHING_TO_CONTINUE)
 
@@ -211,7 +212,7 @@ async def test_a_continued_answer_that_another_window_writes(tmp_path: Path) -> 
     path = tmp_path / "history.db"
     with History(path) as history, History(path) as other:
         session = FakeSession([], CUT, history)
-        answer = session.messages[-1]
+        answer = session.conversation.line[-1]
         history.save_answer(answer.id, "two", [], state=State.CUT)
         session.conversation.reload()
         async with chat(session) as pilot:
@@ -379,5 +380,5 @@ async def test_an_answer_that_grows_is_one_widget_in_the_end() -> None:
         answer = screen(pilot).query_one(Answer)
         assert (
             len(answer.query("Passage")) == 1
-            and answer.message == screen(pilot).conversation.line[-1]
+            and answer.message == screen(pilot).session.conversation.line[-1]
         )

@@ -1,1 +1,1 @@
-"""What the keys of the chat do: turns, answers, conversations, and changing the model."""
+"""Carry out actions. They know protocols of the view (view.py), no screens and no widgets."""

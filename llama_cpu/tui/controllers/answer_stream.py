@@ -1,6 +1,6 @@
-"""One answer, made in the model's thread and collected by the screen a few times a second.
+"""One answer, made in the model's thread and collected by the view a few times a second.
 
-The model's thread only appends to a deque: it never waits for the screen.
+The model's thread only appends to a deque; it never waits for the view.
 """
 
 import asyncio
@@ -15,30 +15,30 @@ E = TypeVar("E")
 
 SHORTEST_PAUSE = 0.1  # seconds; ten updates a second look like steady writing
 LONGEST_PAUSE = 0.7
-UI_SHARE = 0.03  # of one core: what the screen takes, the model lacks
+UI_SHARE = 0.03  # of one core; the model lacks what the view takes
 
 
 class Pace:
-    """Chooses the pause between two updates from what the last one cost.
+    """Chooses the pause between two updates by the cost of the last one.
 
-    A long answer in a long conversation costs more to lay out. Instead of slowing the model
-    down, the screen is then updated less often.
+    A long answer in a long conversation costs more to lay out. The view is then updated less often
+    instead of slowing the model down.
     """
 
     def __init__(self) -> None:
         self._cpu_seconds = time.thread_time()
 
     def pause(self) -> float:
-        """Seconds to wait now; call it once per update, in the thread that updates the screen."""
+        """Seconds to wait before the next update. Call it once per update, in the view's thread."""
         before, self._cpu_seconds = self._cpu_seconds, time.thread_time()
         wanted = (self._cpu_seconds - before) / UI_SHARE
         return min(max(wanted, SHORTEST_PAUSE), LONGEST_PAUSE)
 
 
 class AnswerStream(Generic[E]):
-    """Has one answer made, or looked at; ``batches`` yields its events.
+    """Runs a method of the session in the model's thread; ``batches`` yields its events.
 
-    ``make``: the session's method that makes them. ``error`` is what it raised, if it did.
+    ``make``: the method. ``error``: the exception that it raised, if any.
     """
 
     def __init__(self, make: Callable[[Flag], Iterator[E]], model_thread: Executor) -> None:
@@ -52,15 +52,15 @@ class AnswerStream(Generic[E]):
         try:
             for event in self._make(self._stop):
                 self._events.append(event)
-        except Exception as error:  # whatever it is, the conversation must not be lost with it
+        except Exception as error:  # of any kind: the conversation must not be lost
             self.error = error
 
     def stop(self) -> None:
-        """Ask the model to stop; ``batches`` ends soon after, with what was written until then."""
+        """Ask the model to stop; ``batches`` ends soon after, with the remaining events."""
         self._stop.set()
 
     async def batches(self) -> AsyncIterator[list[E]]:
-        """What happened since the last batch, until the answer ends."""
+        """Yield the events since the last batch, until the answer ends."""
         pace = Pace()
         while not self._finished.done():
             await asyncio.wait([self._finished], timeout=pace.pause())

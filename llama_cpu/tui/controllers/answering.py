@@ -1,50 +1,53 @@
-"""Answers, one at a time: asked of the session, shown as they grow, and how each ended."""
+"""Answers, one at a time: requested from the session, shown as they grow, and how each ended."""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
 
 from textual.worker import Worker
 
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Event, Finished, StopReason, Token, TurnsDropped
 from llama_cpu.generation.timings import Timings
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.tui.controllers.answer_stream import AnswerStream
-from llama_cpu.tui.widgets.message_views import Answer
-
-if TYPE_CHECKING:
-    from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.controllers.view import AnswerView, ChatView
+from llama_cpu.tui.messages import AnswerFailed
 
 ENDINGS = {
-    StopReason.LENGTH: "The answer reached its longest allowed length; Ctrl+G continues it.",
+    StopReason.LENGTH: "The answer reached its maximum length; Ctrl+G continues it.",
     StopReason.CONTEXT: "The context is full: the answer ends here.",
     StopReason.STOPPED: "Stopped; Ctrl+G continues.",
 }
 
 UNFINISHED = {
-    State.CUT: "The program ended while this was written; Ctrl+G continues the answer.",
+    State.CUT: "The program ended during this answer; Ctrl+G continues it.",
     State.STOPPED: "This answer was stopped; Ctrl+G continues it.",
 }
 
-TakenBack = Callable[[str], None]
+TakeBack = Callable[[str], None]
 
 
 class Answering:
-    """What the screen and the actions on a conversation share: the answer that is being written,
-    and the lock that keeps two changes of the conversation apart.
+    """The answer that is being written, and the lock that keeps changes of the conversation apart.
+
+    The other controllers share it.
     """
 
-    def __init__(self, screen: "ChatScreen", model_thread: Executor) -> None:
-        self._screen = screen
-        self.model_thread = model_thread
+    def __init__(self, view: ChatView, model_thread: Executor) -> None:
+        self._view = view
+        self._model_thread = model_thread
         self._stream: AnswerStream[Event] | None = None  # set while an answer is being written
         self._worker: Worker[None] | None = None
         self.timings = Timings()
         self._began_after: StoredMessage | None = None
-        # Held while the conversation and what is shown of it change together.
+        # Held while the conversation and the view of it change together.
         self.changing = asyncio.Lock()
+
+    @property
+    def _conversation(self) -> Conversation:
+        return self._view.session.conversation
 
     @property
     def is_answering(self) -> bool:
@@ -57,8 +60,8 @@ class Answering:
 
     @property
     def timings_now(self) -> Timings | None:
-        """Of the answer that is being written, until the conversation has it."""
-        line = self._screen.conversation.line
+        """The timings of the present answer, until the conversation has that answer."""
+        line = self._conversation.line
         is_there = not line or line[-1] is not self._began_after
         return None if is_there or not self.is_answering else self.timings
 
@@ -68,15 +71,15 @@ class Answering:
             self._stream.stop()
 
     async def stop_and_wait(self) -> None:
-        """The same; until it has ended."""
+        """Stop the answer and wait until it has ended."""
         if self._stream and self._worker:
             self._stream.stop()
             await self._worker.wait()
 
     async def change(self, work: Callable[..., object], *arguments: object) -> bool:
-        """Do what waits for the disk in a thread, and show the conversation as it is then.
+        """Call ``work``, which may wait for the disk, in a thread; then show the conversation.
 
-        False, after it was said why, where that failed.
+        Returns False if it raised a UserError, which is shown.
         """
         problem = ""
         try:
@@ -87,48 +90,52 @@ class Answering:
         return not problem
 
     async def show(self, problem: str = "") -> None:
-        """Show the conversation, a problem and why it is not kept, if it is not."""
-        screen = self._screen
-        await screen.conversation_view.show(screen.conversation)
-        for sentence in (problem, screen.conversation.take_trouble()):
+        """Show the conversation, a problem, and the reason if the conversation is not saved."""
+        view = self._view
+        await view.conversation_view.show(self._conversation)
+        for sentence in (problem, self._conversation.take_trouble()):
             if sentence:
-                screen.conversation_view.add_notice(sentence, kind="problem")
-        screen.conversation_changed()
+                view.conversation_view.add_notice(sentence, kind="problem")
+        view.conversation_changed()
 
     def say_if_cut(self) -> None:
-        """Where the last answer was cut: that it can be continued."""
-        line = self._screen.conversation.line
+        """If the last answer is unfinished, say that it can be continued."""
+        line = self._conversation.line
         if line and line[-1].state in UNFINISHED:
-            self._screen.conversation_view.add_notice(UNFINISHED[line[-1].state])
+            self._view.conversation_view.add_notice(UNFINISHED[line[-1].state])
 
-    def begin(self, take_back: TakenBack | None = None) -> None:
-        """Have the last message answered. Where it cannot be, as it is too long, it is taken back
-        and its text given to ``take_back``.
+    def begin(self, take_back: TakeBack | None = None) -> None:
+        """Answer the last message.
+
+        If the session refuses the message, for instance because it is too long, the message is
+        removed from the conversation and its text passed to ``take_back``.
         """
-        self._begin(AnswerStream(self._screen.session.answer, self.model_thread), None, take_back)
+        self._begin(AnswerStream(self._view.session.answer, self._model_thread), None, take_back)
 
     def go_on(self) -> None:
-        """Have the last message, an answer, continued."""
-        stream = AnswerStream(self._screen.session.continue_answer, self.model_thread)
-        # A character that is not whole comes again with what makes it whole.
-        self._begin(stream, self._screen.conversation.line[-1].text.rstrip("\ufffd"), None)
+        """Continue the last message, which is an answer."""
+        stream = AnswerStream(self._view.session.continue_answer, self._model_thread)
+        # An incomplete character comes again, together with the rest of it.
+        self._begin(stream, self._conversation.line[-1].text.rstrip("\ufffd"), None)
 
     def _begin(
-        self, stream: AnswerStream[Event], text: str | None, take_back: TakenBack | None
+        self, stream: AnswerStream[Event], text: str | None, take_back: TakeBack | None
     ) -> None:
         self.timings = Timings()
-        line = self._screen.conversation.line
+        line = self._conversation.line
         self._began_after = line[-1] if line else None
         self._stream = stream
-        self._screen.refresh_bindings()
+        self._view.refresh_bindings()
         work = self._answer(stream, text, take_back)
-        self._worker = self._screen.run_worker(work, group="answer")
+        self._worker = self._view.run_worker(work, group="answer")
 
     async def _answer(
-        self, stream: AnswerStream[Event], text: str | None, take_back: TakenBack | None
+        self, stream: AnswerStream[Event], text: str | None, take_back: TakeBack | None
     ) -> None:
-        screen = self._screen
-        answer = await screen.conversation_view.begin_answer(screen.session.model_name, text)
+        view, session = self._view, self._view.session
+        answer = await view.conversation_view.begin_answer(
+            session.model_name, text, lambda: session.begins_in_thinking
+        )
         answer.say("is reading the prompt…")
         ending: Finished | None = None
         try:
@@ -141,17 +148,17 @@ class Answering:
         if ending:
             self._show_ending(ending)
         self._stream = None
-        screen.refresh_bindings()
-        screen.show_timings()
+        view.refresh_bindings()
+        view.show_timings()
 
-    async def _show_events(self, events: list[Event], answer: Answer) -> Finished | None:
+    async def _show_events(self, events: list[Event], answer: AnswerView) -> Finished | None:
         text, ending = "", None
         for event in events:
             self.timings.observe(event)
             if isinstance(event, Token | Finished):
                 text += event.text
             if isinstance(event, TurnsDropped):
-                self._screen.conversation_view.add_notice(dropped(event.count), before=answer)
+                answer.add_notice_above(dropped(event.count))
             elif isinstance(event, Finished):
                 ending = event
         if text:
@@ -159,20 +166,19 @@ class Answering:
         return ending
 
     async def _end(
-        self, stream: AnswerStream[Event], answer: Answer, take_back: TakenBack | None
+        self, stream: AnswerStream[Event], answer: AnswerView, take_back: TakeBack | None
     ) -> None:
-        """The conversation has the answer, if there is one."""
-        screen, problem = self._screen, ""
-        conversation = screen.conversation
+        """Link the view of the answer to the stored message, or remove it if there is none."""
+        problem, conversation = "", self._conversation
         has_answer = bool(conversation.line) and conversation.line[-1].role == "assistant"
         if has_answer:
-            answer.message = conversation.line[-1]
+            answer.keep(conversation.line[-1])
         else:
             await answer.remove()
         if isinstance(stream.error, UserError):
             problem = str(stream.error)
         elif stream.error:
-            screen.post_message(screen.AnswerFailed(stream.error))
+            self._view.post_message(AnswerFailed(stream.error))
             problem = failed(stream.error)
         try:
             if not has_answer and take_back and isinstance(stream.error, UserError):
@@ -184,22 +190,22 @@ class Answering:
         await self.show(problem)
 
     def _show_ending(self, finished: Finished) -> None:
-        conversation = self._screen.conversation_view
+        conversation_view = self._view.conversation_view
         if finished.message:
-            conversation.add_notice(finished.message, kind="problem")
+            conversation_view.add_notice(finished.message, kind="problem")
         elif finished.reason in ENDINGS:
-            conversation.add_notice(ENDINGS[finished.reason])
+            conversation_view.add_notice(ENDINGS[finished.reason])
 
 
 def failed(error: Exception, what: str = "The answer failed") -> str:
-    """The notice that an answer raised what it should not have."""
+    """The notice for an answer that ended in an unexpected exception."""
     first_line = str(error).strip().partition("\n")[0].rstrip(". ")
     reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return f"{what}: {reason}; start with --debug to see where."
 
 
 def dropped(count: int) -> str:
-    """The notice that the context has become too small for the conversation."""
+    """The notice for messages that no longer fit in the context."""
     if count == 1:
         return "The oldest message no longer fits in the context and was left out."
     return f"The {count} oldest messages no longer fit in the context and were left out."

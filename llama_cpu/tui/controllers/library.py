@@ -1,116 +1,128 @@
-"""What can be done with whole conversations: the actions behind the list's keys."""
+"""What can be done with whole conversations: the actions behind the keys of the list."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.errors import UserError
 from llama_cpu.generation.timings import Timings
 from llama_cpu.history.rows import StoredConversation
 from llama_cpu.kv_store.index import remove_file_of
 from llama_cpu.system.text import printable
-from llama_cpu.tui.screens.ask import Ask
-from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.controllers.answering import Answering
+from llama_cpu.tui.controllers.cache_work import CacheWork
+from llama_cpu.tui.controllers.turns import Turns
+from llama_cpu.tui.controllers.view import ChatView
 
-if TYPE_CHECKING:
-    from llama_cpu.tui.screens.chat import ChatScreen
-
-LOST = "Begin a new conversation? This one will be lost."
+LOST = "Start a new conversation? This one will be lost."
 
 
 class Library:
-    """One method an action; an answer that is being written is stopped, and kept, where another
-    conversation is to be shown.
+    """One method for each action.
+
+    When another conversation is to be shown, an answer in progress is stopped and kept.
     """
 
-    def __init__(self, screen: "ChatScreen") -> None:
-        self._screen = screen
-        self._answering = screen.answering
+    def __init__(
+        self, view: ChatView, answering: Answering, turns: Turns, cache_work: CacheWork
+    ) -> None:
+        self._view = view
+        self._answering = answering
+        self._turns = turns
+        self._cache_work = cache_work
+
+    @property
+    def _conversation(self) -> Conversation:
+        return self._view.session.conversation
+
+    async def perform(self, verb: str, conversation: StoredConversation) -> None:
+        """Perform what the list requested."""
+        verbs = {
+            "open": self.open,
+            "rename": self.rename,
+            "duplicate": self.duplicate,
+            "delete": self.delete,
+        }
+        await verbs[verb](conversation)
 
     async def begin_anew(self) -> None:
-        """An empty conversation; asks first where the one that is shown would be lost."""
-        screen, conversation = self._screen, self._screen.conversation
-        if not screen.is_active:  # the key was pressed twice
+        """Start an empty conversation; ask first if the present one would be lost."""
+        view, conversation = self._view, self._conversation
+        if not view.is_active:  # the key was pressed twice
             return
         is_lost = bool(conversation.line) and not conversation.is_persistent
-        if is_lost and not await self._is_sure(LOST, "Begin anew"):
+        if is_lost and not await view.confirm(LOST, yes="Start"):
             return
         async with self._answering.changing:
             await self._answering.stop_and_wait()
-            # In memory, so it was to be lost.
-            if not conversation.is_persistent and conversation.stored_id:
+            if not conversation.is_persistent and conversation.stored_id:  # it is only in memory
                 await self._try(conversation.history.delete, conversation.stored_id)
-            screen.turns.cancel_editing()
+            self._turns.cancel_editing()
             self._answering.timings = Timings()
             await self._answering.change(conversation.clear)
-            screen.cache_work.begin()
-            screen.prompt.focus()
+            self._cache_work.begin()
+            view.input.focus()
 
     async def open(self, conversation: StoredConversation) -> None:
         """Show another conversation."""
-        screen = self._screen
-        screen.leave_sidebar()  # at once: what is typed next is for the prompt
-        if conversation.id != screen.conversation.stored_id:
+        self._view.leave_sidebar()  # at once: what is typed next is for the input
+        if conversation.id != self._conversation.stored_id:
             async with self._answering.changing:
                 await self._answering.stop_and_wait()
-                screen.turns.cancel_editing()
+                self._turns.cancel_editing()
                 self._answering.timings = Timings()
-                await self._answering.change(screen.conversation.open, conversation.id)
-                screen.cache_work.begin()
+                await self._answering.change(self._conversation.open, conversation.id)
+                self._cache_work.begin()
                 self._answering.say_if_cut()
 
-    async def keep_settings(self) -> None:
-        """Store those of the conversation that is shown."""
-        await self._try(self._screen.conversation.save_settings)
+    async def save_settings(self) -> None:
+        """Store the settings of the present conversation."""
+        await self._try(self._conversation.save_settings)
 
     async def rename(self, conversation: StoredConversation) -> None:
-        """Ask for a title; an empty one brings the first words back."""
-        if not self._screen.is_active:
+        """Ask for a title; an empty one restores the first words."""
+        if not self._view.is_active:
             return
         question = "Title (empty: the first words)"
-        title = await self._screen.app.push_screen_wait(Ask(question, conversation.title))
+        title = await self._view.ask_for_line(question, conversation.title)
         if title is not None:
-            await self._try(self._screen.conversation.history.rename, conversation.id, title)
+            await self._try(self._conversation.history.rename, conversation.id, title)
 
     async def duplicate(self, conversation: StoredConversation) -> None:
-        """The same conversation once more."""
-        await self._try(self._screen.conversation.history.duplicate, conversation.id)
+        """Duplicate a conversation."""
+        await self._try(self._conversation.history.duplicate, conversation.id)
 
     async def delete(self, stored: StoredConversation) -> None:
-        """Delete it, after asking."""
-        shown = self._screen.conversation
-        if not self._screen.is_active:
+        """Ask, then delete a conversation."""
+        if not self._view.is_active:
             return
         count = stored.message_count
         messages = "1 message" if count == 1 else f"{count} messages"
         question = f"Delete “{printable(stored.title)}” with its {messages}?"
-        if not await self._is_sure(question, "Delete"):
+        if not await self._view.confirm(question, yes="Delete"):
             return
-        if stored.id != shown.stored_id:
+        if stored.id != self._conversation.stored_id:
             await self._try(self._delete, stored.id)
             return
         async with self._answering.changing:
             await self._answering.stop_and_wait()
-            self._screen.turns.cancel_editing()
+            self._turns.cancel_editing()
             if await self._try(self._delete, stored.id):
-                await self._answering.change(shown.clear)
-                self._screen.cache_work.begin()
+                await self._answering.change(self._conversation.clear)
+                self._cache_work.begin()
 
     def _delete(self, conversation_id: int) -> None:
-        history = self._screen.conversation.history
+        history = self._conversation.history
         history.delete(conversation_id)
         remove_file_of(history.file, conversation_id)
 
-    async def _is_sure(self, question: str, yes: str) -> bool:
-        answer = await self._screen.app.push_screen_wait(Confirm(question, yes=yes, no="Keep"))
-        return bool(answer)
-
-    async def _try(self, *work: object) -> bool:
-        """Do something in a thread and list the conversations anew; False where it failed."""
+    async def _try(self, work: Callable[..., object], *arguments: object) -> bool:
+        """Call ``work`` in a thread and list the conversations again; return False if it failed."""
         try:
-            await asyncio.to_thread(*work)  # type: ignore[arg-type]
+            await asyncio.to_thread(work, *arguments)
         except UserError as error:  # the disk, or another window was first
-            self._screen.notify(str(error), severity="error", markup=False)
+            self._view.warn(str(error))
             return False
         finally:
-            self._screen.conversation_changed()
+            self._view.conversation_changed()
         return True

@@ -1,1 +1,1 @@
-"""The screens of the app, one file each."""
+"""Screens connect widgets and controllers; they know nothing of the app."""

@@ -1,16 +1,17 @@
-"""A small question that is answered with a line of text."""
+"""A question that is answered with a line of text."""
 
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from llama_cpu.tui.actions import Scope, bindings
+
 
 class Ask(ModalScreen[str | None]):
-    """Asks for a line; None where the user pressed Esc."""
+    """Asks for a line of text; the result is None if the user pressed Esc."""
 
-    BINDINGS = [Binding("escape", "dismiss(None)", "Leave as it is", id="leave_as_it_is")]
+    BINDINGS = bindings(Scope.ASK)
 
     def __init__(self, question: str, text: str) -> None:
         super().__init__()
@@ -22,5 +23,5 @@ class Ask(ModalScreen[str | None]):
             yield Input(self._text)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Enter."""
+        """Return the line."""
         self.dismiss(event.value)

@@ -1,21 +1,17 @@
-"""A small question with two answers."""
+"""A question with two answers."""
 
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from llama_cpu.tui.actions import Scope, bindings
+
 
 class Confirm(ModalScreen[bool]):
-    """Asks before something is lost; answered with y or n, the arrow keys and Enter, or a click."""
+    """Asks before something is lost. The answers are y and n, buttons, and clicks."""
 
-    BINDINGS = [
-        Binding("y", "answer(True)", "Yes", id="yes"),
-        Binding("n,escape", "answer(False)", "No", id="no"),
-        Binding("left", "app.focus_previous", "Previous", id="previous_button"),
-        Binding("right", "app.focus_next", "Next", id="next_button"),
-    ]
+    BINDINGS = bindings(Scope.CONFIRM)
 
     def __init__(self, question: str, yes: str, no: str) -> None:
         super().__init__()
@@ -30,9 +26,9 @@ class Confirm(ModalScreen[bool]):
                 yield Button(f"{self._yes} (y)", id="yes", variant="warning")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """The button's answer."""
+        """Return the answer of the button."""
         self.dismiss(event.button.id == "yes")
 
     def action_answer(self, answer: bool) -> None:
-        """The key's answer."""
+        """Return the answer of the key."""
         self.dismiss(answer)

@@ -1,73 +1,65 @@
-"""Times and memory on the whole screen: every token of the conversation, and all figures."""
+"""Times and memory, full screen: every token of the conversation, and all figures."""
 
 import asyncio
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual import work
-from textual.app import ComposeResult, SystemCommand
-from textual.binding import Binding
+from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from llama_cpu.chat.session_protocol import Session
 from llama_cpu.chat.times_export import times_as_csv, times_as_json
 from llama_cpu.chat.token_times import AnswerTimes, Totals, answer_times, totals
 from llama_cpu.errors import UserError
+from llama_cpu.generation.timings import Timings
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.memory import memory_report
 from llama_cpu.system.processor import processor_name
 from llama_cpu.system.text import printable
 from llama_cpu.tui import about
-from llama_cpu.tui.keys import bindings_of, keys_of, shown
+from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.number_format import MISSING, duration, lines, rate, row
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.memory_panel import memory_rows, model_memory
 from llama_cpu.tui.widgets.plot import TimesPlot
 
-if TYPE_CHECKING:
-    from llama_cpu.chat.session import ChatSession
-    from llama_cpu.tui.screens.chat import ChatScreen
-
-PREFILL_TITLE = "Prefill: time a prompt token, by answer"
+PREFILL_TITLE = "Prefill: time per prompt token, by answer"
 DECODE_TITLE = "Decode: time of every token"
 
 
-def _key(key: str, action: str, footer: str, id: str, about: str, display: str = "") -> Binding:
-    # Before the keys that scroll.
-    return Binding(
-        key, action, footer, key_display=display or None, priority=True, id=id, tooltip=about
-    )
+@dataclass(frozen=True)
+class FiguresSource:
+    """What the chat screen tells the figures. The model of a retired screen is not asked."""
+
+    timings_now: Callable[[], Timings | None]  # of the answer that is being written
+    paging_sign: Callable[[], str]
+    is_retired: Callable[[], bool]
 
 
 class FiguresScreen(Screen[None]):
-    """Of the whole conversation, or of one of its answers."""
+    """The figures of the whole conversation, or of one of its answers."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-    BINDINGS = [
-        _key("escape,q,f7", "close", "Close", "close_figures", "back to the chat", "Esc"),
-        _key("left", "step(-1)", "Before", "figures_before", "only the answer before", "←"),
-        _key("right", "step(1)", "After", "figures_after", "only the answer after", "→"),
-        _key("home", "whole", "All", "figures_all", "all answers", "Home"),
-        _key("l", "scale", "Log", "figures_scale", "a logarithmic scale, or from zero"),
-        _key("e", "export", "Export", "export_figures", "times and figures into a file"),
-    ]
+    BINDINGS = bindings(Scope.FIGURES)
 
-    def __init__(self, chat: "ChatScreen") -> None:
+    def __init__(self, session: Session, source: FiguresSource) -> None:
         super().__init__()
-        self._chat = chat
-        self._place: int | None = None  # of the answer; None: all
+        self._session = session
+        self._source = source
+        self._place: int | None = None  # index of the answer; None: all
         self._is_logarithmic = False
 
     def compose(self) -> ComposeResult:
-        yield Static(about.title(self._chat.session), markup=False, id="about")
+        yield Static(about.title(self._session), markup=False, id="about")
         with VerticalScroll(id="figures", can_focus=False):
             with Vertical(id="plots"):
                 yield TimesPlot(PREFILL_TITLE, id="prefill")
@@ -78,20 +70,20 @@ class FiguresScreen(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Show what there is, and go on with it."""
+        """Show the figures, and update them every second."""
         self.query_one("#numbers").focus()
         self.show()
         self.set_interval(1, self.show)
 
     def answers(self) -> list[AnswerTimes]:
-        """All of the line that is shown, the one that is being written among them."""
-        chat = self._chat
-        now = chat.answering.timings_now
-        return answer_times(chat.conversation.line, now, chat.session.model_name)
+        """The times of every answer of the line, including the one that is being written."""
+        session = self._session
+        now = self._source.timings_now()
+        return answer_times(session.conversation.line, now, session.model_name)
 
     def show(self) -> None:
-        """The figures as they are now."""
-        if self._chat.is_replaced or not self.query("#numbers"):  # or quit just now
+        """Show the present figures."""
+        if self._source.is_retired() or not self.query("#numbers"):  # or the app is quitting
             return
         every = self.answers()
         if self._place is not None and self._place >= len(every):
@@ -108,13 +100,13 @@ class FiguresScreen(Screen[None]):
         report = memory_report()
         self.query_one("#numbers Static", Static).update(
             lines(
-                *_machine_rows(self._chat.session),
+                *_machine_rows(self._session),
                 Content(),
                 row(heading, f"of {len(every)}" if self._place is not None else f"{len(every)}"),
                 *total_rows(figures),
                 Content(),
-                *memory_rows(report, model_memory(self._chat.session, report)),
-                row("Paging", self._chat.panels.sign or "none"),
+                *memory_rows(report, model_memory(self._session, report)),
+                row("Paging", self._source.paging_sign() or "none"),
             )
         )
 
@@ -131,39 +123,23 @@ class FiguresScreen(Screen[None]):
 
     # Keys
 
-    def commands(self) -> Iterator[SystemCommand]:
-        """Their actions, for the command palette."""
-        titles = {
-            "figures_before": "Answer before",
-            "figures_after": "Answer after",
-            "figures_all": "All answers",
-            "figures_scale": "Logarithmic scale",
-            "export_figures": "Export the figures",
-            "close_figures": "Close the figures",
-        }
-        for binding in bindings_of(type(self)):
-            name = str(binding.id)
-            keys = shown(keys_of(name, self.app.keymap))  # type: ignore[attr-defined]
-            run = partial(self.run_action, binding.action)
-            yield SystemCommand(titles[name], f"{binding.tooltip} ({keys})", run)
-
     def action_close(self) -> None:
-        """Back to the chat."""
+        """Go back to the chat."""
         self.dismiss()
 
     def action_step(self, step: int) -> None:
-        """One answer: before the first and after the last come all of them."""
+        """Show another answer; before the first and after the last, show all answers."""
         places: list[int | None] = [None, *range(len(self.answers()))]
         self._place = places[(places.index(self._place) + step) % len(places)]
         self.show()
 
     def action_whole(self) -> None:
-        """All answers."""
+        """Show all answers."""
         self._place = None
         self.show()
 
     def action_scale(self) -> None:
-        """From zero, or logarithmic."""
+        """Switch between a linear and a logarithmic scale."""
         self._is_logarithmic = not self._is_logarithmic
         self.show()
 
@@ -171,10 +147,10 @@ class FiguresScreen(Screen[None]):
 
     @work(group="command")
     async def action_export(self) -> None:
-        """Ask for a file and write it."""
-        number = self._chat.conversation.stored_id
+        """Ask for a file name and write the file."""
+        number = self._session.conversation.stored_id
         name = f"llama_cpu-times-{number}.csv" if number else "llama_cpu-times.csv"
-        question = "Export the times and figures; the name ends in .csv or .json:"
+        question = "File for the times and figures, ending in .csv or .json:"
         try:
             offered = str(Path.cwd() / name)
         except OSError:  # the folder was removed
@@ -191,12 +167,12 @@ class FiguresScreen(Screen[None]):
         path = export_path(text)
         exists = await asyncio.to_thread(os.path.isfile, path)  # never raises
         if exists:
-            question = f"{path} is there already. Replace it?"
+            question = f"{path} already exists. Replace it?"
             confirm = Confirm(printable(question), yes="Replace", no="Keep it")
             if not await self.app.push_screen_wait(confirm):
                 return "Nothing was exported."
         answers = self.answers()
-        about_all = facts(self._chat.session)
+        about_all = facts(self._session)
 
         def write() -> None:
             if path.suffix.lower() == ".json":
@@ -215,18 +191,18 @@ class FiguresScreen(Screen[None]):
 
 
 def export_path(text: str) -> Path:
-    """A whole path. Raises UserError where it cannot be one, or does not say which format."""
+    """An absolute path for the export. Raises UserError if its suffix names no known format."""
     try:
         path = Path(text).expanduser().absolute()
-    except (RuntimeError, OSError) as error:  # ~ of somebody who is not there; no current folder
-        raise UserError(f"{text[:60]} names a folder that is not there.") from error
+    except (RuntimeError, OSError) as error:  # ~ of an unknown user; no current folder
+        raise UserError(f"{text[:60]} names a folder that does not exist.") from error
     if path.suffix.lower() not in (".csv", ".json"):
-        raise UserError(f"{path.name[:60]} ends neither in .csv nor in .json; name another file.")
+        raise UserError(f"{path.name[:60]} ends in neither .csv nor .json; choose another name.")
     return path
 
 
-def facts(session: "ChatSession") -> dict[str, Any]:
-    """For the export: what was measured, and the memory in bytes as it is now."""
+def facts(session: Session) -> dict[str, Any]:
+    """Describe the machine and the model for the export; memory is in bytes."""
     report = memory_report()
     return {
         "model": session.model_name,
@@ -237,7 +213,7 @@ def facts(session: "ChatSession") -> dict[str, Any]:
     }
 
 
-def _machine_rows(session: "ChatSession") -> list[Content]:
+def _machine_rows(session: Session) -> list[Content]:
     return [
         Content(printable(processor_name())),
         row("Threads", str(session.threads)),
@@ -246,13 +222,13 @@ def _machine_rows(session: "ChatSession") -> list[Content]:
 
 
 def hits(figures: Totals) -> str:
-    """Of prefill, what matters most."""
+    """Summarize prefill."""
     part = MISSING if figures.cache_hits is None else f"{figures.cache_hits:.1%}"
     return f"{rate(figures.prefill_rate)} · cache hits {part}"
 
 
 def speed(figures: Totals) -> str:
-    """Of decode, what matters most."""
+    """Summarize decode."""
     return (
         f"{rate(figures.decode_rate)} · median {duration(figures.median)} · "
         f"p95 {duration(figures.percentile_95)}"
@@ -260,7 +236,7 @@ def speed(figures: Totals) -> str:
 
 
 def total_rows(figures: Totals) -> list[Content]:
-    """Prefill, cache and decode."""
+    """The rows for prefill, cache and decode."""
     part, per_pass = figures.cache_hits, figures.tokens_per_pass
     rows = [
         row("  prompt tokens computed", f"{figures.prompt_tokens:,}"),

@@ -1,4 +1,4 @@
-"""Every key as it is now, the commands that are typed, and the few lines for the first time."""
+"""The help: every key and slash command; and the welcome screen of the first start."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.css.query import NoMatches
@@ -14,16 +13,16 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
-from llama_cpu.tui.controllers.slash import COMMANDS
-from llama_cpu.tui.keys import bindings_of, keys_of, scopes, shown
+from llama_cpu.tui.actions import COMMANDS, HEADINGS, KEYED, Scope, bindings
+from llama_cpu.tui.keys import keys_of, shown
 
-_KEYS, _ABOUT = 19, 36  # columns; the names, as wide as they are, just fit 80
+_KEYS, _ABOUT = 19, 36  # columns; with the names they just fit 80
 
 
 class HelpScreen(ModalScreen[None]):
     """Keys and commands; the arrow keys scroll."""
 
-    BINDINGS = [Binding("escape,enter,q", "close", "Close", id="close_help")]
+    BINDINGS = bindings(Scope.HELP)
 
     def __init__(self, keymap: Mapping[str, str]) -> None:
         super().__init__()
@@ -34,25 +33,24 @@ class HelpScreen(ModalScreen[None]):
             yield Static(help_text(self._keymap))
 
     def action_close(self) -> None:
-        """Back to where one was."""
+        """Close the help."""
         self.dismiss()
 
 
 def help_text(keymap: Mapping[str, str]) -> Content:
-    """All that has a key, and what has it under another name in config.toml; then the commands."""
+    """List every action with its present keys and its name in config.toml, then the commands."""
     parts: list[Content | str | tuple[str, str]] = []
-    for scope, classes in scopes().items():
-        parts.append((f"{scope}\n", "bold"))
-        for binding in bindings_of(*classes):
-            keys = shown(keys_of(str(binding.id), keymap))
-            about = binding.tooltip or binding.description
-            parts += [f"  {keys:<{_KEYS}} {about:<{_ABOUT}} ", (str(binding.id), "dim"), "\n"]
+    for heading, scopes in HEADINGS.items():
+        parts.append((f"{heading}\n", "bold"))
+        for action in [each for each in KEYED.values() if each.scope in scopes]:
+            keys = shown(keys_of(action.id, keymap))
+            parts += [f"  {keys:<{_KEYS}} {action.help:<{_ABOUT}} ", (action.id, "dim"), "\n"]
         parts.append("\n")
-    parts.append(("Written into the prompt\n", "bold"))
+    parts.append(("Slash commands\n", "bold"))
     for command in COMMANDS.values():
-        parts += [_entry(command.usage, command.about), "\n"]
+        parts += [_entry(command.usage, command.help), "\n"]
     parts += [_entry("//", "begins a message with a slash"), "\n\n"]
-    parts.append("The last names are for [keys] in config.toml; 'llama-cpu config' prints it.")
+    parts.append("The dimmed names are for [keys] in config.toml; 'llama-cpu config' prints it.")
     return Content.assemble(*parts)
 
 
@@ -61,20 +59,21 @@ def _entry(left: str, right: str) -> str:
 
 
 class WelcomeScreen(ModalScreen[None]):
-    """What one has to know the first time, and where all else is found.
+    """What a new user has to know, and where to find the rest.
 
-    It is in nobody's way: what is typed or pasted goes to the prompt behind it and closes it.
+    Text that is typed or pasted goes to the input behind this screen and closes it.
     """
 
-    BINDINGS = [Binding("escape,enter", "close", "Close", id="close_welcome")]
+    BINDINGS = bindings(Scope.WELCOME)
 
     def __init__(
-        self, keymap: Mapping[str, str], marker: Path, prompt: Callable[[], Widget]
+        self, keymap: Mapping[str, str], marker: Path, input: Callable[[], Widget]
     ) -> None:
+        """``marker``: the file that says that this screen was seen."""
         super().__init__()
         self._keymap = keymap
         self._marker = marker
-        self._prompt = prompt
+        self._input = input
 
     def compose(self) -> ComposeResult:
         with Vertical(id="welcome"):
@@ -82,25 +81,25 @@ class WelcomeScreen(ModalScreen[None]):
             yield Button("Begin (Enter)", variant="primary")
 
     def on_button_pressed(self) -> None:
-        """The click for the key."""
+        """Close the screen on a click."""
         self.action_close()
 
     def on_key(self, event: events.Key) -> None:
-        """The first letter of a message, and those that come before this is closed."""
+        """Pass on the letters that are typed before this screen is closed."""
         if event.is_printable:
             self._pass_on(events.Key(event.key, event.character))
 
     def on_paste(self, event: events.Paste) -> None:
-        """A message that is written already."""
+        """Pass on a pasted message."""
         self._pass_on(events.Paste(event.text))
 
     def _pass_on(self, event: events.Event) -> None:
         with contextlib.suppress(NoMatches):  # the chat is not laid out yet
-            self._prompt().post_message(event)
+            self._input().post_message(event)
         self.action_close()
 
     def action_close(self) -> None:
-        """Remember that it was seen; where that is not possible it is shown again."""
+        """Remember that the screen was seen; if that fails, it is shown again next time."""
         if not self.is_current:  # the second of two quick keys
             return
         with contextlib.suppress(OSError):
@@ -110,7 +109,7 @@ class WelcomeScreen(ModalScreen[None]):
 
 
 def welcome_text(keymap: Mapping[str, str]) -> str:
-    """Five lines."""
+    """Write the five lines of the welcome screen."""
 
     def key(action: str) -> str:
         return shown(keys_of(action, keymap).split(",")[0])
@@ -118,8 +117,8 @@ def welcome_text(keymap: Mapping[str, str]) -> str:
     return (
         f"Write below and press {key('send')}; {key('stop')} stops an answer and keeps it so far.\n"
         "The model runs on this computer: what you write does not leave it.\n"
-        f"{key('help')} shows all keys, {key('command_palette')} all commands; a / lists those "
-        "that are typed.\n"
-        f"{key('settings')} changes how answers are given, the system prompt among it.\n"
+        f"{key('help')} shows all keys, {key('command_palette')} all commands; / lists the slash "
+        "commands.\n"
+        f"{key('settings')} changes the system prompt, the temperature and so on.\n"
         "Your own model: put it into model/, or start with --ckpt_dir PLACE."
     )

@@ -1,25 +1,27 @@
 """The token lens: an answer as the model sees it, token by token, and branches from any of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import Worker
 
+from llama_cpu.chat.session_protocol import Session
 from llama_cpu.errors import UserError
-from llama_cpu.history.rows import State, StoredMessage
+from llama_cpu.history.rows import StoredMessage
 from llama_cpu.system.text import printable
+from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.controllers.answer_stream import AnswerStream
 from llama_cpu.tui.controllers.answering import failed
+from llama_cpu.tui.controllers.view import Branch
 from llama_cpu.tui.keys import keys_of
+from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.widgets.lens_details import LensDetails
 from llama_cpu.tui.widgets.lens_shades import (
     BY_PROBABILITY,
@@ -30,74 +32,38 @@ from llama_cpu.tui.widgets.lens_shades import (
     median_seconds,
 )
 from llama_cpu.tui.widgets.lens_text import LensText
-from llama_cpu.tui.widgets.message_views import UserMessage
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports PyTorch
     from llama_cpu.chat.lens import LensPart
-    from llama_cpu.chat.session import ChatSession
-    from llama_cpu.tui.screens.chat import ChatScreen
 
-NO_ANSWER = "There is no answer to look at yet"
 EMPTY = "This answer is empty."
-STILL_ANSWERING = "The answer is still being written; Esc stops it"
 NOT_ITS_TOKENS = (
-    "The loaded model did not write this answer, or its text was changed since: these are the "
-    "tokens that the text is to this model, and their times are not known."
+    "The loaded model did not write this answer, or its text was changed since. These are the "
+    "tokens that this model reads the text as; their times are unknown."
 )
 
 
-def _key(key: str, action: str, footer: str, about: str, name: str = "") -> Binding:
-    return Binding(
-        key,
-        action,
-        footer or about,
-        show=bool(footer),
-        key_display="Esc" if key == "escape" else None,
-        tooltip=about,
-        id=f"lens_{name or action}",
-    )
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Where an answer is to go on otherwise."""
-
-    answer: StoredMessage
-    token_ids: list[int]  # up to and including the chosen alternative
-    seconds: list[float]  # of each, or none
-
-
 class LensScreen(Screen[Branch | None]):
-    """One answer at a time, of those of the conversation."""
+    """Shows one answer of the conversation at a time; the result is a branch from it."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-    BINDINGS = [
-        _key("escape", "leave", "Back", "to the tokens, then to the chat"),
-        _key("t", "switch", "Time", "colour by time, or by probability"),
-        _key("enter", "choose", "Others", "the alternatives; Enter branches"),
-        *[
-            _key(f"{n}", f"branch({n - 1})", "", f"go on from here with alternative {n}", f"{n}")
-            for n in range(1, 6)
-        ],
-        _key("s", "surprise", "Surprise", "the next that was not most probable"),
-        _key("p", "answer(-1)", "Before", "the answer before", "previous"),
-        _key("n", "answer(1)", "After", "the answer after", "next"),
-        _key("f4", "dismiss(None)", "", "back to the chat", "close"),
-    ]
+    BINDINGS = bindings(Scope.LENS)
 
     def __init__(
         self,
-        session: "ChatSession",
+        session: Session,
         answers: Sequence[StoredMessage],
         place: int,
         model_thread: Executor,
+        keymap: Mapping[str, str],
     ) -> None:
-        """``answers``: those of the conversation; ``place``: the one to begin with."""
+        """``answers``: the conversation's; ``place``: the index of the first one to show."""
         super().__init__()
         self._session = session
         self._answers = answers
         self._place = place
         self._model_thread = model_thread
+        self._keymap = keymap
         self._stream: AnswerStream[LensPart] | None = None
         self._worker: Worker[None] | None = None
         self._is_by_time = False
@@ -114,24 +80,23 @@ class LensScreen(Screen[Branch | None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin with the answer that was asked for."""
+        """Show the first answer."""
         self.query_one(LensText).focus()
         self._show_legend()
         self._look()
 
     def on_unmount(self) -> None:
-        """Leave the model alone, however this ends."""
+        """Stop the model's work."""
         self.stop()
 
     def stop(self) -> None:
-        """Read no further."""
+        """Stop reading the answer."""
         if self._stream:
             self._stream.stop()
 
     def on_key(self, event: events.Key) -> None:
-        """The key that opens it closes it, also where that is the user's own."""
-        keys = keys_of("lens", self.app.keymap)  # type: ignore[attr-defined]
-        if event.key in keys.split(","):
+        """Close the lens with the key that opens it, also if the user has changed that key."""
+        if event.key in keys_of("lens", self._keymap).split(","):
             event.stop()
             self.dismiss(None)
 
@@ -174,7 +139,7 @@ class LensScreen(Screen[Branch | None]):
         if isinstance(stream.error, UserError):
             self._note(str(stream.error))
         elif stream.error:
-            self.app.answer_errors.append(stream.error)  # type: ignore[attr-defined]
+            self.post_message(AnswerFailed(stream.error))
             self._note(failed(stream.error, "The answer could not be read again"))
         elif not text.tokens:
             self._note(EMPTY)
@@ -187,7 +152,7 @@ class LensScreen(Screen[Branch | None]):
         self.query_one("#about", Static).update(f"Token lens · {number} · {name} · {what}")
 
     def _note(self, sentence: str) -> None:
-        """Above the answer; nothing if empty."""
+        """Show a sentence above the answer; empty for none."""
         note = self.query_one("#lens-note", Static)
         note.update(printable(sentence))
         note.display = bool(sentence)
@@ -199,7 +164,7 @@ class LensScreen(Screen[Branch | None]):
             Content.styled(f" {name} ", shade) for name, shade in zip(names, SHADES, strict=True)
         ]
         if self._is_by_time and any(token.seconds is None for token in text.tokens):
-            parts.append(Content(" not known "))
+            parts.append(Content(" unknown "))
         self.query_one("#legend", Static).update(Content(" ").join(parts))
 
     @on(LensText.Pointed)
@@ -210,7 +175,7 @@ class LensScreen(Screen[Branch | None]):
     # Keys
 
     def action_leave(self) -> None:
-        """From the alternatives back to the tokens; from there, to the chat."""
+        """Go back from the alternatives to the tokens, or from the tokens to the chat."""
         text = self.query_one(LensText)
         if text.has_focus:
             self.dismiss(None)
@@ -218,22 +183,22 @@ class LensScreen(Screen[Branch | None]):
             text.focus()
 
     def action_switch(self) -> None:
-        """Colour by time instead of probability, or back."""
+        """Switch between colouring by time and by probability."""
         self._is_by_time = not self._is_by_time
         self.query_one(LensText).shade(by_time if self._is_by_time else by_probability)
         self._show_legend()
 
     def action_answer(self, step: int) -> None:
-        """Look at the answer before or after."""
+        """Look at the previous (-1) or next (1) answer."""
         self._place += step
         self._look()
 
     def action_surprise(self) -> None:
-        """To the next that was not most probable."""
+        """Go to the next token that was not ranked first."""
         self.query_one(LensText).next_surprise()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """There may be no answer before or after."""
+        """Dim a key if there is no previous or next answer."""
         if action == "answer":
             [step] = parameters
             assert isinstance(step, int)
@@ -241,7 +206,7 @@ class LensScreen(Screen[Branch | None]):
         return True
 
     def action_choose(self) -> None:
-        """Go to the alternatives."""
+        """Move the focus to the alternatives."""
         text = self.query_one(LensText)
         if text.tokens:
             text.stay()
@@ -252,14 +217,14 @@ class LensScreen(Screen[Branch | None]):
         self.action_branch(event.number)
 
     def action_branch(self, number: int) -> None:
-        """Leave, for the answer to go on with an alternative of the token that is told of."""
+        """Close the lens; the answer goes on from an alternative of the present token."""
         text = self.query_one(LensText)
         place = text.pointed
         if place is None or number >= len(text.tokens[place].alternatives):
             return
         ids = [token.id for token in text.tokens[:place]]
         ids.append(text.tokens[place].alternatives[number].id)
-        # The pass that gave this token gave its alternatives, too.
+        # The same forward pass gave this token and its alternatives.
         seconds = [token.seconds for token in text.tokens[: place + 1]]
         known = [each for each in seconds if each is not None]
         self.dismiss(Branch(self._answer, ids, known if len(known) == len(ids) else []))
@@ -267,41 +232,3 @@ class LensScreen(Screen[Branch | None]):
 
 def _count(tokens: int) -> str:
     return f"{tokens:,} token" + ("s" if tokens != 1 else "")
-
-
-def show_lens(screen: "ChatScreen") -> None:
-    """Look at the answer to the chosen message, or the last one; go on as is chosen there."""
-    if screen.app.screen is not screen:  # the key was pressed twice
-        return
-    if screen.answering.is_busy:
-        screen.prompt.say(STILL_ANSWERING)
-        return
-    answers = [message for message in screen.conversation.line if message.role == "assistant"]
-    if not answers:
-        screen.prompt.say(NO_ANSWER)
-        return
-
-    def left(branch: Branch | None) -> None:
-        if branch:
-            screen.run_worker(_go_on(screen, branch), group="command")
-
-    place = _place_of_chosen(screen, answers)
-    lens = LensScreen(screen.session, answers, place, screen.answering.model_thread)
-    screen.app.push_screen(lens, left)
-
-
-async def _go_on(screen: "ChatScreen", branch: Branch) -> None:
-    answering = screen.answering
-    async with answering.changing:
-        work = (screen.session.branch, branch.answer, branch.token_ids, branch.seconds)
-        if not await answering.change(*work):
-            return
-        if screen.conversation.line[-1].state is not State.COMPLETE:
-            answering.go_on()
-
-
-def _place_of_chosen(screen: "ChatScreen", answers: Sequence[StoredMessage]) -> int:
-    chosen, parents = screen.focused, [answer.parent for answer in answers]
-    if isinstance(chosen, UserMessage) and chosen.message.id in parents:
-        return parents.index(chosen.message.id)
-    return len(answers) - 1

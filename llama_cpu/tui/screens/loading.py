@@ -1,39 +1,35 @@
-"""Progress while the model is loaded."""
+"""Loads a model and shows the progress."""
 
 import asyncio
 import threading
 import time
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from llama_cpu.chat.session_protocol import OpenSession, Session
 from llama_cpu.errors import Cancelled
 from llama_cpu.system.text import human_bytes, printable
+from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.number_format import bar, duration
-
-if TYPE_CHECKING:
-    from llama_cpu.chat.open_session import OpenSession
-    from llama_cpu.chat.session import ChatSession
 
 BAR_WIDTH = 56
 
 
 class LoadingScreen(Screen[None]):
-    """Opens the session in the model's thread and posts the outcome."""
+    """Opens a session in the model's thread and posts the outcome as a message."""
 
-    BINDINGS = [Binding("escape", "cancel", "Cancel", key_display="Esc", id="cancel_loading")]
+    BINDINGS = bindings(Scope.LOADING)
 
     class Loaded(Message):
         """The model is ready."""
 
-        def __init__(self, session: "ChatSession") -> None:
+        def __init__(self, session: Session) -> None:
             super().__init__()
             self.session = session
 
@@ -45,9 +41,9 @@ class LoadingScreen(Screen[None]):
             self.error = error
 
     class Cancelled(Message):
-        """The user does not want to wait."""
+        """The user cancelled loading."""
 
-    def __init__(self, title: str, open_session: "OpenSession", model_thread: Executor) -> None:
+    def __init__(self, title: str, open_session: OpenSession, model_thread: Executor) -> None:
         super().__init__()
         self._title = title
         self._open_session = open_session
@@ -63,18 +59,18 @@ class LoadingScreen(Screen[None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Start loading."""
+        """Start to load."""
         self.set_interval(0.1, self._show_progress)
         self._load()
 
     def action_cancel(self) -> None:
-        """Stop soon; what comes then is the app's to say."""
+        """Stop loading; the app decides what comes next."""
         if not self._stop.is_set():
             self._stop.set()
             self.post_message(self.Cancelled())
 
     def on_unmount(self) -> None:
-        """Whoever leaves this screen has the model or no longer wants it."""
+        """Stop loading if the app ends."""
         self._stop.set()
 
     @work
@@ -101,7 +97,7 @@ class LoadingScreen(Screen[None]):
 
 
 def progress_text(done: int, total: int, tensor: str, seconds: float) -> str:
-    """A bar, how much is done and how long the rest will take, and the tensor in hand."""
+    """Format a bar, the bytes done, the time left, and the name of the present tensor."""
     if not total:
         return f"{bar(0, BAR_WIDTH)}\nopening the files\n"
     figures = f"{human_bytes(done)} of {human_bytes(total)}  ·  {done / total:.0%}"

@@ -1,82 +1,55 @@
-"""The models on this computer, and what each would take; choosing one loads it."""
+"""The models on this computer and the memory that each needs; choosing one loads it."""
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Static
 from textual.widgets.data_table import ColumnKey
 
-from llama_cpu.errors import UserError
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.text import human_bytes, printable
 from llama_cpu.tui.about import short_path
+from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.model_source import ChosenModel
 from llama_cpu.weights.formats import FORMATS, format_of, labels
-from llama_cpu.weights.weight_format import WeightFormat
 
-if TYPE_CHECKING:
-    from llama_cpu.chat.choose_model import Choice, ChooseModel
+if TYPE_CHECKING:  # these modules import PyTorch
     from llama_cpu.loading.discovery import FoundModel, ModelFacts
 
-HELP = "Left, right: how the weights are kept; Enter loads; ! is more than there is."
-NOTHING = "No models were found; put one into model/, or name folders in config.toml."
+HELP = "Left, right: precision of the weights; Enter loads; ! is more than is free."
+NOTHING = "No models were found; put one into model/, or list folders in config.toml."
 _WIDEST = 100  # columns of the screen, as in the style sheet
-_BESIDE_NAME = 58  # columns
-
-
-@dataclass(frozen=True)
-class ChosenModel:
-    """What to load, and how."""
-
-    found: "FoundModel"
-    precision: WeightFormat
-
-
-def _no_models() -> Iterable["FoundModel"]:
-    return ()
-
-
-def _no_choice(*_: object) -> "Choice":
-    raise UserError("This app was started with one model only.")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """``find`` looks for models, ``choose`` checks one; both are called in threads."""
-
-    find: Callable[[], Iterable["FoundModel"]] = _no_models
-    choose: "ChooseModel" = _no_choice
+_BESIDE_NAME = 58  # columns of the other cells
 
 
 class ModelScreen(ModalScreen[ChosenModel | None]):
-    """A table of models; headers are read in a thread, one after the other."""
+    """A table of models. Their headers are read in a thread, one after the other."""
 
-    BINDINGS = [Binding("escape", "cancel", "Cancel", id="cancel_models")]
+    BINDINGS = bindings(Scope.MODELS)
 
     class Listed(Message):
-        """All that were found."""
+        """The models that were found."""
 
         def __init__(self, models: list["FoundModel"]) -> None:
             super().__init__()
             self.models = models
 
     class Read(Message):
-        """What the header of one says."""
+        """The header of one model was read."""
 
         def __init__(self, row: int, facts: "ModelFacts") -> None:
             super().__init__()
             self.row, self.facts = row, facts
 
     def __init__(self, find: Callable[[], Iterable["FoundModel"]], precision: str) -> None:
-        """``precision``: the one that is chosen at first."""
+        """``precision``: the column of the cursor at first."""
         super().__init__()
         self._find = find
         self._precision = precision
@@ -91,7 +64,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
             yield Static(HELP, markup=False, id="details")
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Start to look for models."""
         table = self.query_one(DataTable)
         for label in ("Model", "Size", "Type", *labels()):
             table.add_column(label, key=label)
@@ -99,7 +72,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         self._look()
 
     def on_unmount(self) -> None:
-        """Nobody waits for the rest."""
+        """Stop reading headers."""
         self._left.set()
 
     @work(thread=True, exit_on_error=False)
@@ -114,7 +87,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
             self.post_message(self.Read(row, facts_of(found)))
 
     def on_model_screen_listed(self, message: Listed) -> None:
-        """Names first."""
+        """List the names; the rest follows as the headers are read."""
         table, models = self.query_one(DataTable), message.models
         free = human_bytes(available_memory())
         self.query_one("#free", Static).update(f"{free} of memory are free." if models else NOTHING)
@@ -129,7 +102,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
             table.move_cursor(row=0, column=3 + labels().index(self._precision))
 
     def on_model_screen_read(self, message: Read) -> None:
-        """Fill a row."""
+        """Fill a row of the table."""
         table, row, facts = self.query_one(DataTable), message.row, message.facts
         self._facts[row] = facts
         free = available_memory()
@@ -150,7 +123,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         if not 0 <= row < len(self._models):
             return
         facts, found = self._facts.get(row), self._models[row]
-        about = "its header is being read"
+        about = "reading its header"
         if facts:
             about = facts.problem or f"{facts.architecture} · {short_path(found.path)}"
         self.query_one("#details", Static).update(f"{printable(about)}\n{HELP}")
@@ -163,12 +136,12 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
             self.dismiss(ChosenModel(self._models[row], chosen))
 
     def action_cancel(self) -> None:
-        """Stay with the present one."""
+        """Keep the present model."""
         self.dismiss(None)
 
 
 def count(parameters: int) -> str:
-    """``135 M``, ``6.7 B``."""
+    """Format a number of parameters: ``135 M``, ``6.7 B``."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if parameters >= size:
             amount = parameters / size
@@ -177,5 +150,5 @@ def count(parameters: int) -> str:
 
 
 def needed(amount: int, free: int) -> str:
-    """Memory, and a sign where there is less."""
+    """Format an amount of memory, marked with ``!`` if less is free."""
     return human_bytes(amount) + ("!" if amount > free else "")

@@ -1,11 +1,10 @@
-"""The settings of the conversation, each with its range checked as it is typed."""
+"""The settings of the conversation; each value is checked as it is typed."""
 
 from collections.abc import Callable
 from typing import Any
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
@@ -14,19 +13,20 @@ from textual.widgets import Button, Input, Static, TextArea
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Range, Settings
 from llama_cpu.system.text import printable
+from llama_cpu.tui.actions import Scope, bindings
 
 LABELS = {"system": "system prompt", "max_gen_len": "answer length"}
-# Its length is the model's cache, which cannot change under it.
-CONTEXT = "another length takes loading anew, with --max_seq_len or in config.toml"
+# The KV cache of a loaded model has a fixed size.
+CONTEXT = "to change it, start again with --max_seq_len or set it in config.toml"
 
 
 class SettingsScreen(ModalScreen[bool]):
-    """Edits the settings; ``apply`` gets them, and its UserError is shown. True: applied."""
+    """Edits the settings and passes them to ``apply``, whose UserError is shown.
 
-    BINDINGS = [
-        Binding("escape", "cancel", "Cancel", id="cancel_settings", priority=True),
-        Binding("ctrl+s", "apply", "Apply", id="apply_settings", priority=True),
-    ]
+    The result says whether they were applied.
+    """
+
+    BINDINGS = bindings(Scope.SETTINGS)
 
     def __init__(
         self, settings: Settings, context_size: int, apply: Callable[[Settings], None]
@@ -83,11 +83,11 @@ class SettingsScreen(ModalScreen[bool]):
             self.action_cancel()
 
     def action_cancel(self) -> None:
-        """Leave everything as it was."""
+        """Leave the settings as they were."""
         self.dismiss(False)
 
     def action_apply(self) -> None:
-        """Use what was typed, unless something of it is not allowed: that gets the focus."""
+        """Apply the values, or focus the first one that is not allowed."""
         values: dict[str, Any] = {"system": self.query_one("#system", TextArea).text}
         for field in self.query(Input):
             name = str(field.id)
@@ -106,7 +106,7 @@ class SettingsScreen(ModalScreen[bool]):
         return SETTINGS[name].parsed(text)
 
     def _check(self, name: str, text: str) -> bool:
-        """Say below the field whether what is typed there may be used."""
+        """Check a value, and show below its field what is wrong with it."""
         line = self.query_one(f"#about_{name}", Static)
         try:
             self._value(name, text)
@@ -124,7 +124,7 @@ def _shown(value: Any) -> str:
 
 
 def line_about(allowed: Range) -> str:
-    """What a setting does, and its range."""
+    """Describe a setting and its range."""
     if allowed.kind is str:
         return allowed.about
     return f"{allowed.about} ({allowed.ends})"

@@ -1,1 +1,1 @@
-"""The widgets of the app, one file each."""
+"""A widget shows one thing. It is given data and callables, and posts Textual messages."""

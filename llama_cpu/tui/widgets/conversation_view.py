@@ -1,7 +1,7 @@
 """The scrolling column of messages."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
@@ -14,31 +14,31 @@ from llama_cpu.chat.conversation import Conversation
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, UserMessage
 
-SHOWN_AT_FIRST = 20  # messages of a conversation that is opened: some screens full
+SHOWN_AT_FIRST = 20  # messages of a conversation that is opened; they fill some screens
 MORE = 40  # messages that are added when the user scrolls up to the first one
-MOST = 80  # after which the first ones go: each letter typed costs as much as there are widgets
+MOST = 80  # more messages are removed at the top: the cost of each typed letter grows with them
 
 MessageWidget = UserMessage | Answer | FinishedAnswer
 
 
 class Messages(Vertical):
-    """Holds the messages; never lower than the conversation, so that they begin at its top."""
+    """Holds the messages; at least as high as the view, so that they begin at its top."""
 
-    virtual_size = Reactive(Size(0, 0))  # as in messages.Passage
+    virtual_size = Reactive(Size(0, 0))  # as in message_views.Passage
 
 
 class Earlier(Static):
-    """How many messages there are before the first one that is shown."""
+    """Says how many messages there are above the first one that is shown."""
 
 
 class ConversationView(VerticalScroll, can_focus=False):
-    """Shows a conversation's messages in order; stays at the end until the user scrolls up.
+    """Shows the messages of a conversation; stays at the end until the user scrolls up.
 
-    Of a long conversation only the last messages are there; those before them come when the user
-    scrolls to the first one.
+    Of a long conversation only the last messages have widgets; earlier ones are added when the user
+    scrolls to the top.
     """
 
-    virtual_size = Reactive(Size(0, 0))  # as in messages.Passage
+    virtual_size = Reactive(Size(0, 0))  # as in message_views.Passage
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +46,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._line: list[StoredMessage] = []
         self._first = 0  # index of the first message that has a widget
         self._is_at_rest = True  # no messages are being added or removed
+        self._shows_thinking = False
 
     def compose(self) -> ComposeResult:
         yield Messages(id="messages")
@@ -56,11 +57,14 @@ class ConversationView(VerticalScroll, can_focus=False):
 
     @property
     def messages(self) -> Messages:
-        """What holds the messages."""
+        """The container of the messages."""
         return self.query_one(Messages)
 
     async def show(self, conversation: Conversation) -> None:
-        """Show the line as it is now. What is there already stays, with the notices between."""
+        """Show the line of a conversation.
+
+        Widgets of messages that have not changed stay, and so do the notices between them.
+        """
         self._conversation = conversation
         self._line = [message for message in conversation.line if message.role != "system"]
         self._is_at_rest = False
@@ -79,13 +83,20 @@ class ConversationView(VerticalScroll, can_focus=False):
             await self._count_earlier()
         self.call_after_refresh(self._rest)
 
-    def add_notice(self, text: str, kind: str = "note", before: Answer | None = None) -> None:
-        """Show a sentence of the program's own."""
-        self.messages.mount(Notice(text, kind), before=before)
+    def add_notice(self, text: str, kind: str = "note") -> None:
+        """Show a sentence from the program; ``kind`` as in Notice."""
+        self.messages.mount(Notice(text, kind))
 
-    async def begin_answer(self, speaker: str, text: str | None = None) -> Answer:
-        """An answer that can be written on; with ``text``, in place of the last one."""
-        answer = Answer(speaker)
+    async def begin_answer(
+        self,
+        speaker: str,
+        text: str | None = None,
+        begins_in_thinking: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """Add an answer that can grow; with ``text``, it takes the place of the last one."""
+        if text:  # its tags tell
+            begins_in_thinking = bool
+        answer = Answer(speaker, "", self._shows_thinking, begins_in_thinking)
         with self.app.batch_update():
             if text is not None:
                 shown = self._shown()
@@ -98,7 +109,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         return answer
 
     async def show_earlier(self) -> None:
-        """Add some of the messages before the first one; what is seen stays where it is."""
+        """Add messages above the first one, without moving what is on the screen."""
         if not self._first or not self._is_at_rest:
             return
         self._is_at_rest = False
@@ -122,26 +133,77 @@ class ConversationView(VerticalScroll, can_focus=False):
         if new_value <= 0 < self.max_scroll_y and self._first and self._is_at_rest:
             self.call_later(self.show_earlier)
 
-    def user_messages(self) -> list[UserMessage]:
-        """Those that are shown, in order."""
+    @property
+    def line(self) -> Sequence[StoredMessage]:
+        """The messages of the conversation, also those without widgets."""
+        return self._line
+
+    def scroll_pages(self, pages: int) -> None:
+        """Scroll one page up (-1) or down (1)."""
+        scroll = self.scroll_page_up if pages < 0 else self.scroll_page_down
+        scroll(animate=False)
+
+    def toggle_thinking(self) -> None:
+        """Fold or unfold the thinking of all answers."""
+        self._shows_thinking = not self._shows_thinking
+        for widget in self._shown():
+            if not isinstance(widget, UserMessage):
+                widget.show_thinking(self._shows_thinking)
+
+    # The chosen message of the user
+
+    @property
+    def chosen(self) -> StoredMessage | None:
+        """The user's message that has the focus."""
+        widget = self._chosen()
+        return widget.message if widget else None
+
+    def choose(self, message: int) -> None:
+        """Move the focus to one of the user's messages, if it is shown."""
+        for widget in self._user_messages():
+            if widget.message.id == message:
+                widget.choose()
+
+    async def choose_next(self, step: int) -> bool:
+        """Choose the user's message before (-1) or after (1) the chosen one.
+
+        Returns False after the last message.
+        """
+        chosen, shown = self._chosen(), self._user_messages()
+        if chosen and chosen is shown[0] and step < 0:
+            await self.show_earlier()
+            shown = self._user_messages()
+        place = (shown.index(chosen) if chosen in shown else len(shown)) + step
+        if place >= len(shown):
+            return False
+        shown[max(0, place)].choose()
+        return True
+
+    def _chosen(self) -> UserMessage | None:
+        focused = self.screen.focused
+        return focused if isinstance(focused, UserMessage) else None
+
+    def _user_messages(self) -> list[UserMessage]:
         return [widget for widget in self._shown() if isinstance(widget, UserMessage)]
 
+    # Scrolling to a message
+
     def show_message(self, message: int) -> None:
-        """Scroll to where the message begins, if it is here."""
+        """Scroll to the beginning of a message, if it is shown."""
         if widget := self._widget_of(message):
             self.release_anchor()
             self.call_after_refresh(self.scroll_to_widget, widget, top=True, animate=False)
 
     async def reveal(self, message: int) -> MessageWidget | None:
-        """Scroll to where a message begins; those before the first one are added until it is here.
+        """Scroll to the beginning of a message, adding earlier messages until it is shown.
 
-        None where the line has no such message.
+        Returns its widget; None if the line has no such message.
         """
         while not (found := self._widget_of(message)):
             if not self._first:
                 return None
             await self.show_earlier()
-            await asyncio.sleep(0.01)  # until what was added has its place
+            await asyncio.sleep(0.01)  # until the new widgets are laid out
         self.show_message(message)
         return found
 
@@ -157,7 +219,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         return [child for child in children if isinstance(child, MessageWidget)]
 
     def _kept(self) -> list[MessageWidget]:
-        """The first widgets, as far as they show what they would show now."""
+        """The first widgets, up to the first one whose message has changed."""
         kept = []
         for widget, message in zip(self._shown(), self._line[self._first :], strict=False):
             if widget.message is None or not _is_same(widget.message, message):
@@ -169,7 +231,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         place = self._place(message)
         if message.role == "user":
             return UserMessage(message, place)
-        return FinishedAnswer(message, place)
+        return FinishedAnswer(message, place, self._shows_thinking)
 
     def _place(self, message: StoredMessage | None) -> str:
         if not message or not self._conversation:
@@ -178,9 +240,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         return f"‹ {ids.index(message.id) + 1}/{len(ids)} ›" if len(ids) > 1 else ""
 
     async def _remove_after(self, last: MessageWidget | None) -> None:
-        """Remove what comes after this widget; None: everything, but for what is said about a
-        demo model.
-        """
+        """Remove everything below a widget; with None, everything but the demo model's notice."""
         children = list(self.messages.children)
         rest = children[children.index(last) + 1 :] if last else children
         await self._remove(widget for widget in rest if not widget.has_class("demo"))

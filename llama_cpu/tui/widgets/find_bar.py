@@ -1,6 +1,7 @@
-"""Search within the conversation that is shown."""
+"""Searches the present conversation."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -9,31 +10,36 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from llama_cpu.tui.keys import key
+from llama_cpu.history.rows import StoredMessage
+from llama_cpu.tui.actions import Scope, bindings
 
-if TYPE_CHECKING:
-    from llama_cpu.tui.screens.chat import ChatScreen
+FOUND = "found"  # CSS class of the message with the present match
 
-FOUND = "found"  # class of the message that is shown
+
+class SearchedView(Protocol):
+    """What is searched."""
+
+    @property
+    def line(self) -> Sequence[StoredMessage]:
+        """The messages of the conversation."""
+        ...
+
+    def reveal(self, message: int) -> Awaitable[Widget | None]:
+        """Scroll to a message and return its widget."""
+        ...
 
 
 class FindBar(Horizontal):
-    """A line to write in, and how many messages have it; the newest one is shown first."""
+    """A text field, and the number of messages that contain its text. The newest is shown first."""
 
-    BINDINGS = [
-        key("enter,up", "step(-1)", "Before", about="the match before", id="find_before"),
-        key("shift+enter,down", "step(1)", "After", about="the match after", id="find_after"),
-        key(
-            "escape", "close", "Close", key_display="Esc", about="close the search", id="close_find"
-        ),
-    ]
+    BINDINGS = bindings(Scope.FIND_BAR)
 
     class Closed(Message):
-        """The user is done."""
+        """The user closed the search."""
 
-    def __init__(self, screen: "ChatScreen") -> None:
+    def __init__(self, view: SearchedView) -> None:
         super().__init__()
-        self._screen = screen
+        self._view = view
         self._shown: int | None = None  # id of the message
         self._marked: Widget | None = None
         self.display = False
@@ -44,7 +50,7 @@ class FindBar(Horizontal):
         yield Static("", id="matches")
 
     def open(self) -> None:
-        """Write what to look for; what was looked for last is there to be replaced."""
+        """Focus the text field, with the last search selected."""
         self.display = True
         field = self.query_one(Input)
         field.cursor_blink = False
@@ -53,13 +59,13 @@ class FindBar(Horizontal):
         self._look()
 
     def action_close(self) -> None:
-        """Back to writing; the conversation stays where it is."""
+        """Close the search; the conversation stays scrolled as it is."""
         self._mark(None)
         self.display = False
         self.post_message(self.Closed())
 
     def action_step(self, by: int) -> None:
-        """The next match in that direction; after the last one comes the first."""
+        """Go to the previous (-1) or next (1) match; the first one follows the last one."""
         found = self._matches()
         if found:
             at = found.index(self._shown) + by if self._shown in found else -1
@@ -79,7 +85,7 @@ class FindBar(Horizontal):
 
     def _matches(self) -> list[int]:
         words = self.query_one(Input).value.casefold()
-        line = self._screen.conversation.line if words else []
+        line = self._view.line if words else []
         return [each.id for each in line if each.role != "system" and words in each.text.casefold()]
 
     def _mark(self, message: int | None) -> None:
@@ -92,7 +98,7 @@ class FindBar(Horizontal):
 
     @work(exclusive=True)
     async def _show(self, message: int) -> None:
-        widget = await self._screen.conversation_view.reveal(message)
+        widget = await self._view.reveal(message)
         if widget and message == self._shown:
             self._marked = widget.add_class(FOUND)
 

@@ -1,4 +1,4 @@
-"""What is known of one token, beside the answer."""
+"""The details of one token, beside the answer."""
 
 from typing import TYPE_CHECKING
 
@@ -12,22 +12,22 @@ from textual.widgets.option_list import Option
 from llama_cpu.tui.number_format import MISSING, bar, drawn, duration, lines, row
 from llama_cpu.tui.widgets.lens_layout import escaped
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports PyTorch
     from llama_cpu.chat.lens import LensToken
 
 HINT = (
-    "Enter or a click there, or the keys 1 to 5: the conversation branches here and goes on with "
-    "that one.\n\nThe probabilities are the model's own: at temperature 1, before top-p and the "
-    "like."
+    "Enter, a click or the keys 1 to 5 branch the conversation here; it goes on with the "
+    "alternative.\n\nThe probabilities are the model's own: at temperature 1, before top-p and "
+    "other filters."
 )
 _BAR = 8
 
 
 class LensDetails(Container):
-    """A token's figures, and the best of those that might have stood there, to choose from."""
+    """The figures of a token, and the most probable tokens at its place, to choose from."""
 
     class Chosen(Message):
-        """The alternative of that number, from 0 on, is to stand there."""
+        """The user chose an alternative; ``number`` counts from 0."""
 
         def __init__(self, number: int) -> None:
             super().__init__()
@@ -36,7 +36,7 @@ class LensDetails(Container):
     def compose(self) -> ComposeResult:
         yield Static(id="token", markup=False)
         with Container(id="others"):
-            yield Static("Instead it might have been:", markup=False)
+            yield Static("The most probable tokens here:", markup=False)
             yield OptionList(markup=False)
             yield Static(HINT, id="hint", markup=False)
 
@@ -46,7 +46,7 @@ class LensDetails(Container):
         return self.query_one(OptionList)
 
     def show(self, tokens: "list[LensToken]", place: int | None, usual: float | None) -> None:
-        """Tell of the token at that place. ``usual``: the time that most of them took."""
+        """Show the token at an index. ``usual``: the median time of a token."""
         others = self.others
         if place is None:
             self.query_one("#token", Static).update("")
@@ -60,13 +60,13 @@ class LensDetails(Container):
         others.highlighted = chosen if chosen is not None else 0
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Enter, or a click."""
+        """Post the alternative that was chosen."""
         event.stop()
         self.post_message(self.Chosen(event.option_index))
 
 
 def figures(token: "LensToken", place: int, count: int, usual: float | None) -> Content:
-    """All that is known of the token but what might have been."""
+    """Format the figures of a token."""
     return lines(
         row("Token", f"{place + 1:,} of {count:,}"),
         row("Text", escaped(token.text)[:26]),
@@ -80,7 +80,7 @@ def figures(token: "LensToken", place: int, count: int, usual: float | None) -> 
 
 
 def alternatives(token: "LensToken") -> list[Content]:
-    """One line each."""
+    """Format one line for each alternative."""
     shown = []
     for number, other in enumerate(token.alternatives, start=1):
         probability = other.probability
@@ -91,7 +91,7 @@ def alternatives(token: "LensToken") -> list[Content]:
 
 
 def percent(probability: float) -> str:
-    """``98.2%``, ``0.03%``, ``<0.01%``."""
+    """Format a probability: ``98.2%``, ``0.03%``, ``<0.01%``."""
     value = probability * 100
     if value < 0.01:
         return "<0.01%"

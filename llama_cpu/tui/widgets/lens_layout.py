@@ -1,4 +1,4 @@
-"""Tokens of an answer laid out in lines, so that each token can be pointed at."""
+"""Lays out the tokens of an answer in lines, so that each token has a place on the screen."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,22 +9,22 @@ from rich.cells import cell_len
 
 from llama_cpu.system.text import printable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports PyTorch
     from llama_cpu.chat.lens import LensToken
 
 PART_OF_CHARACTER = "▯"
 _LINE_END = "↵"
 _TAB = "⇥   "
-_UNDER = "◌"  # a combining character by itself stands on this
+_UNDER = "◌"  # carries a combining character that stands alone
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
-# They would have a terminal show the whole line in another order.
+# Bidirectional controls, which would make a terminal reorder the whole line.
 _TURNING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], PART_OF_CHARACTER)
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 @dataclass(frozen=True)
 class Span:
-    """A token's part of a line."""
+    """The part of a line that belongs to one token."""
 
     token: int  # index in the answer
     text: str
@@ -36,7 +36,7 @@ Line = list[Span]
 
 
 def laid_out(tokens: "Sequence[LensToken]", width: int) -> list[Line]:
-    """The lines of the answer, broken between words where that can be."""
+    """Lay out the lines of the answer, broken between words if possible."""
     lines: list[Line] = [[]]
     x = 0
     for word in _words(tokens):
@@ -58,7 +58,7 @@ def laid_out(tokens: "Sequence[LensToken]", width: int) -> list[Line]:
 
 
 def escaped(text: str) -> str:
-    """A token's text between quotation marks: spaces can be seen, and what else does not show."""
+    """Quote the text of a token, so that spaces and unprintable characters can be seen."""
     shown = (_ESCAPES.get(each, each if each.isprintable() else _code(each)) for each in text)
     return f"“{''.join(shown)}”" if text else "no text"
 
@@ -68,7 +68,7 @@ def _code(character: str) -> str:
 
 
 def _words(tokens: "Sequence[LensToken]") -> Iterator[list[tuple[int, str]]]:
-    """Runs of (token, text) that are better not broken; each line ends with one."""
+    """Yield runs of (token, text) that should not be broken; a line break ends a run."""
     word: list[tuple[int, str]] = []
     for piece in _pieces(tokens):
         if word and (piece[1].startswith(" ") or word[-1][1].endswith(_LINE_END)):
@@ -93,7 +93,7 @@ def _visible(token: "LensToken") -> str:
 
 
 def _parts(text: str, width: int) -> Iterator[str]:
-    """The text in pieces that a line can hold."""
+    """Cut a text into parts that fit on a line."""
     if cell_len(text) <= width:
         yield text
         return

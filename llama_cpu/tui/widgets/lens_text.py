@@ -1,4 +1,4 @@
-"""An answer's tokens, coloured, with a cursor that the keys and the mouse move."""
+"""The tokens of an answer in shades, with a cursor that keys and the mouse move."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -6,37 +6,28 @@ from typing import TYPE_CHECKING
 from rich.segment import Segment
 from rich.style import Style as RichStyle
 from textual import events
-from textual.binding import Binding
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.widgets.lens_layout import Line, Span, laid_out
 from llama_cpu.tui.widgets.lens_shades import by_probability, shade_styles
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports PyTorch
     from llama_cpu.chat.lens import LensToken
 
 Shading = Callable[["Sequence[LensToken]"], list[int]]
 
 
 class LensText(ScrollView, can_focus=True):
-    """The tokens as they come; that at the cursor, or under the mouse, is told of."""
+    """Shows the tokens as they come; ``pointed`` is the one under the mouse or at the cursor."""
 
-    BINDINGS = [
-        Binding("left", "move(-1)", "the token before", show=False, id="lens_left"),
-        Binding("right", "move(1)", "the token after", show=False, id="lens_right"),
-        Binding("up", "move_line(-1)", "the line above", show=False, id="lens_up"),
-        Binding("down", "move_line(1)", "the line below", show=False, id="lens_down"),
-        Binding("pageup", "move_page(-1)", "a page up", show=False, id="lens_page_up"),
-        Binding("pagedown", "move_page(1)", "a page down", show=False, id="lens_page_down"),
-        Binding("home", "go(0)", "the first token", show=False, id="lens_first"),
-        Binding("end", "go(-1)", "the last token", show=False, id="lens_last"),
-    ]
+    BINDINGS = bindings(Scope.LENS_TEXT)
 
     class Pointed(Message):
-        """There is another token to tell of."""
+        """Another token is pointed at."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,36 +46,36 @@ class LensText(ScrollView, can_focus=True):
 
     @property
     def pointed(self) -> int | None:
-        """Index of the token to tell of."""
+        """The index of the token under the mouse, or else at the cursor."""
         if not self._tokens:
             return None
         return self._cursor if self._under_mouse is None else self._under_mouse
 
     def stay(self) -> None:
-        """Have the cursor at the token that is told of, also when the mouse goes on."""
+        """Move the cursor to the token under the mouse."""
         if self._under_mouse is not None:
             self._put_cursor(self._under_mouse)
 
     def clear(self) -> None:
-        """Another answer comes."""
+        """Remove all tokens."""
         self._tokens, self._cursor, self._under_mouse = [], 0, None
         self._lay_out()
         self.scroll_to(y=0, animate=False)
 
     def extend(self, tokens: "Sequence[LensToken]") -> None:
-        """Some more tokens."""
+        """Add tokens at the end."""
         self._tokens = [*self._tokens, *tokens]
         self._lay_out()
         self.post_message(self.Pointed())
 
     def shade(self, shading: Shading) -> None:
-        """Colour the tokens by something else."""
+        """Shade the tokens by something else."""
         self._shading = shading
         self._shades = shading(self._tokens)
         self.refresh()
 
     def _lay_out(self) -> None:
-        # As long as nothing is scrolled there is no scroll bar; room for it is kept.
+        # Leave room for the scroll bar, also while there is none.
         width = max(1, self.scrollable_content_region.width)
         self._lines = laid_out(self._tokens, width)
         self._shades = self._shading(self._tokens)
@@ -92,7 +83,7 @@ class LensText(ScrollView, can_focus=True):
         self.refresh()
 
     def on_mount(self) -> None:
-        """Have the theme's colours, now and later."""
+        """Use the theme's colours, also when the theme changes."""
         self.app.theme_changed_signal.subscribe(self, lambda _: self._take_colours())
         self._take_colours()
 
@@ -104,13 +95,13 @@ class LensText(ScrollView, can_focus=True):
         self.refresh()
 
     def on_resize(self) -> None:
-        """Other lines."""
+        """Lay out the lines for the new width."""
         self._lay_out()
 
     # Drawing
 
     def render_line(self, y: int) -> Strip:
-        """A line of the part that can be seen."""
+        """Render one line of the visible part."""
         width = self.scrollable_content_region.width
         number = y + int(self.scroll_y)
         spans = self._lines[number] if number < len(self._lines) else []
@@ -127,7 +118,7 @@ class LensText(ScrollView, can_focus=True):
         self._put_cursor(self._cursor + step)
 
     def action_move_line(self, step: int) -> None:
-        """To the token above or below the cursor."""
+        """Move the cursor to the token above (-1) or below (1)."""
         if place := self._place_of(self._cursor):
             row, span = place
             self._put_cursor(self._token_near(span.x, row + step))
@@ -136,11 +127,11 @@ class LensText(ScrollView, can_focus=True):
         self.action_move_line(pages * max(1, self.scrollable_content_region.height - 1))
 
     def action_go(self, token: int) -> None:
-        """To the first token or, with -1, the last."""
+        """Move the cursor to a token; -1 is the last one."""
         self._put_cursor(token if token >= 0 else len(self._tokens) - 1)
 
     def next_surprise(self) -> None:
-        """To the next token that was not the most probable; from the last on, to the first."""
+        """Move to the next token that was not ranked first; the search wraps around."""
         count = len(self._tokens)
         for step in range(1, count + 1):
             token = (self._cursor + step) % count
@@ -160,7 +151,7 @@ class LensText(ScrollView, can_focus=True):
         self._show_pointed()
 
     def _place_of(self, token: int) -> tuple[int, Span] | None:
-        """Line and first part of a token."""
+        """The line and the first span of a token."""
         for row, line in enumerate(self._lines):
             if line and line[-1].token >= token:
                 return row, next(span for span in line if span.token >= token)
@@ -187,20 +178,20 @@ class LensText(ScrollView, can_focus=True):
         return next((span.token for span in line if span.x <= x < span.x + span.width), None)
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
-        """Tell of the token below."""
+        """Point at the token under the mouse."""
         token = self._token_at(event)
         if token != self._under_mouse:
             self._under_mouse = token
             self._show_pointed()
 
     def on_leave(self) -> None:
-        """Tell of the token at the cursor again."""
+        """Point at the token at the cursor again."""
         if self._under_mouse is not None:
             self._under_mouse = None
             self._show_pointed()
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor there."""
+        """Move the cursor to the token under the mouse."""
         token = self._token_at(event)
         if token is not None:
             self._put_cursor(token)

@@ -1,45 +1,43 @@
-"""Memory of the process and of the machine, as a panel."""
+"""The memory panel: the process and the machine."""
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.widgets import Static
 
+from llama_cpu.chat.session_protocol import ModelBytes
 from llama_cpu.system.memory import MemoryReport
 from llama_cpu.system.text import human_bytes
 from llama_cpu.tui.number_format import PANEL_WIDTH, drawn, lines, part_of, row, sparkline
 
-if TYPE_CHECKING:
-    from llama_cpu.chat.session import ChatSession
-
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """What the model has taken, in bytes."""
+    """Memory of the model, in bytes."""
 
     weights: int
     weights_resident: int
     kv_cache: int  # allocated
     kv_cache_used: int
-    kv_cache_touched: int  # used now or before: a page once written stays resident
+    kv_cache_touched: int  # used now or earlier: a page that was written stays resident
 
 
-def model_memory(session: "ChatSession", report: MemoryReport) -> ModelMemory:
-    """What the session's model has taken at the time of the report."""
+def model_memory(session: ModelBytes, report: MemoryReport) -> ModelMemory:
+    """Measure the memory of the session's model at the time of the report."""
     return ModelMemory(
         weights=session.weights_bytes,
         weights_resident=session.weights_resident_bytes(report),
         kv_cache=session.kv_cache_bytes,
-        # Before the touched ones: the model writes meanwhile, and the difference is shown.
+        # Read before the touched bytes: the cache may grow in between, and their difference is
+        # shown.
         kv_cache_used=session.kv_cache_used_bytes,
         kv_cache_touched=session.kv_cache_touched_bytes,
     )
 
 
 class MemoryPanel(Static):
-    """The process's memory now, by use and at its peak; the machine's; the last half minute."""
+    """The process's memory by use, its peak and last half minute; the machine's free memory."""
 
     BORDER_TITLE = "Memory"
 
@@ -48,7 +46,7 @@ class MemoryPanel(Static):
         self._history: deque[int] = deque(maxlen=PANEL_WIDTH)
 
     def show(self, report: MemoryReport, model: ModelMemory) -> None:
-        """Show the figures as they are now; call it about once a second."""
+        """Show the present figures. Call it about once a second."""
         self._history.append(report.resident)
         *process, machine = memory_rows(report, model)
         graph = drawn(sparkline(list(self._history), PANEL_WIDTH))
@@ -56,7 +54,7 @@ class MemoryPanel(Static):
 
 
 def memory_rows(report: MemoryReport, model: ModelMemory) -> list[Content]:
-    """All parts; the machine's last."""
+    """Make the rows of all figures; the machine's is the last one."""
     return [
         row("Process now", human_bytes(report.resident)),
         *division(report, model),
@@ -68,9 +66,9 @@ def memory_rows(report: MemoryReport, model: ModelMemory) -> list[Content]:
 
 
 def division(report: MemoryReport, model: ModelMemory) -> list[Content]:
-    """What the process's memory is used for; the rows add up to what is resident."""
+    """Make the rows of the uses of memory, which add up to the resident memory."""
     weights = human_bytes(model.weights_resident)
-    if model.weights_resident < model.weights:  # the others are still in the file
+    if model.weights_resident < model.weights:  # the rest is still in the file
         weights = part_of(model.weights_resident, model.weights)
     rest = report.resident - model.weights_resident - model.kv_cache_touched
     return [

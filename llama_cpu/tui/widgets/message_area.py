@@ -1,8 +1,8 @@
-"""The prompt with what helps at writing: completion of commands, earlier texts, tokens counted."""
+"""The input with its aids: completion of commands, earlier messages, the number of tokens."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -10,19 +10,18 @@ from textual.containers import Vertical
 from textual.widgets import OptionList, TextArea
 from textual.widgets.option_list import Option
 
-from llama_cpu.settings.generation_settings import SETTINGS
-from llama_cpu.tui.controllers.slash import all_commands, as_message, completions, is_command
+from llama_cpu.tui.slash_commands import as_message, completions, is_command, is_complete
 from llama_cpu.tui.widgets.message_input import MessageInput
 
-COUNT_SECONDS = 0.3  # between two counts, at the least
-COUNT_SHARE = 10  # and so many times as long as the last one took
+COUNT_SECONDS = 0.3  # the least time between two counts
+COUNT_SHARE = 10  # that time as a multiple of the duration of the last count
 
 
 class SlashMenu(OptionList, can_focus=False):
-    """What a command that is being typed may become."""
+    """The completions of a command that is being typed."""
 
     def show(self, choices: list[tuple[str, str]]) -> None:
-        """Show these, or nothing where there are none."""
+        """Show the choices; hide the menu if there are none."""
         self.clear_options()
         self.add_options(Option(about, id=text) for text, about in choices)
         self.display = bool(choices)
@@ -30,17 +29,18 @@ class SlashMenu(OptionList, can_focus=False):
 
     @property
     def choice(self) -> str:
-        """The text that the highlighted line stands for."""
+        """The completion of the highlighted line."""
         option = self.highlighted_option
         return str(option.id) if option else ""
 
 
 class MessageArea(Vertical):
-    """Holds the prompt. ``count_tokens`` is called in a thread of its own."""
+    """Holds the input. ``count_tokens`` is called in a thread."""
 
-    def __init__(self, count_tokens: Callable[[str], int]) -> None:
+    def __init__(self, count_tokens: Callable[[str], int], keymap: Mapping[str, str]) -> None:
         super().__init__()
         self._count_tokens = count_tokens
+        self._keymap = keymap
         self._counted = ""
         self._is_counting = False
         self._next_count = 0.0
@@ -49,15 +49,15 @@ class MessageArea(Vertical):
         menu = SlashMenu()
         menu.display = False
         yield menu
-        yield MessageInput()
+        yield MessageInput(self._keymap)
 
     def on_mount(self) -> None:
-        """Look at each key first, and at the text now and then."""
-        self._prompt.before_key = self._take_key
+        """Handle keys before the input does, and count tokens now and then."""
+        self._input.before_key = self._take_key
         self.set_interval(COUNT_SECONDS, self._count)
 
     @property
-    def _prompt(self) -> MessageInput:
+    def _input(self) -> MessageInput:
         return self.query_one(MessageInput)
 
     @property
@@ -70,12 +70,12 @@ class MessageArea(Vertical):
         return bool(self._menu.display)
 
     def close_menu(self) -> None:
-        """Until the text changes."""
+        """Close the menu until the text changes."""
         self._menu.display = False
 
     @on(TextArea.Changed)
     def _changed(self) -> None:
-        choices = completions(self._prompt.text)
+        choices = completions(self._input.text)
         if choices or self._menu.display:
             self._menu.show(choices)
 
@@ -85,18 +85,18 @@ class MessageArea(Vertical):
         self._complete(str(event.option.id))
 
     def _complete(self, text: str) -> None:
-        self._prompt.text = text
-        self._prompt.move_cursor(self._prompt.document.end)
+        self._input.text = text
+        self._input.move_cursor(self._input.document.end)
 
     # Keys
 
     def _take_key(self, key: str) -> bool:
-        """Whether the key was meant for the menu or the memory."""
+        """Handle a key of the menu or of the history; return whether it was one."""
         if self._menu.display:
             return self._take_menu_key(key)
-        if key == "up" and self._prompt.is_on_first_row:
+        if key == "up" and self._input.is_on_first_row:
             return self._recall(-1)
-        if key == "down" and self._prompt.is_on_last_row:
+        if key == "down" and self._input.is_on_last_row:
             return self._recall(1)
         return False
 
@@ -110,19 +110,19 @@ class MessageArea(Vertical):
             self.close_menu()
         elif key == "tab":
             self._complete(menu.choice)
-        elif key in self._prompt.keys_of("send") and not _is_whole(self._prompt.text):
+        elif key in self._input.keys_of("send") and not is_complete(self._input.text):
             choice = menu.choice
             self._complete(choice)
             if not choice.endswith(" "):
-                self._prompt.action_send()
+                self._input.action_send()
         else:
-            if key in self._prompt.keys_of("send"):
+            if key in self._input.keys_of("send"):
                 self.close_menu()
             return False
         return True
 
     def _recall(self, by: int) -> bool:
-        text = self._prompt.memory.step(self._prompt.text, by)
+        text = self._input.input_history.step(self._input.text, by)
         if text is not None:
             self._complete(text)
         return text is not None
@@ -130,7 +130,7 @@ class MessageArea(Vertical):
     # Tokens
 
     def _count(self) -> None:
-        text = self._prompt.text
+        text = self._input.text
         if self._is_counting or text == self._counted or time.monotonic() < self._next_count:
             return
         self._is_counting = True
@@ -147,12 +147,4 @@ class MessageArea(Vertical):
             now = time.monotonic()
             self._next_count = now + COUNT_SHARE * (now - began)
             self._is_counting, self._counted = False, text
-        self._prompt.show_count(f"{count:,} tokens" if count > 1 else "1 token" if count else "")
-
-
-def _is_whole(text: str) -> bool:
-    """Whether Enter means this command and not the highlighted one."""
-    name, space, rest = text[1:].partition(" ")
-    if space:
-        return name != "set" or not rest or rest in SETTINGS
-    return name in all_commands()
+        self._input.show_count(f"{count:,} tokens" if count > 1 else "1 token" if count else "")

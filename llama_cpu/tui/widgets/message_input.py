@@ -1,70 +1,56 @@
 """The box in which the user writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from textual import events
-from textual.binding import Binding
 from textual.message import Message
 from textual.widgets import TextArea
 
 from llama_cpu.system.text import printable
-from llama_cpu.tui.controllers.slash import as_message, as_typed, is_command
-from llama_cpu.tui.keys import shown
-from llama_cpu.tui.widgets.input_history import InputHistory
+from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.input_history import InputHistory
+from llama_cpu.tui.keys import keys_of, shown
+from llama_cpu.tui.slash_commands import as_message, as_typed, is_command
 
 
 class MessageInput(TextArea):
-    """A multi-line prompt: Enter sends, Shift+Enter and Ctrl+J begin a new line."""
+    """A text area for one message: Enter sends it, Shift+Enter and Ctrl+J begin a new line."""
 
     ALLOW_MAXIMIZE = False
-    BINDINGS = [
-        # For the footer; the keys are handled in _on_key.
-        Binding("enter", "send", "Send", key_display="Enter", id="send", tooltip="send the prompt"),
-        Binding(
-            "shift+enter,ctrl+j",
-            "newline",
-            "Line",
-            key_display="^j",
-            id="new_line",
-            tooltip="begin a new line in the prompt",
-        ),
-    ]
+    BINDINGS = bindings(Scope.INPUT)  # for the footer; on_key handles them
 
     class Sent(Message):
-        """The user pressed Enter. The text stays in the box until the screen takes it."""
+        """The user sent a message. Its text stays in the box until the screen takes it."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
             self.text = text
 
     class Command(Message):
-        """The user pressed Enter behind a command. The text stays in the box, too."""
+        """The user sent a slash command. Its text stays in the box until the screen takes it."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
             self.text = text
 
-    def __init__(self) -> None:
+    def __init__(self, keymap: Mapping[str, str]) -> None:
+        help_key = shown(keys_of("help", keymap).split(",")[0])
         super().__init__(
-            placeholder="Ask something",
+            placeholder=f"Ask something ({help_key}: help)",
             soft_wrap=True,
             show_line_numbers=False,
             highlight_cursor_line=False,
             tab_behavior="focus",
         )
+        self._keymap = keymap
         self.cursor_blink = False  # each blink would be sent over the wire
-        self.memory = InputHistory()
-        # Takes a key, or leaves it to the box.
+        self.input_history = InputHistory()
+        # Called with each key first; returns whether it has handled the key.
         self.before_key: Callable[[str], bool] = lambda key: False
         self._hint = self._count = ""
 
-    def on_mount(self) -> None:
-        """Say where help is."""
-        key = shown(getattr(self.app, "keymap", {}).get("help", "f1").split(",")[0])
-        self.placeholder = f"Ask something ({key}: help)"
-
     def action_send(self) -> None:
-        """Offer the text to the screen, unless there is none."""
+        """Post the text as a message or a command, unless it is empty."""
         if is_command(self.text):
             self.post_message(self.Command(self.text))
         elif self.text.strip():
@@ -75,24 +61,24 @@ class MessageInput(TextArea):
         self.replace("\n", *self.selection, maintain_selection_offset=False)
 
     def take(self) -> str:
-        """Empty the box and return the message that was in it."""
+        """Empty the box and return the message; it becomes part of the history."""
         text = self.lay_aside()
-        self.memory.add(text)
+        self.input_history.add(text)
         return as_message(text)
 
     def lay_aside(self) -> str:
-        """Empty the box and return what was typed, for ``put_back_draft``."""
+        """Empty the box and return its text as it was typed, for ``put_back_draft``."""
         text = self.text
         self.clear()
         self.say("")
         return text
 
     def put_back(self, text: str) -> None:
-        """Return a text that was not answered, before whatever has been written meanwhile."""
+        """Put a message before whatever is in the box."""
         self.put_back_draft(as_typed(text))
 
     def put_back_draft(self, text: str) -> None:
-        """The same with a text as it was typed."""
+        """Put text that ``lay_aside`` returned before whatever is in the box."""
         written = self.text
         self.text = f"{text}\n{written}" if written else text
         self.move_cursor(self.document.end)
@@ -102,35 +88,46 @@ class MessageInput(TextArea):
         self._hint = hint
         self.border_subtitle = hint or self._count
 
+    def unsay(self, hint: str) -> None:
+        """Remove a hint if it is still shown."""
+        if self._hint == hint:
+            self.say("")
+
+    def entitle(self, title: str) -> None:
+        """Show a title on the upper edge of the box; an empty one removes it."""
+        self.border_title = title
+
     def show_count(self, count: str) -> None:
-        """Show how much is written, where there is no hint."""
+        """Show the number of tokens while there is no hint."""
         self._count = count
         self.say(self._hint)
 
     @property
     def is_on_first_row(self) -> bool:
-        """As the text is wrapped."""
+        """Whether the cursor is on the first row of the wrapped text."""
         return self.wrapped_document.location_to_offset(self.cursor_location).y == 0
 
     @property
     def is_on_last_row(self) -> bool:
-        """As the text is wrapped."""
+        """Whether the cursor is on the last row of the wrapped text."""
         row = self.wrapped_document.location_to_offset(self.cursor_location).y
         return row == self.wrapped_document.height - 1
 
     def on_text_area_changed(self) -> None:
-        """A hint has served its purpose once the user writes on."""
+        """Remove the hint once the user writes on."""
         if self.text:
             self.say("")
 
     def keys_of(self, action: str) -> list[str]:
-        """The keys of an action, perhaps the user's own."""
-        usual = {each.id: each.key for each in self.BINDINGS if isinstance(each, Binding)}
-        return getattr(self.app, "keymap", {}).get(action, usual[action]).split(",")
+        """The present keys of an action."""
+        return keys_of(action, self._keymap).split(",")
 
-    async def _on_key(self, event: events.Key) -> None:
-        # Here and not by bindings, which are looked up while the letters typed before them may
-        # still wait in this widget's queue.
+    async def on_key(self, event: events.Key) -> None:
+        """Handle the keys of the box, before TextArea's own handler.
+
+        The bindings are only for the footer: Textual looks bindings up while letters that were
+        typed before may still wait in this widget's queue.
+        """
         if self.before_key(event.key):
             pass
         elif event.key in self.keys_of("send"):
@@ -138,13 +135,15 @@ class MessageInput(TextArea):
         elif event.key in self.keys_of("new_line"):
             self.action_newline()
         else:
-            return  # TextArea's own handler is called next
+            return  # TextArea's handler is called next
         event.stop()
         event.prevent_default()
 
-    async def _on_paste(self, event: events.Paste) -> None:
-        # Runs before TextArea's own handler, which inserts event.text. Terminals send pasted
-        # line ends as carriage returns; control characters must not reach the screen. Stopped here,
-        # as the app would give it to the prompt again if another screen has passed it on.
+    async def on_paste(self, event: events.Paste) -> None:
+        """Clean a pasted text before TextArea's own handler inserts it.
+
+        Terminals send line ends as carriage returns; control characters must not reach the screen.
+        The event is stopped, as the app would deliver it twice if another screen had passed it on.
+        """
         event.stop()
         event.text = printable(event.text.replace("\r\n", "\n").replace("\r", "\n"))

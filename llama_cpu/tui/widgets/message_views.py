@@ -1,21 +1,27 @@
 """The messages of a conversation. All text in them is data, never markup."""
 
+from collections.abc import Callable
+
+from textual import events
 from textual.app import ComposeResult, RenderResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.geometry import Size
 from textual.reactive import Reactive
 from textual.selection import Selection
+from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
+from llama_cpu.chat.thinking import ThinkingSplitter, split_thinking
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.system.text import printable
-from llama_cpu.tui.widgets.markdown import Piece, pieces
-from llama_cpu.tui.widgets.rows import Row
+from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.markdown import Piece, pieces
+from llama_cpu.tui.markdown_rows import Row
 
-GROWTH = 3  # lines by which a growing answer becomes higher
+GROWTH = 3  # a growing answer becomes higher by this many lines
+CLICKABLE = "thinking"  # key of a style's meta data: a click here folds or unfolds the thinking
 HOW_IT_ENDED = {
     State.CUT: "cut off",
     State.STOPPED: "stopped",
@@ -24,20 +30,15 @@ HOW_IT_ENDED = {
 
 
 def heading(speaker: str, place: str, doing: str = "") -> Content:
-    """Who speaks, which of the alternatives it is, and what is to be said of it."""
+    """Format the speaker, the place among the alternatives, and what the speaker is doing."""
     parts = [(f"  {part}", "dim") for part in (place, doing) if part]
     return Content.assemble((speaker, "bold"), *parts)
 
 
 class UserMessage(Static):
-    """What the user wrote, as it was written. It has the focus only while it is chosen."""
+    """A message of the user, as it was typed. It has the focus only while it is chosen."""
 
-    BINDINGS = [
-        Binding("enter,e", "screen.edit_chosen", "Edit", key_display="Enter", id="edit"),
-        Binding("up", "screen.step(-1)", "Before", id="up"),
-        Binding("down", "screen.step(1)", "After", id="down"),
-        Binding("escape", "screen.leave_chosen", "Back", key_display="Esc", id="back"),
-    ]
+    BINDINGS = bindings(Scope.USER_MESSAGE)
 
     def __init__(self, message: StoredMessage, place: str = "") -> None:
         super().__init__()
@@ -45,22 +46,22 @@ class UserMessage(Static):
         self.place = place
 
     def on_mount(self) -> None:
-        """Show it."""
+        """Show the text."""
         self._show()
 
     def put_at(self, place: str) -> None:
-        """Which of the alternatives it is."""
+        """Show the place among the alternatives."""
         if place != self.place:
             self.place = place
             self._show()
 
     def choose(self) -> None:
-        """Have the keys."""
+        """Take the focus."""
         self.can_focus = True
         self.focus()
 
     def on_blur(self) -> None:
-        """A click, or Tab, is not to end here."""
+        """Be skipped by clicks and Tab again."""
         self.can_focus = False
 
     def _show(self) -> None:
@@ -69,16 +70,17 @@ class UserMessage(Static):
 
 
 class Notice(Static):
-    """A sentence of the program's own; ``kind`` is "note", "demo" or "problem"."""
+    """A sentence from the program; ``kind`` is "note", "demo" or "problem"."""
 
     def __init__(self, text: str, kind: str = "note") -> None:
         super().__init__(printable(text), markup=False, classes=kind)
 
 
 class Passage(Widget):
-    """Some pieces of an answer, one below the other."""
+    """Shows some pieces of an answer, one below the other."""
 
-    # Textual lays the screen out a second time when this changes; nothing scrolls in a passage.
+    # Textual lays out the screen a second time when this changes. Nothing scrolls in a passage, so
+    # that the second layout can be left out: plain ``Reactive`` has none.
     virtual_size = Reactive(Size(0, 0))
 
     def __init__(self, pieces: list[Piece]) -> None:
@@ -87,25 +89,25 @@ class Passage(Widget):
         self._laid_out = (-1, Content(), 0)  # width, text, height
 
     def show(self, pieces: list[Piece]) -> None:
-        """Show these pieces instead of the earlier ones."""
+        """Show these pieces instead of the present ones."""
         width = self.content_size.width
         before, height_before = self._layout(width)
         self._pieces, self._laid_out = pieces, (-1, Content(), 0)
         after, height = self._layout(width)
         if not width or not after.is_same(before):
-            # A new layout of the screen costs several times as much as drawing this widget.
+            # A layout of the screen costs several times as much as drawing this widget.
             self.refresh(layout=not width or height != height_before)
 
     def render(self) -> RenderResult:
-        """The text for the present width."""
+        """Render the text for the present width."""
         return self._layout(self.content_size.width)[0]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Asked before the widget has its width."""
+        """Return the number of lines at a width."""
         return self._layout(width)[1]
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        """What is copied: without the spaces that give code its background."""
+        """Return the selected text without the spaces that give code its background."""
         selected = super().get_selection(selection)
         if selected is None:
             return None
@@ -119,48 +121,96 @@ class Passage(Widget):
         return self._laid_out[1:]
 
 
+def thinking_pieces(thinking: str, is_shown: bool, is_under_way: bool = False) -> list[Piece]:
+    """A line that stands for the model's thinking and, if ``is_shown``, the text of it."""
+    if not thinking and not is_under_way:
+        return []
+    words = len(thinking.split())
+    count = "1 word" if words == 1 else f"{words:,} words"
+    label = f"Thought for {count}"
+    if is_under_way:
+        label = f"Thinking… {count}" if words else "Thinking…"
+    style = Style.parse("dim") + Style.from_meta({CLICKABLE: True})
+    line = Content.styled(f"{'▾' if is_shown else '▸'} {label}", style)
+    rows = [Row(line)]
+    if is_shown:
+        rows.append(Row(Content.styled(thinking, "dim")).behind("│ ", "│ "))
+    return [Piece((row,), line=0, has_gap=False) for row in rows]
+
+
 class FinishedAnswer(Passage):
-    """An answer that was there before: one widget, as the screen's layout costs as much as there
-    are widgets in the conversation.
+    """An answer that was there before.
+
+    It is one widget, as the cost of a layout grows with the number of widgets on the screen.
     """
 
-    def __init__(self, message: StoredMessage, place: str = "") -> None:
+    def __init__(
+        self, message: StoredMessage, place: str = "", shows_thinking: bool = False
+    ) -> None:
         self.message = message
         self.place = place
-        self._own_pieces = pieces(printable(message.text))
+        self._shows_thinking = shows_thinking
+        self._thinking, answer, _ = split_thinking(printable(message.text))
+        self._answer_pieces = pieces(answer, has_gap=bool(self._thinking))
         super().__init__(self._all_pieces())
 
     def put_at(self, place: str) -> None:
-        """Which of the alternatives it is."""
+        """Show the place among the alternatives."""
         if place != self.place:
             self.place = place
             self.show(self._all_pieces())
 
+    def show_thinking(self, shown: bool) -> None:
+        """Fold or unfold the model's thinking."""
+        self._shows_thinking = shown
+        if self._thinking:
+            self.show(self._all_pieces())
+
+    def on_click(self, event: events.Click) -> None:
+        """Fold or unfold the thinking on a click on its line."""
+        if CLICKABLE in event.style.meta:
+            self.show_thinking(not self._shows_thinking)
+
     def _all_pieces(self) -> list[Piece]:
         speaker = printable(self.message.model) or "Assistant"
         first = heading(speaker, self.place, HOW_IT_ENDED.get(self.message.state, ""))
-        return [Piece((Row(first),), line=0, has_gap=False), *self._own_pieces]
+        return [
+            Piece((Row(first),), line=0, has_gap=False),
+            *thinking_pieces(self._thinking, self._shows_thinking),
+            *self._answer_pieces,
+        ]
 
 
 class Answer(Vertical):
-    """The model's answer: Markdown that can grow.
+    """An answer in Markdown that can grow.
 
     While it grows each piece is a widget, of which only the last ones change; once it is finished
-    they are one widget.
+    they are one widget. The model's thinking is a widget of its own above them.
     """
 
     virtual_size = Reactive(Size(0, 0))  # as in Passage
 
-    def __init__(self, speaker: str, place: str = "") -> None:
+    def __init__(
+        self,
+        speaker: str,
+        place: str = "",
+        shows_thinking: bool = False,
+        begins_in_thinking: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``begins_in_thinking`` is called with the first text; see Session."""
         super().__init__()
         self.message: StoredMessage | None = None  # once it is finished
         self.place = place
         self._speaker = printable(speaker)
+        self._shows_thinking = shows_thinking
+        self._begins_in_thinking = begins_in_thinking
+        self._splitter: ThinkingSplitter | None = None  # from the first text on
+        self._thinking: Passage | None = None
         self._settled: list[Piece] = []  # can no longer change
         self._growing: list[Piece] = []
         self._passages: list[Passage] = []  # of the growing pieces
         self._tail = ""  # their text
-        self._tail_has_gap = False  # the answer begins below its speaker's name
+        self._tail_has_gap = False  # the answer begins right below its heading
         self._is_finished = False
         self._doing = ""
 
@@ -168,34 +218,56 @@ class Answer(Vertical):
         yield Static(heading(self._speaker, self.place), classes="speaker")
 
     def say(self, doing: str) -> None:
-        """Show beside the model's name what it is doing; nothing if empty."""
+        """Show in the heading what the model is doing; empty for nothing."""
         self._doing = doing
         content = heading(self._speaker, self.place, doing)
         self.query_one(".speaker", Static).update(content, layout=False)
 
     def put_at(self, place: str) -> None:
-        """Which of the alternatives it is."""
+        """Show the place among the alternatives."""
         if place != self.place:
             self.place = place
             self.say("")
 
+    def keep(self, message: StoredMessage) -> None:
+        """Let the answer stand for this message from now on."""
+        self.message = message
+
+    def add_notice_above(self, text: str) -> None:
+        """Show a sentence from the program above the answer."""
+        assert isinstance(self.parent, Widget)
+        self.parent.mount(Notice(text), before=self)
+
+    # Growing
+
     async def append(self, text: str) -> None:
-        """Write on."""
+        """Add text at the end."""
         if self._doing:
             self.say("")
-        self._tail += printable(text)
-        self._growing = pieces(self._tail, self._tail_has_gap)
+        if self._splitter is None:
+            self._splitter = ThinkingSplitter(self._begins_in_thinking())
+        answer = self._splitter.feed(printable(text))
         with self.app.batch_update():  # one layout for what changed and what is new
-            await self._show_growing()
+            if not self._settled and not self._growing:  # else the thinking is complete
+                await self._update_thinking()
+            if answer:
+                self._tail += answer
+                self._growing = pieces(self._tail, self._tail_has_gap)
+                await self._show_growing()
         self._settle()
 
     async def finish(self) -> None:
-        """Nothing more will come."""
+        """Show the answer in its final form."""
         self.say("")
         self._is_finished = True
+        whole = self._settled + self._growing
+        if self._splitter and self._splitter.finish():
+            whole = pieces(self._splitter.answer, has_gap=bool(self._splitter.thinking))
         with self.app.batch_update():
             await self.query(Passage).remove()
-            if whole := self._settled + self._growing:
+            self._thinking = None
+            await self._update_thinking()
+            if whole:
                 await self.mount(Passage(whole))
 
     async def _show_growing(self) -> None:
@@ -224,9 +296,41 @@ class Answer(Vertical):
         self._tail = self._tail.split("\n", start)[-1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """A growing answer leaves a few lines empty for what comes next.
+        """Leave a few lines of a growing answer empty for what comes next.
 
-        Each growth scrolls, and draws, the whole conversation.
+        Each growth scrolls, and so draws, the whole conversation.
         """
         height = super().get_content_height(container, viewport, width)
         return height if self._is_finished else -(-height // GROWTH) * GROWTH
+
+    # Thinking
+
+    def show_thinking(self, shown: bool) -> None:
+        """Fold or unfold the model's thinking."""
+        self._shows_thinking = shown
+        if self._thinking:
+            self._thinking.show(self._thinking_pieces())
+
+    def on_click(self, event: events.Click) -> None:
+        """Fold or unfold the thinking on a click on its line."""
+        if CLICKABLE in event.style.meta:
+            self.show_thinking(not self._shows_thinking)
+
+    def _thinking_pieces(self) -> list[Piece]:
+        if not self._splitter:
+            return []
+        is_under_way = self._splitter.is_open and not self._is_finished
+        return thinking_pieces(self._splitter.thinking, self._shows_thinking, is_under_way)
+
+    async def _update_thinking(self) -> None:
+        """Show the thinking so far; an empty block leaves nothing behind."""
+        shown = self._thinking_pieces()
+        self._tail_has_gap = bool(shown)
+        if self._thinking and shown:
+            self._thinking.show(shown)
+        elif self._thinking:
+            await self._thinking.remove()
+            self._thinking = None
+        elif shown:
+            self._thinking = Passage(shown)
+            await self.mount(self._thinking, after=self.query_one(".speaker"))

@@ -1,7 +1,7 @@
-"""A plot of times in order, of braille dots: no colour is needed to read it.
+"""A plot of times in braille dots, readable without colour.
 
-A character has two dots beside each other and four above each other. Where there are more values
-than dots, a column shows all from the least to the greatest of its share, so no slow one is missed.
+A character has two columns of four dots. If there are more values than columns, a column spans its
+share of the values from the minimum to the maximum, so that no slow one is missed.
 """
 
 import math
@@ -12,14 +12,14 @@ from textual.widget import Widget
 
 from llama_cpu.tui.number_format import duration
 
-_LABEL = 9  # characters for the figures at the left
+_LABEL = 9  # characters for the figures on the left
 _DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))  # bits of a column, from the bottom
 _BLANK = 0x2800
-_CLOSE = 4  # characters; marks that are closer to each other on the average are left out
+_CLOSE = 4  # characters; marks that are closer together on average are left out
 
 
 class TimesPlot(Widget):
-    """Times in seconds, with the places where answers begin."""
+    """Plots times in seconds, and marks the beginnings of answers."""
 
     def __init__(self, title: str, id: str) -> None:
         super().__init__(id=id)
@@ -31,14 +31,14 @@ class TimesPlot(Widget):
     def show(
         self, values: Sequence[float], marks: Sequence[tuple[int, int]], is_logarithmic: bool
     ) -> None:
-        """``marks``: places of values, and the numbers to write below them."""
+        """Show values; ``marks`` are indices of values with the numbers to write below them."""
         shown = values, marks, is_logarithmic
         if shown != (self._values, self._marks, self._is_logarithmic):
             self._values, self._marks, self._is_logarithmic = shown
             self.refresh()
 
     def render(self) -> Content:
-        """All of it, in the room that there is."""
+        """Render the plot in the present size."""
         width, height = self.content_size
         if not self._values:
             return Content.styled("Nothing was measured yet.", "$foreground 65%")
@@ -66,7 +66,7 @@ def _label(seconds: float | None) -> str:
 
 
 def scale(values: Sequence[float], is_logarithmic: bool) -> tuple[float, float]:
-    """The least and the greatest value that can be shown; from zero unless ``is_logarithmic``."""
+    """The ends of the scale; it begins at zero unless ``is_logarithmic``."""
     high = max(values) or 1e-6
     if not is_logarithmic:
         return 0.0, high
@@ -82,7 +82,7 @@ def drawn(
     high: float,
     is_logarithmic: bool = False,
 ) -> list[str]:
-    """Lines of ``columns`` characters, the uppermost first."""
+    """Draw ``rows`` lines of ``columns`` characters, from top to bottom."""
     steps = rows * 4 - 1
 
     def height(value: float) -> int:
@@ -103,7 +103,7 @@ def drawn(
 
 
 def _axis(marks: Sequence[tuple[int, int]], count: int, columns: int) -> tuple[str, str]:
-    """The line below, and numbers as far as there is room for them."""
+    """Draw the axis, and below it the numbers that there is room for."""
     line, numbers = ["─"] * columns, [" "] * columns
     places = [(place * columns // count, number) for place, number in marks if place < count]
     free = 0

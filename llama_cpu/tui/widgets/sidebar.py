@@ -1,11 +1,10 @@
-"""The list of conversations, by day, and the search in it."""
+"""The list of conversations by day, and the search in all of them."""
 
 import asyncio
 import datetime
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
@@ -16,24 +15,20 @@ from llama_cpu.chat.conversation import Conversation
 from llama_cpu.errors import UserError
 from llama_cpu.history.rows import StoredConversation, by_day
 from llama_cpu.system.text import printable
+from llama_cpu.tui.actions import Scope, bindings
 
-MOST_LISTED = 500  # the search finds those before
+ROOM_FOR_SIDEBAR = 120  # columns; with fewer it lies over the conversation, and only on request
+MOST_LISTED = 500  # the search finds older ones
 NOTHING_YET = "Conversations will be listed here."
-NOTHING_FOUND = "Nothing has these words."
+NOTHING_FOUND = "No conversation contains these words."
 
 
 class Sidebar(Vertical):
-    """Shows what there is; what is to be done with it goes to the screen as ``Wanted``."""
+    """Lists conversations; what the user wants done with one is posted as ``Requested``."""
 
-    BINDINGS = [
-        Binding("r,f2", "want('rename')", "Rename", key_display="r", id="rename"),
-        Binding("d,delete", "want('delete')", "Delete", key_display="d", id="delete"),
-        Binding("c", "want('duplicate')", "Duplicate", id="duplicate"),
-        Binding("slash", "search", "Search", key_display="/", id="search"),
-        Binding("escape", "leave", "Back", key_display="Esc", id="leave_list"),
-    ]
+    BINDINGS = bindings(Scope.SIDEBAR)
 
-    class Wanted(Message):
+    class Requested(Message):
         """``verb``: open, rename, delete or duplicate."""
 
         def __init__(self, verb: str, conversation: StoredConversation) -> None:
@@ -42,12 +37,13 @@ class Sidebar(Vertical):
             self.conversation = conversation
 
     class Left(Message):
-        """The user wants back to the prompt."""
+        """The user goes back to the input."""
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(id="sidebar")
         self._conversation = conversation
         self._listed: dict[str, StoredConversation] = {}
+        self._has_toggled = False  # the user has shown or hidden the list
         self.display = False
 
     def compose(self) -> ComposeResult:
@@ -58,13 +54,45 @@ class Sidebar(Vertical):
     def _list(self) -> OptionList:
         return self.query_one(OptionList)
 
-    def enter(self) -> None:
-        """Have the keys."""
-        self._list.focus()
+    # Where there is room for it
+
+    def toggle(self) -> bool:
+        """Show the list and move the focus there, or hide it if the focus is there already.
+
+        Returns whether it is shown now.
+        """
+        self._has_toggled = True
+        self.display = not (self.display and self.has_focus_within)
+        if self.display:
+            self.show()
+            self._list.focus()
+        return self.display
+
+    def step_aside(self) -> None:
+        """Hide the list if it lies over the conversation."""
+        if self.screen.size.width < ROOM_FOR_SIDEBAR:
+            self.display = self._has_toggled = False
+
+    def fit(self, width: int) -> None:
+        """Show or hide the list as the width of the screen allows."""
+        if width < ROOM_FOR_SIDEBAR and not self.has_focus_within:
+            self.display = self._has_toggled = False
+        self._place(width)
+
+    def refresh_list(self) -> None:
+        """Update the list after a change of a conversation."""
+        if self.display:
+            self.show()
+        else:
+            self._place(self.screen.size.width)
+
+    def _place(self, width: int) -> None:
+        if not self._has_toggled and width >= ROOM_FOR_SIDEBAR:
+            self._show_if_useful()
 
     @work(exclusive=True, group="listing")
-    async def show_if_useful(self) -> None:
-        """Be there once there is another conversation than the one that is shown."""
+    async def _show_if_useful(self) -> None:
+        """Show the list if it has a conversation other than the present one."""
         try:
             newest = await asyncio.to_thread(self._conversation.history.conversations, 2)
         except UserError:
@@ -73,8 +101,10 @@ class Sidebar(Vertical):
             self.display = True
             self.show()
 
+    # The list
+
     def show(self) -> None:
-        """List the conversations as they are now."""
+        """List the conversations."""
         self._show(None if not self.has_focus_within else self._highlighted_id())
 
     @work(exclusive=True, group="listing")
@@ -84,7 +114,7 @@ class Sidebar(Vertical):
             options = await asyncio.to_thread(self._options, words)
         except UserError as error:
             options = [Option(printable(str(error)), disabled=True)]
-        if not listing.is_attached:  # the app was left meanwhile
+        if not listing.is_attached:  # the app has quit meanwhile
             return
         highlighted = highlighted or str(self._conversation.stored_id)
         listing.set_options(options)
@@ -137,25 +167,25 @@ class Sidebar(Vertical):
     @on(OptionList.OptionSelected)
     def _open(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        self.action_want("open")
+        self.action_request("open")
 
-    def action_want(self, verb: str) -> None:
-        """Ask the screen for something to be done with the highlighted conversation."""
+    def action_request(self, verb: str) -> None:
+        """Request something for the highlighted conversation."""
         if conversation := self._listed.get(self._highlighted_id() or ""):
-            self.post_message(self.Wanted(verb, conversation))
+            self.post_message(self.Requested(verb, conversation))
 
     def action_search(self) -> None:
-        """Go to the search box."""
+        """Move the focus to the search box."""
         self.query_one(Input).focus()
 
     def action_leave(self) -> None:
-        """Back to the prompt; what was searched for is forgotten."""
+        """Clear the search and go back to the input."""
         self.query_one(Input).value = ""
         self.post_message(self.Left())
 
 
 def day(date: datetime.date) -> str:
-    """``Today``, ``Yesterday``, ``5 March 2026``."""
+    """Format a date: ``Today``, ``Yesterday``, ``5 March 2026``."""
     days_ago = (datetime.date.today() - date).days
     names = {0: "Today", 1: "Yesterday"}
     return names.get(days_ago) or f"{date.day} {date:%B %Y}"

@@ -1,4 +1,4 @@
-"""The one line that stands for the panels where there is no room for them."""
+"""One line with the main figures, for terminals without room for the panels."""
 
 from textual.widget import Widget
 
@@ -9,11 +9,11 @@ from llama_cpu.tui.number_format import duration, rate
 
 SEPARATOR = " · "
 
-Part = tuple[int, str]  # the lower the number, the longer it stays where room gets scarce
+Part = tuple[int, str]  # rank and text; parts with high ranks are dropped first
 
 
 class Summary(Widget):
-    """As many of the parts as fit."""
+    """Shows as many parts as fit."""
 
     def __init__(self) -> None:
         super().__init__(id="summary")
@@ -25,12 +25,12 @@ class Summary(Widget):
         self.refresh()
 
     def render(self) -> str:
-        """The line for the present width."""
+        """Render the line for the present width."""
         return fitted(self._parts, self.content_size.width)
 
 
 def fitted(parts: list[Part], width: int) -> str:
-    """One line of the most important parts that fit, in the order given."""
+    """Join the parts of the lowest ranks that fit, in the given order."""
     kept = list(parts)
     while len(line := SEPARATOR.join(text for _, text in kept)) > width and kept:
         kept.remove(max(kept))
@@ -38,7 +38,7 @@ def fitted(parts: list[Part], width: int) -> str:
 
 
 def answer_parts(timings: Timings) -> list[Part]:
-    """The times of the current answer."""
+    """The parts for the timings of the current answer."""
     if timings.prompt_done < timings.prompt_tokens:
         progress = f"reading {timings.prompt_done}/{timings.prompt_tokens}"
         return [(0, f"{progress} at {rate(timings.prefill_rate)}"), (1, _prompt(timings))]
@@ -53,12 +53,12 @@ def answer_parts(timings: Timings) -> list[Part]:
 
 
 def _prompt(timings: Timings) -> str:
-    """Prompt tokens found in the KV cache, and those computed."""
+    """Prompt tokens that were found in the KV cache, and computed ones."""
     return f"reused {timings.reused_tokens}+{timings.prompt_tokens}"
 
 
 def memory_parts(report: MemoryReport, context_used: int, context_size: int) -> list[Part]:
-    """The memory of the process and what is left of the context."""
+    """The parts for the memory of the process and the use of the context."""
     return [
         (2, f"ctx {context_used}/{context_size}"),
         (3, human_bytes(report.resident)),

@@ -1,4 +1,4 @@
-"""The times of the current answer, as a panel."""
+"""The timing panel of the current answer."""
 
 from textual.content import Content
 from textual.widgets import Static
@@ -18,12 +18,12 @@ from llama_cpu.tui.number_format import (
 
 
 class TimingPanel(Static):
-    """Everything measured of one answer. The number of lines never changes."""
+    """Shows the timings of one answer, always in the same number of lines."""
 
     BORDER_TITLE = "Timing"
 
     def show(self, timings: Timings, context_used: int, context_size: int) -> None:
-        """Show the figures as they are now."""
+        """Show the present figures."""
         panel = lines(
             *_prompt_lines(timings),
             Content(),
@@ -57,6 +57,6 @@ def _token_lines(timings: Timings) -> list[Content]:
         row("95th percentile", duration(timings.percentile_95)),
         row("Speed", rate(timings.decode_rate)),
         row("Tokens per pass", MISSING if per_pass is None else f"{per_pass:.2f}"),
-        # Without the first one: its time belongs to the prompt.
+        # Without the first token, whose time belongs to the prompt.
         drawn(sparkline(timings.token_seconds[1:], PANEL_WIDTH)),
     ]

@@ -1,4 +1,4 @@
-"""Text laid out for a width: paragraphs with a bullet or an indent before them, and tables."""
+"""Lays out text for a width: paragraphs with a bullet or an indent, code, and tables."""
 
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -8,25 +8,25 @@ from textual.content import Content
 
 BULLET_STYLE = "$text-primary"
 CODE_STYLE = "on $surface"
-NARROWEST = 4  # columns of text, however deep the indent or however many the table's columns
+NARROWEST = 4  # columns of text, whatever the indent or the number of table columns
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run of text, and what stands before its first and its further lines."""
+    """A run of text, and the prefixes of its first and its further lines."""
 
     content: Content
     first: str = ""
     rest: str = ""
 
     def behind(self, first: str, rest: str) -> "Row":
-        """The same row one level further in."""
+        """The same row, one level further in."""
         return Row(self.content, first + self.first, rest + self.rest)
 
     def lines(self, width: int) -> list[Content]:
-        """The row's lines in ``width`` columns."""
+        """Lay out the row in ``width`` columns."""
         if not self.rest:
-            return [self.content]  # the widget wraps it, so that it is copied as it was written
+            return [self.content]  # wrapped by the widget, so that it is copied without breaks
         wrapped = self.content.wrap(max(NARROWEST, width - cell_len(self.rest))) or [Content()]
         starts = [self.first] + [self.rest] * (len(wrapped) - 1)
         return [
@@ -37,17 +37,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines of code on a background of their own. Long ones wrap: scrolling would take a mouse."""
+    """Lines of code on a background. Long lines wrap, as scrolling would need a mouse."""
 
     content: Content
     indent: str = ""
 
     def behind(self, first: str, rest: str) -> "Code":
-        """The same code one level further in."""
+        """The same code, one level further in."""
         return replace(self, indent=rest + self.indent)
 
     def lines(self, width: int) -> list[Content]:
-        """The code's lines in ``width`` columns."""
+        """Lay out the code in ``width`` columns."""
         room = max(NARROWEST, width - cell_len(self.indent) - 2)
         return [
             self.indent
@@ -60,17 +60,17 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in columns as wide as their text, or narrower where they would not fit."""
+    """A table. Columns are as wide as their text, or narrower if the table would not fit."""
 
     cells: tuple[tuple[Content, ...], ...]  # the first row is the header
     indent: str = ""
 
     def behind(self, first: str, rest: str) -> "Table":
-        """The same table one level further in."""
+        """The same table, one level further in."""
         return replace(self, indent=rest + self.indent)
 
     def lines(self, width: int) -> list[Content]:
-        """The table's lines in ``width`` columns."""
+        """Lay out the table in ``width`` columns."""
         widths = self._column_widths(width - cell_len(self.indent))
         rule = Content.styled(self.indent + "─┼─".join("─" * w for w in widths), "dim")
         header, *body = [_table_row(row, widths, self.indent) for row in self.cells]

@@ -1,10 +1,10 @@
-"""What was sent in this run, to be had again, and what is being written meanwhile."""
+"""The messages that were sent in this run, and the draft that is being written."""
 
 
 class InputHistory:
-    """Lines to step through: all that was sent, the oldest first, and at the end the draft.
+    """Lines to step through: all sent messages, the oldest first, and the draft at the end.
 
-    What is changed in a line while stepping stays changed until something is sent.
+    A line that is changed while stepping stays changed until something is sent.
     """
 
     def __init__(self) -> None:
@@ -13,14 +13,14 @@ class InputHistory:
         self._at = 0
 
     def add(self, text: str) -> None:
-        """It was sent."""
+        """Add a sent message, and begin a new draft."""
         if text.strip() and self._sent[-1:] != [text]:
             self._sent.append(text)
         self._lines = [*self._sent, ""]
         self._at = len(self._sent)
 
     def step(self, text: str, by: int) -> str | None:
-        """The line before (-1) or after (1) the present one, whose text is kept; else None."""
+        """Keep ``text`` as the present line; return the previous (-1) or next (1) one, if any."""
         if not 0 <= self._at + by < len(self._lines):
             return None
         self._lines[self._at] = text
