@@ -16,7 +16,7 @@ def run_config(args: argparse.Namespace) -> int:
     from llama_cpu.settings.generation_settings import Settings
     from llama_cpu.settings.user_config import ENTRIES, sample
     from llama_cpu.tui.actions import KEYED
-    from llama_cpu.tui.keys import keys_of
+    from llama_cpu.tui.keymap import keys_of
     from llama_cpu.tui.preferences import preferences_from
 
     preferences = preferences_from(args.user_config)

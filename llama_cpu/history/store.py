@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.errors import UserError
-from llama_cpu.history import tables
+from llama_cpu.history import statements
 from llama_cpu.history.database import connect, explained, transaction, true_path
 from llama_cpu.history.rows import (
     Gone,
@@ -103,12 +103,12 @@ class History:
         own = one_line(title)
         new = StoredConversation(0, own, bool(own), model, settings or {}, now, now, None, 0)
         with self._writing():
-            return self.get(tables.insert_conversation(self._connection, new))
+            return self.get(statements.insert_conversation(self._connection, new))
 
     def get(self, conversation_id: int) -> StoredConversation:
         """Return one conversation. Raises Gone."""
         with self._reading():
-            return tables.get_conversation(self._connection, conversation_id)
+            return statements.get_conversation(self._connection, conversation_id)
 
     def conversations(self, limit: int = -1) -> list[StoredConversation]:
         """Return all conversations, or the first ``limit``, most recently updated first.
@@ -116,12 +116,12 @@ class History:
         ``rows.by_day`` groups them.
         """
         with self._reading():
-            return tables.get_conversations(self._connection, limit)
+            return statements.get_conversations(self._connection, limit)
 
     def latest(self) -> StoredConversation | None:
         """Return the most recently updated conversation; None if there are no conversations."""
         with self._reading():
-            return next(iter(tables.get_conversations(self._connection, limit=1)), None)
+            return next(iter(statements.get_conversations(self._connection, limit=1)), None)
 
     def rename(self, conversation_id: int, title: str) -> StoredConversation:
         """Set the title; a blank one restores the title made of the first words. Raises Gone."""
@@ -129,9 +129,9 @@ class History:
         with self._writing():
             self._connection.execute(
                 "UPDATE conversations SET title = ?, title_is_own = ? WHERE id = ?",
-                (tables.storable(own), bool(own), conversation_id),
+                (statements.storable(own), bool(own), conversation_id),
             )
-            tables.derive_title(self._connection, conversation_id)
+            statements.derive_title(self._connection, conversation_id)
             return self.get(conversation_id)
 
     def set_model(
@@ -141,7 +141,7 @@ class History:
         with self._writing():
             self._connection.execute(
                 "UPDATE conversations SET model = ?, settings = ? WHERE id = ?",
-                (tables.storable(model), json.dumps(settings), conversation_id),
+                (statements.storable(model), json.dumps(settings), conversation_id),
             )
             return self.get(conversation_id)
 
@@ -168,7 +168,7 @@ class History:
         An answer that is still being written in the original is stored as cut.
         """
         with self._writing():
-            copy_id = tables.insert_conversation(self._connection, conversation)
+            copy_id = statements.insert_conversation(self._connection, conversation)
             ids: dict[int | None, int | None] = {None: None}
             for message in messages:
                 own = replace(
@@ -177,8 +177,8 @@ class History:
                     parent=ids[message.parent],
                     state=State.CUT if message.state is State.WRITING else message.state,
                 )
-                ids[message.id] = tables.insert_message(self._connection, own, writer=None)
-            tables.set_leaf(self._connection, copy_id, ids[conversation.leaf])
+                ids[message.id] = statements.insert_message(self._connection, own, writer=None)
+            statements.set_leaf(self._connection, copy_id, ids[conversation.leaf])
             return self.get(copy_id)
 
     def search(self, words: str, limit: int = 100) -> list[tuple[StoredConversation, Found]]:
@@ -201,9 +201,9 @@ class History:
         with self._snapshot():
             current = self.get(conversation_id).leaf
             if leaf is not None:
-                tables.require_message(self._connection, conversation_id, leaf)
+                statements.require_message(self._connection, conversation_id, leaf)
                 current = leaf
-            return tables.get_line(self._connection, current)
+            return statements.get_line(self._connection, current)
 
     def tree(self, conversation_id: int) -> tuple[StoredConversation, list[StoredMessage]]:
         """Return the conversation and the messages on all branches, parents before children.
@@ -213,13 +213,13 @@ class History:
         with self._snapshot():
             return (
                 self.get(conversation_id),
-                tables.get_tree(self._connection, conversation_id),
+                statements.get_tree(self._connection, conversation_id),
             )
 
     def message(self, message_id: int) -> StoredMessage:
         """Return one message. Raises Gone."""
         with self._snapshot():
-            return tables.get_message(self._connection, message_id)
+            return statements.get_message(self._connection, message_id)
 
     def siblings(self, conversation_id: int) -> dict[int, tuple[int, ...]]:
         """Map the id of every message that has alternatives to the ids of all of them.
@@ -285,7 +285,7 @@ class History:
         with self._writing():
             own = self._writers.own()
             values = {
-                "text": tables.storable(text),
+                "text": statements.storable(text),
                 "token_ids": packed_ids(token_ids),
                 "token_seconds": packed_figures(token_seconds),
                 "token_logprobs": packed_figures(token_logprobs),
@@ -314,8 +314,8 @@ class History:
         """
         with self._writing():
             message = self.message(message_id)
-            leaf = tables.newest_on_branch(self._connection, message)
-            tables.set_leaf(self._connection, message.conversation_id, leaf)
+            leaf = statements.newest_on_branch(self._connection, message)
+            statements.set_leaf(self._connection, message.conversation_id, leaf)
             return self.get(message.conversation_id)
 
     def delete_message(self, message_id: int) -> StoredConversation:
@@ -327,14 +327,14 @@ class History:
         with self._writing():
             message = self.message(message_id)
             before = self.get(message.conversation_id)
-            tables.delete_branch(self._connection, message)
+            statements.delete_branch(self._connection, message)
             after = self.get(message.conversation_id)
             if after.leaf != before.leaf:  # the database has set it to NULL
-                leaf = tables.newest_of(self._connection, message.conversation_id)
+                leaf = statements.newest_of(self._connection, message.conversation_id)
                 if message.parent is not None:
                     parent = self.message(message.parent)
-                    leaf = tables.newest_on_branch(self._connection, parent)
-                tables.set_leaf(self._connection, message.conversation_id, leaf)
+                    leaf = statements.newest_on_branch(self._connection, parent)
+                statements.set_leaf(self._connection, message.conversation_id, leaf)
             return self.get(message.conversation_id)
 
     def _add(
@@ -351,15 +351,15 @@ class History:
         with self._writing():
             self.get(conversation_id)
             if parent is not None:
-                tables.require_message(self._connection, conversation_id, parent)
+                statements.require_message(self._connection, conversation_id, parent)
             writer = self._writers.own() if state is State.WRITING else None
-            id = tables.insert_message(self._connection, new, writer)
+            id = statements.insert_message(self._connection, new, writer)
             self._connection.execute(
                 "UPDATE conversations SET updated = ?, leaf = ? WHERE id = ?",
                 (now, id, conversation_id),
             )
             if role == "user":
-                tables.derive_title(self._connection, conversation_id)
+                statements.derive_title(self._connection, conversation_id)
             return self.message(id)
 
     # Locks and transactions

@@ -20,7 +20,7 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import ACTIONS, Scope, bindings
 from llama_cpu.tui.controllers.model_switch import ModelSwitch
 from llama_cpu.tui.controllers.view import ScreenState
-from llama_cpu.tui.keys import keys_of, shown
+from llama_cpu.tui.keymap import keys_of, shown
 from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences

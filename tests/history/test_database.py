@@ -10,7 +10,7 @@ import pytest
 
 from llama_cpu.errors import UserError
 from llama_cpu.history import database as database_module
-from llama_cpu.history.database import APPLICATION_ID, MIGRATIONS
+from llama_cpu.history.migrations import APPLICATION_ID, MIGRATIONS
 from llama_cpu.history.store import History
 
 # As version 1 made it, to the letter; this is not to be changed with the program.

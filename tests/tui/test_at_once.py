@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from llama_cpu.tui.controllers.turns import STILL_ANSWERING
+from llama_cpu.tui.controllers.turn_actions import STILL_ANSWERING
 from llama_cpu.tui.widgets.conversation_view import ConversationView
 from tests.tui.driving import (
     ask,

@@ -10,7 +10,7 @@ from llama_cpu.generation.events import Finished, Prefill, StopReason, TurnsDrop
 from llama_cpu.tui.actions import KEYED, Scope
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.controllers.answering import ENDINGS
-from llama_cpu.tui.controllers.turns import NOTHING_TO_REGENERATE, STILL_ANSWERING
+from llama_cpu.tui.controllers.turn_actions import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.number_format import row
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.conversation_view import ConversationView

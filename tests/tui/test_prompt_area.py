@@ -2,7 +2,7 @@
 
 import threading
 
-from llama_cpu.tui.controllers.turns import STILL_ANSWERING
+from llama_cpu.tui.controllers.turn_actions import STILL_ANSWERING
 from llama_cpu.tui.input_history import InputHistory
 from llama_cpu.tui.widgets import message_area as prompt_area
 from tests.tui.driving import ask, ask_and_wait, chat, is_answering, prompt, until

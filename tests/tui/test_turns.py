@@ -14,7 +14,7 @@ from llama_cpu.history.rows import State
 from llama_cpu.history.store import History
 from llama_cpu.tui.controllers import copying
 from llama_cpu.tui.controllers.answering import UNFINISHED
-from llama_cpu.tui.controllers.turns import (
+from llama_cpu.tui.controllers.turn_actions import (
     EDITING,
     NO_ALTERNATIVES,
     NO_CODE,

@@ -17,11 +17,11 @@ from llama_cpu.tui import about
 from llama_cpu.tui.actions import Action, Scope, bindings
 from llama_cpu.tui.controllers.answering import Answering
 from llama_cpu.tui.controllers.cache_work import CacheWork
+from llama_cpu.tui.controllers.conversation_actions import ConversationActions
 from llama_cpu.tui.controllers.lens import TokenLens
-from llama_cpu.tui.controllers.library import Library
 from llama_cpu.tui.controllers.panels import Panels
 from llama_cpu.tui.controllers.slash import SlashCommands
-from llama_cpu.tui.controllers.turns import Turns
+from llama_cpu.tui.controllers.turn_actions import TurnActions
 from llama_cpu.tui.controllers.view import Branch, ScreenState
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
@@ -79,8 +79,8 @@ class ChatScreen(Screen[None]):
         self.set_class(not shows_panels, "-no-panels")
         self.answering = Answering(self, model_thread)
         self.cache_work = CacheWork(self, model_thread)
-        self.turns = Turns(self, self.answering)
-        self.library = Library(self, self.answering, self.turns, self.cache_work)
+        self.turns = TurnActions(self, self.answering)
+        self.library = ConversationActions(self, self.answering, self.turns, self.cache_work)
         self._lens = TokenLens(self, self.answering)
         self._slash = SlashCommands(self)
         self._panels = Panels(self, shows_panels, keymap)

@@ -20,7 +20,7 @@ DELETE_QUESTION = "Delete your last message and all answers to it?"
 EDITING = "Editing: Enter sends a new branch, Esc cancels"
 
 
-class Turns:
+class TurnActions:
     """One method for each action.
 
     No action waits for an answer. While the conversation is changing, further actions that would

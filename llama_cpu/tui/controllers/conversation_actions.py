@@ -11,20 +11,20 @@ from llama_cpu.kv_store.index import remove_file_of
 from llama_cpu.system.text import printable
 from llama_cpu.tui.controllers.answering import Answering
 from llama_cpu.tui.controllers.cache_work import CacheWork
-from llama_cpu.tui.controllers.turns import Turns
+from llama_cpu.tui.controllers.turn_actions import TurnActions
 from llama_cpu.tui.controllers.view import ChatView
 
 LOST = "Start a new conversation? This one will be lost."
 
 
-class Library:
+class ConversationActions:
     """One method for each action.
 
     When another conversation is to be shown, an answer in progress is stopped and kept.
     """
 
     def __init__(
-        self, view: ChatView, answering: Answering, turns: Turns, cache_work: CacheWork
+        self, view: ChatView, answering: Answering, turns: TurnActions, cache_work: CacheWork
     ) -> None:
         self._view = view
         self._answering = answering
