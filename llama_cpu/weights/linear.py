@@ -78,7 +78,9 @@ class _Scratch:
     def widened(self, weight: Tensor) -> Tensor:
         """Return the weight [out, in] as float32, valid until the next call."""
         if self._values.numel() < weight.numel():
-            self._values = torch.empty(weight.numel())
+            # A tensor that was made in inference mode could not be written outside it.
+            with torch.inference_mode(False):
+                self._values = torch.empty(weight.numel())
         return self._values[: weight.numel()].view_as(weight).copy_(weight)
 
 

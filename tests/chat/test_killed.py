@@ -100,7 +100,7 @@ def test_without_history_nothing_is_kept(
     with Terminal("example_chat.py", *options) as terminal:
         terminal.wait_for("palette")
         terminal.type("Hello!\r")
-        terminal.wait_for("longest allowed length")
+        terminal.wait_for("its maximum length")
         terminal.type(QUIT)
         assert terminal.wait() == 0
     assert list(tmp_path.iterdir()) == []

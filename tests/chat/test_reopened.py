@@ -30,14 +30,14 @@ def test_in_the_app(demo_model: Path, tmp_path: Path, cache: Path) -> None:
     with Terminal("example_chat.py", *options) as terminal:
         terminal.wait_for("palette")
         terminal.type(STORY + "\r")
-        terminal.wait_for("longest allowed length")
+        terminal.wait_for("its maximum length")
         terminal.type(QUIT)
         assert terminal.wait() == 0
     (path,) = cache.iterdir()
     with Terminal("example_chat.py", *options, "--continue") as terminal:
         terminal.wait_for("palette")
         terminal.type("And then?\r")
-        terminal.wait_for("longest allowed length")
+        terminal.wait_for("its maximum length")
         reused, computed = map(int, REUSED.findall(terminal.text())[-1])
         terminal.type(QUIT)
         assert terminal.wait() == 0
