@@ -149,7 +149,7 @@ def test_smaller_weights_give_close_logits(
     assert float((logits - exact).norm() / exact.norm()) < error
     shapes = tensor_shapes(loaded.model.config)
     assert any(len(shape) == 1 for shape in shapes.values())
-    estimate = estimate_memory(loaded.model.config, precision, 512, loaded.plan.packed)
+    estimate = estimate_memory(loaded.model.config, precision, 512, loaded.plan.products)
     assert loaded.weights_bytes == estimate.weights
 
 
