@@ -39,6 +39,9 @@ class RandomTensor:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
 
+    def mapped(self) -> None:
+        return None
+
     def rows(self, first: int, last: int) -> "RandomTensor":
         return type(self)((last - first, *self.shape[1:]))
 
@@ -110,8 +113,8 @@ def time_cat(files: list[Path], output: Path) -> tuple[float, float]:
 
 
 def time_merge(folder: Path, output: Path, options: list[str]) -> tuple[float, float]:
-    command = [sys.executable, SCRIPT, "--input_dir", folder, "--output_dir", output]
-    command += ["--tokenizer_dir", output, *options]
+    command: list[str | Path] = [sys.executable, SCRIPT, "--input_dir", folder]
+    command += ["--output_dir", output, "--tokenizer_dir", output, *options]
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     whole = time.perf_counter() - start

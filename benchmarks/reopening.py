@@ -75,7 +75,7 @@ class Reopening:
         """Seconds to the first token, and what was reused."""
         self._loaded.cache.truncate(0)
         with self.file.open("r+b", buffering=0) as file:
-            forget_cached(file)  # type: ignore[arg-type]
+            forget_cached(file)
         session = self._session(Conversation(self._history), with_file)
         session.count_tokens("warm")
         start = time.perf_counter()

@@ -51,8 +51,8 @@ def imported_parts(node: ast.AST) -> Iterator[str]:
         package, _, rest = module.partition(".")
         if package == "llama_cpu" and rest != "__version__":
             yield rest.split(".")[0]
-    for child in ast.iter_child_nodes(node):
-        yield from imported_parts(child)
+    for inner in ast.iter_child_nodes(node):
+        yield from imported_parts(inner)
 
 
 def test_every_file_is_listed_and_exists() -> None:

@@ -1,6 +1,6 @@
 """A conversation and the disk: what is kept, and what happens where it cannot be."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.history.rows import Gone, Run, State
 from llama_cpu.history.store import History
+from tests.support.conversations import id_of, latest_of
 
 END = 99
 FULL = "the disk is full; make room."
@@ -47,8 +48,10 @@ def events(text: str, reason: StopReason = StopReason.END) -> Iterator[Event]:
     yield Finished(reason)
 
 
-def written(conversation: Conversation, source: Iterator[Event]) -> Iterator[Event]:
-    return conversation.autosave_answer(source, frozenset([END]), lambda ids, text: ids)
+def written(conversation: Conversation, source: Iterator[Event]) -> Generator[Event, None, None]:
+    answer = conversation.autosave_answer(source, frozenset([END]), lambda ids, text: ids)
+    assert isinstance(answer, Generator)
+    return answer
 
 
 def ask(
@@ -94,14 +97,16 @@ def test_an_answer_is_saved_as_it_grows(
     monkeypatch.setattr(writing, "SAVE_SECONDS", 0.01)
     conversation.add_user("one")
     source = written(conversation, events("two three four"))
-    assert [event.text for event in (next(source), next(source))] == ["two", " three"]
+    first, second = next(source), next(source)
+    assert isinstance(first, Token) and isinstance(second, Token)
+    assert [first.text, second.text] == ["two", " three"]
     while stored(other) != ["one", "two three"]:
         pass
-    growing = other.path(conversation.stored_id)[-1]
+    growing = other.path(id_of(conversation))[-1]
     assert growing.state is State.WRITING and list(growing.token_ids) == [0, 1]
     assert list(growing.token_seconds) == [0.5, 0.5]
     source.close()  # the app is left
-    left = other.path(conversation.stored_id)[-1]
+    left = other.path(id_of(conversation))[-1]
     assert (left.text, left.state, left.model) == ("two three", State.STOPPED, "model")
 
 
@@ -173,7 +178,7 @@ def test_opened_with_its_system_prompt(conversation: Conversation, history: Hist
     ask(conversation, "one", "two")
     again = Conversation(history, "model", "Be short.")
     assert again.system == "Be short."
-    again.open(conversation.stored_id)
+    again.open(id_of(conversation))
     assert again.system == "Be kind." and told(again) == ["one", "two"]
     again.clear()
     assert again.system == "Be short." and told(again) == []
@@ -184,7 +189,7 @@ def test_another_model_goes_on(conversation: Conversation, history: History) -> 
     conversation.model = "other"
     ask(conversation, "three", "four")
     assert [message.model for message in conversation.line] == ["", "model", "", "other"]
-    assert history.latest().model == "other"
+    assert latest_of(history).model == "other"
 
 
 def go_on(conversation: Conversation, source: Iterator[Event]) -> list[Event]:
@@ -201,19 +206,23 @@ def test_a_cut_answer_is_continued(conversation: Conversation, other: History, p
     first = conversation.line[-1]
     *_, finished = go_on(conversation, events("three"))
     assert isinstance(finished, Finished)
-    answer = other.path(conversation.stored_id)[-1]
+    answer = other.path(id_of(conversation))[-1]
     assert (answer.id, answer.text, answer.state) == (first.id, "two three", State.COMPLETE)
     assert list(answer.token_ids) == [0, 0] and len(answer.token_seconds) == 3
 
 
 def test_how_each_run_went_is_stored(conversation: Conversation, other: History) -> None:
     conversation.add_user("one")
-    first = [Prefill(3, 0, 9, 0.0), Prefill(3, 9, 9, 0.5), Token(1, "two", 0.1)]
+    first: list[Event] = [Prefill(3, 0, 9, 0.0), Prefill(3, 9, 9, 0.5), Token(1, "two", 0.1)]
     list(
         written(conversation, iter([*first, Token(2, " three", 0.1), Finished(StopReason.STOPPED)]))
     )
-    assert other.path(conversation.stored_id)[-1].runs == (Run(0, 3, 9, 0.5),)
-    second = [Prefill(13, 1, 1, 0.25), Token(3, " four", 0.1), Token(4, "", 0.1, drafted=True)]
+    assert other.path(id_of(conversation))[-1].runs == (Run(0, 3, 9, 0.5),)
+    second: list[Event] = [
+        Prefill(13, 1, 1, 0.25),
+        Token(3, " four", 0.1),
+        Token(4, "", 0.1, drafted=True),
+    ]
     go_on(conversation, iter([*second, Finished(StopReason.STOPPED)]))
     assert conversation.line[-1].runs == (Run(0, 3, 9, 0.5), Run(2, 13, 1, 0.25, 1))
     before = conversation.line[-1]
@@ -245,7 +254,7 @@ def test_an_answer_that_another_window_writes_is_not_continued(
 
 def test_deleted_before_a_message_is_sent(conversation: Conversation, other: History) -> None:
     ask(conversation, "one", "two")
-    other.delete(conversation.stored_id)
+    other.delete(id_of(conversation))
     with pytest.raises(Gone) as error:
         conversation.add_user("three")
     assert str(error.value) == GONE and conversation.take_trouble() == ""
@@ -270,7 +279,7 @@ def test_deleted_while_an_answer_is_written(conversation: Conversation, other: H
     conversation.add_user("one")
     source = written(conversation, events("two three"))
     next(source)
-    other.delete(conversation.stored_id)
+    other.delete(id_of(conversation))
     assert len(list(source)) == 3
     assert conversation.take_trouble() == GONE_WHILE_ANSWERING
     assert (

@@ -18,6 +18,7 @@ from llama_cpu.generation.events import Prefill, Token
 from llama_cpu.generation.sampling import Sampling
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.loading.load import LoadedModel
+from llama_cpu.model.norms import RMSNorm
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import GREEDY, ByteTokenizer, load_tiny
 
@@ -210,7 +211,9 @@ def test_an_empty_prompt(session: ChatSession) -> None:
 
 def test_damaged_weights_are_told(session: ChatSession) -> None:
     answer = turn(session, "hello")
-    session.loaded.model.norm.weight = torch.tensor(math.nan)
+    norm = session.loaded.model.norm
+    assert isinstance(norm, RMSNorm)
+    norm.weight = torch.tensor(math.nan)
     with pytest.raises(UserError, match="not finite"):
         looked(session, answer)
 

@@ -1,8 +1,10 @@
 """What a conversation computes, keeps and drops."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
+from typing import Any
 
 import pytest
 
@@ -194,7 +196,9 @@ def test_ids_that_do_not_stand_for_the_text_are_not_used(
     assert bytes(session.loaded.cache.token_ids[:11]) == b"u:x;a:Hello"
 
 
-def test_a_long_conversation_is_opened_where_only_its_end_fits(session: ChatSession) -> None:
+def test_a_long_conversation_is_opened_where_only_its_end_fits(
+    session: ChatSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     history = session.conversation.history
     conversation_id, parent = history.create().id, None
     for number in range(250):
@@ -206,7 +210,12 @@ def test_a_long_conversation_is_opened_where_only_its_end_fits(session: ChatSess
     session.conversation.open(conversation_id)
     rendered = []
     render = session._settings.renderer.render
-    session._settings.renderer.render = lambda requests: rendered.append(1) or render(requests)
+
+    def noting(conversations: Sequence[dict[str, Any]]) -> list[str]:
+        rendered.append(1)
+        return render(conversations)
+
+    monkeypatch.setattr(session._settings.renderer, "render", noting)
     dropped, *events = turn(session, "and now?")
     assert isinstance(dropped, TurnsDropped) and dropped.count > 480
     context = session.loaded.tokenizer.decode(session.loaded.cache.token_ids)
@@ -245,7 +254,9 @@ def test_stop_in_the_middle_of_prefill(tmp_path: Path) -> None:
         events.append(event)
         if isinstance(event, Prefill) and event.done > chunk:
             stop.set()
-    *prefills, last = events
+    *begun, last = events
+    prefills = [event for event in begun if isinstance(event, Prefill)]
+    assert prefills == begun
     half = chunk // config.n_layers
     assert [event.done for event in prefills] == [0, half, chunk, chunk + half]
     assert last == Finished(StopReason.STOPPED)

@@ -10,7 +10,7 @@ import pytest
 
 from llama_cpu.chat.times_export import COLUMNS, times_as_csv, times_as_json
 from llama_cpu.chat.token_times import AnswerTimes, answer_times, totals
-from llama_cpu.generation.events import Finished, Prefill, StopReason, Token
+from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, Token
 from llama_cpu.generation.timings import Timings
 from llama_cpu.history.rows import Run, State, StoredMessage
 
@@ -90,11 +90,15 @@ def test_what_is_seen_while_it_is_written_is_what_is_stored() -> None:
     from llama_cpu.chat.conversation import Conversation
     from llama_cpu.history.store import History
 
-    events = [Prefill(4, 6, 6, 0.25), Token(1, "a", 0.5), Token(2, "b", 0.125, drafted=True)]
+    events: list[Event] = [
+        Prefill(4, 6, 6, 0.25),
+        Token(1, "a", 0.5),
+        Token(2, "b", 0.125, drafted=True),
+    ]
     conversation, timings = Conversation(History(None), "Demo"), Timings()
     conversation.add_user("one")
-    source = iter([*events, Finished(StopReason.LENGTH)])
-    for event in conversation.autosave_answer(source, frozenset(), lambda ids, text: ids):
+    events.append(Finished(StopReason.LENGTH))
+    for event in conversation.autosave_answer(iter(events), frozenset(), lambda ids, text: ids):
         timings.observe(event)
         during = answer_times(conversation.line, timings, "Demo")
     (before,), (after,) = during, answer_times(conversation.line)

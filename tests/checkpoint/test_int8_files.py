@@ -20,6 +20,7 @@ from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.int8_linear import PlainInt8Linear
+from llama_cpu.weights.int8_rows import Int8Weight
 from llama_cpu.weights.operations import Product, ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, read_all, tiny_config, write_meta
@@ -102,6 +103,7 @@ def loaded_weights(folder: Path) -> list[Tensor]:
 
     loaded = load_tiny(folder, precision=INT8, mmap=False, operators=Noting())
     embedding = loaded.model.tok_embeddings
+    assert isinstance(embedding, Int8Weight)
     return [embedding.values, embedding.scale, *weights]
 
 
@@ -131,9 +133,10 @@ def test_in_the_other_precisions(int8_model: Path, monkeypatch) -> None:
     expected = widened(load_merged(int8_model))
     assert_same(read_all(int8_model), expected)
     for precision in (FLOAT32, BF16):
-        model = load_tiny(int8_model, precision=precision).model
+        embedding = load_tiny(int8_model, precision=precision).model.tok_embeddings
+        assert isinstance(embedding, Tensor)
         wanted = expected["tok_embeddings.weight"].to(precision.operations.file_dtype)
-        assert torch.equal(model.tok_embeddings, wanted)
+        assert torch.equal(embedding, wanted)
 
 
 def test_blocks_smaller_than_a_matrix(tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from llama_cpu.cli import history as history_command
 from llama_cpu.cli.main import main
 from llama_cpu.history.rows import State
 from llama_cpu.history.store import History
@@ -92,7 +91,7 @@ def test_delete_asks_on_a_terminal_only(
 
     run("delete", conversation, code=2)  # standard input is no terminal here
     terminal = type("Terminal", (), {"isatty": lambda _: True})()
-    monkeypatch.setattr(history_command.sys, "stdin", terminal)
+    monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr("builtins.input", reply("n"))
     assert run("delete", conversation, code=1) == "Nothing was deleted.\n"
     assert "What is␛[2J it?" in questions[0] and "3 messages" in questions[0]

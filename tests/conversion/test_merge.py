@@ -187,7 +187,8 @@ def test_memory_stays_far_below_the_size(options: list[str], tmp_path: Path) -> 
     """200 MB of shards add less than 40 MB of anonymous memory to what the program takes anyway."""
     config = tiny_config(dim=2048, n_heads=16, n_kv_heads=16, head_dim=128, hidden_dim=5504)
     folders = [write_half(tmp_path / "small", 2), write_half(tmp_path / "large", 2, config)]
-    command = [sys.executable, "-c", MERGING_TWICE, tmp_path / "out", *folders, *options]
+    arguments = [str(path) for path in (tmp_path / "out", *folders)]
+    command = [sys.executable, "-c", MERGING_TWICE, *arguments, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     peaks = [int(peak) for peak in re.findall(r"anonymous memory at most (\d+) MB", done.stdout)]
     assert len(peaks) == 2

@@ -77,7 +77,7 @@ def save_shard(rank: int, folder: Path, embed: torch.nn.Module) -> None:
     with torch.inference_mode():
         result = block(embed(IDS), **layers)
     shard = {checkpoint_name(name): layer.weight.detach() for name, layer in layers.items()}
-    shard["tok_embeddings.weight"] = embed.weight.detach()
+    shard["tok_embeddings.weight"] = embed.get_parameter("weight").detach()
     for name in ("layers.0.attention_norm.weight", "layers.0.ffn_norm.weight", "norm.weight"):
         shard[name] = torch.ones(DIM)
     torch.save(shard, folder / f"consolidated.{rank:02d}.pth")

@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_cpu.cli import merge as merge_command
 from llama_cpu.conversion import block_copy
 from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
 from tests.support.checkpoints import tiny_config
@@ -173,7 +173,7 @@ def test_an_existing_model_is_not_overwritten_unasked(shards: Path, output: Path
 def test_the_prompt(
     answer: str, code: int, shards: Path, output: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(merge_command.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: answer)
     assert merge("--input_dir", shards, "--output_dir", output) == code
     assert ((output / "merged.pth").read_bytes() == OLD) == (code == 1)
@@ -183,7 +183,7 @@ def test_end_of_input_at_the_prompt_is_no(shards: Path, output: Path, capsys, mo
     def end(question: str) -> str:
         raise EOFError
 
-    monkeypatch.setattr(merge_command.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", end)
     assert merge("--input_dir", shards, "--output_dir", output) == 1
     assert "Nothing was changed." in capsys.readouterr().out

@@ -51,7 +51,7 @@ with AtomicFiles(target) as files:
 
 def publish_killed(source: Path, target: Path, last_change: int, names: list[str]) -> bool:
     """Whether it was killed; else it had fewer changes to make."""
-    arguments = [source, target, str(last_change), *names]
+    arguments = [str(source), str(target), str(last_change), *names]
     done = subprocess.run([sys.executable, "-c", PUBLISHING, *arguments], cwd=ROOT)
     assert done.returncode in (0, -9)
     return done.returncode != 0
@@ -88,7 +88,7 @@ def test_killed_between_any_two_files(n_shards: int, tmp_path: Path) -> None:
     old = model(tmp_path / "old", 1, n_shards, **options)
     new = model(tmp_path / "new", 2, n_shards, **options)
     weights = sorted(path.name for path in new.glob("*.pth"))
-    states = []
+    states: list[str] = []
     killed = True
     while killed:
         target = tmp_path / f"target{len(states)}"

@@ -38,7 +38,8 @@ def reference_probabilities(logits: torch.Tensor, sampling: Sampling) -> torch.T
         warpers.append(TopPLogitsWarper(sampling.top_p))
     if sampling.min_p > 0:
         warpers.append(MinPLogitsWarper(sampling.min_p))
-    return torch.softmax(warpers(torch.zeros(1, 1), logits[None].clone())[0], -1)
+    no_ids = torch.LongTensor([[0]])  # which these do not look at
+    return torch.softmax(warpers(no_ids, logits[None].clone())[0], -1)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

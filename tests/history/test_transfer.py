@@ -42,19 +42,19 @@ def exported(history: History, conversation: int) -> dict[str, Any]:
     return json.loads(as_json(*history.tree(conversation)))
 
 
-def comparable(messages: list[StoredMessage]) -> list[object]:
+def comparable(messages: list[StoredMessage]) -> list[dict[str, Any]]:
     """Ids by their order, figures by their digits, as NaN is not equal to itself."""
     order = {message.id: number for number, message in enumerate(messages)}
     return [
-        replace(
-            message,
-            id=order[message.id],
-            conversation_id=0,
-            parent=None if message.parent is None else order[message.parent],
-            token_seconds=str(message.token_seconds),
-            token_logprobs=str(message.token_logprobs).replace("-nan", "nan"),
-            runs=list(message.runs),
-        )
+        {
+            **vars(message),
+            "id": order[message.id],
+            "conversation_id": 0,
+            "parent": None if message.parent is None else order[message.parent],
+            "token_seconds": str(message.token_seconds),
+            "token_logprobs": str(message.token_logprobs).replace("-nan", "nan"),
+            "runs": list(message.runs),
+        }
         for message in messages
     ]
 

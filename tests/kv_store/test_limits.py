@@ -10,7 +10,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.index import list_files
 from llama_cpu.kv_store.keeper import ignore_progress
-from tests.support.conversations import turn
+from tests.support.conversations import id_of, turn
 from tests.support.stored_caches import (
     LONG,
     TOKENS,
@@ -63,7 +63,7 @@ def test_a_deleted_conversation_takes_its_file_along(
 def test_deleted_while_it_was_open(open_session: Open, history: History, folder: Path) -> None:
     session = open_session(stored_conversation(open_session))
     turn(session, "and then?")
-    history.delete(session.conversation.stored_id)
+    history.delete(id_of(session.conversation))
     session.save_cache(ignore_progress, Flag())
     assert list_files(folder) == []
 

@@ -15,7 +15,7 @@ from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.int8 import INT8
-from tests.support.conversations import prefill_of, turn
+from tests.support.conversations import id_of, prefill_of, turn
 from tests.support.stored_caches import LONG, Open, answer_to, leave, only_file, stored_conversation
 
 
@@ -72,7 +72,7 @@ def test_the_file_is_an_ordinary_one_that_names_what_it_belongs_to(
 def test_another_conversation_and_back(open_session: Open, folder: Path) -> None:
     session = open_session()
     turn(session, LONG)
-    first = session.conversation.stored_id
+    first = id_of(session.conversation)
     cached = list(session.loaded.cache.token_ids)
     session.conversation.clear()
     session.prepare_cache(ignore_progress, Flag())
@@ -88,7 +88,7 @@ def test_what_another_conversation_left_in_the_cache_is_not_kept_as_this_one(
 ) -> None:
     session = open_session()
     turn(session, "hello")
-    other = session.conversation.stored_id
+    other = id_of(session.conversation)
     session.conversation.clear()
     turn(session, LONG)
     session.conversation.open(other)

@@ -38,7 +38,7 @@ def pretend_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> N
     interpreter = tmp_path / "python"
     interpreter.write_text(f'#!/bin/sh\nshift; shift\nexec "{sys.executable}" "{script}" "$@"\n')
     interpreter.chmod(0o755)
-    monkeypatch.setattr(demo_model.sys, "executable", str(interpreter))
+    monkeypatch.setattr(sys, "executable", str(interpreter))
 
 
 needs_sh = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")

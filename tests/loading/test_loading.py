@@ -6,17 +6,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
+from typing import Protocol, runtime_checkable
 
 import gguf
 import pytest
 import torch
 
 from llama_cpu.checkpoint import open_checkpoint
+from llama_cpu.checkpoint.stored import FileTensor
 from llama_cpu.cli.main import command_parser
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading.load import load
 from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
 from llama_cpu.loading.plan import plan_loading
+from llama_cpu.model.transformer import Block
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
@@ -36,14 +39,20 @@ from tests.support.engine import load_tiny, make_plan
 GIB = 1 << 30
 
 
+@runtime_checkable
+class HasWeight(Protocol):
+    """A product or a norm that computes with its weight as it was loaded."""
+
+    weight: torch.Tensor
+
+
 def resident_weights(folder: Path, precision: WeightFormat = FLOAT32) -> dict[str, torch.Tensor]:
     loaded = load_tiny(folder, precision=precision, mmap=True)
-    block = next(iter(loaded.model.blocks))
-    return {
-        "tok_embeddings": loaded.model.tok_embeddings,
-        "wo": block.attention.wo.weight,
-        "norm": block.attention_norm.weight,
-    }
+    embeddings, block = loaded.model.tok_embeddings, next(iter(loaded.model.blocks))
+    assert isinstance(embeddings, torch.Tensor) and isinstance(block, Block)
+    wo, norm = block.attention.wo, block.attention_norm
+    assert isinstance(wo, HasWeight) and isinstance(norm, HasWeight)
+    return {"tok_embeddings": embeddings, "wo": wo.weight, "norm": norm.weight}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -81,12 +90,13 @@ def test_the_wanted_type_is_mapped_and_not_copied(
     else:
         path = write_hugging_face(tmp_path, config, weights, suffix=layout)
     filled = []
-    from llama_cpu.checkpoint.stored import FileTensor
-
     fill = FileTensor.fill
-    monkeypatch.setattr(
-        FileTensor, "fill", lambda self, target: (filled.append(self.shape), fill(self, target))
-    )
+
+    def noting(self: FileTensor, target: torch.Tensor) -> None:
+        filled.append(self.shape)
+        fill(self, target)
+
+    monkeypatch.setattr(FileTensor, "fill", noting)
     resident_weights(path, precision)
     assert all(len(shape) == 1 for shape in filled)  # at most norms, which are float32 always
 

@@ -113,7 +113,9 @@ def test_settings_count_from_the_next_answer_on(session: ChatSession) -> None:
     session.apply(Settings("other", "chatml", 0.0, max_gen_len=2))
     seen += answer
     assert sum(isinstance(event, Token) for event in seen) == 5
-    assert seen[-1] == Finished(StopReason.LENGTH, seen[-1].text)
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    assert last == Finished(StopReason.LENGTH, last.text)
     assert [message.role for message in session.messages] == ["system", "user", "assistant"]
     assert session.messages[0].text == "other"
     session.add_user("again")

@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,14 +133,24 @@ def test_only_one_of_the_two_options(capsys: pytest.CaptureFixture) -> None:
     assert "not allowed with" in capsys.readouterr().err
 
 
+def watch(monkeypatch: pytest.MonkeyPatch, command: str) -> list[Namespace]:
+    """The options of each run of a command, which does nothing else from now on."""
+    seen = []
+
+    def run(args: Namespace) -> int:
+        seen.append(args)
+        return 0
+
+    monkeypatch.setitem(COMMANDS, command, replace(COMMANDS[command], run=run))
+    return seen
+
+
 @pytest.fixture
 def namespace(monkeypatch: pytest.MonkeyPatch):
     """The options that a command ends up with."""
-    seen = []
+    seen = watch(monkeypatch, "complete")
 
     def run(*words: str):
-        watched = replace(COMMANDS["complete"], run=lambda args: seen.append(args) or 0)
-        monkeypatch.setitem(COMMANDS, "complete", watched)
         assert complete_main(["hello", *words]) == 0
         return seen[-1]
 
@@ -156,9 +167,7 @@ def test_the_command_line_comes_first(file: Path, namespace) -> None:
 
 
 def test_a_history_on_the_command_line_is_kept(file: Path, monkeypatch) -> None:
-    seen = []
-    watched = replace(COMMANDS["chat"], run=lambda args: seen.append(args) or 0)
-    monkeypatch.setitem(COMMANDS, "chat", watched)
+    seen = watch(monkeypatch, "chat")
     file.write_text("no_history = true\nhistory = 'mine.db'")
     assert chat_main(["--config", str(file), "--history", "here.db"]) == 0
     assert chat_main(["--config", str(file)]) == 0

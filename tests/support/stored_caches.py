@@ -7,7 +7,7 @@ from threading import Event as Flag
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.generation.events import Token
 from llama_cpu.kv_store.keeper import ignore_progress
-from tests.support.conversations import prefill_of, turn
+from tests.support.conversations import id_of, prefill_of, turn
 
 LONG = "tell me more " * 12
 TOKENS = 2 * 2 * 4 * 16 * 4  # bytes of a token in the cache
@@ -17,8 +17,7 @@ Open = Callable[..., ChatSession]  # with a conversation or without
 def leave(session: ChatSession) -> int:
     """The conversation that was left."""
     session.save_cache(ignore_progress, Flag())
-    assert session.conversation.stored_id is not None
-    return session.conversation.stored_id
+    return id_of(session.conversation)
 
 
 def stored_conversation(open_session: Open) -> int:

@@ -23,9 +23,14 @@ def smaller(svg: str) -> str:
     first = _RECT.search(svg)
     if not first:
         return svg
-    found = ((match[1], *map(float, match.groups()[1:])) for match in _RECT.finditer(svg))
-    paths = "\n".join(_paths(_joined(list(found))))
+    found = [_area(match) for match in _RECT.finditer(svg)]
+    paths = "\n".join(_paths(_joined(found)))
     return _RECT.sub("", svg[: first.start()]) + paths + _RECT.sub("", svg[first.start() :])
+
+
+def _area(rect: re.Match[str]) -> Area:
+    x, y, width, height = map(float, rect.groups()[1:])
+    return rect[1], x, y, width, height
 
 
 def _joined(cells: list[Area]) -> list[Area]:

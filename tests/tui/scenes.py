@@ -281,8 +281,8 @@ SCENES = {
 
 class Day(datetime.date):
     @classmethod
-    def today(cls) -> datetime.date:
-        return TODAY
+    def today(cls) -> "Day":
+        return cls(TODAY.year, TODAY.month, TODAY.day)
 
 
 MEMORY = MemoryReport(412 * MIB, 431 * MIB, 262 * MIB, 150 * MIB, 9 * GIB, 16 * GIB)
@@ -358,15 +358,23 @@ async def play(scene: Scene, pilot: Pilot[int]) -> None:
         app.screen._started = 100 - 30  # type: ignore[attr-defined]
     for step in scene.steps:
         if isinstance(step, Sees):
-            await until(pilot, lambda text=step: text in screen_text(pilot))
+            await _until_seen(pilot, step)
         else:
             await pilot.press(step)
     for field in app.screen.query(Input):
         field.cursor_blink = False
     for chat in app.screen_stack:
         if isinstance(chat, ChatScreen):
-            await until(pilot, lambda chat=chat: chat.answering.is_busy == scene.is_answering)
+            await _until_busy(pilot, chat, scene.is_answering)
             chat.show_timings()
             for _ in range(PANEL_WIDTH):  # the seconds gone by
                 chat._show_memory()
     await pilot.pause()
+
+
+async def _until_seen(pilot: Pilot[int], text: str) -> None:
+    await until(pilot, lambda: text in screen_text(pilot))
+
+
+async def _until_busy(pilot: Pilot[int], chat: ChatScreen, is_busy: bool) -> None:
+    await until(pilot, lambda: chat.answering.is_busy == is_busy)

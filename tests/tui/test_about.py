@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_cpu.system.paths import model_folder
 from llama_cpu.tui import about
 from tests.tui.driving import NARROW, chat, conversation, screen_text
 from tests.tui.fakes import FakeSession
@@ -44,4 +45,4 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
-    assert str(about.model_folder()) in about.demo_notice()
+    assert str(model_folder()) in about.demo_notice()

@@ -12,6 +12,7 @@ from llama_cpu.kv_store.index import file_path
 from llama_cpu.system.paths import kv_folder
 from llama_cpu.tui.controllers import cache_work
 from llama_cpu.tui.screens.leaving import LeavingScreen
+from tests.support.conversations import id_of
 from tests.tui.driving import NARROW, WIDE, ask_and_wait, chat, prompt, screen, screen_text, until
 from tests.tui.fakes import PATIENCE, FakeMessage, FakeSession, script
 
@@ -99,7 +100,7 @@ async def test_every_other_conversation_is_prepared(tmp_path: Path) -> None:
     earlier = [FakeMessage("user", "one"), FakeMessage("assistant", "two")]
     session = SlowSession(earlier=earlier, history=History(tmp_path / "history.db"))
     session.go_on.set()
-    first = session.conversation.stored_id
+    first = id_of(session.conversation)
     async with chat(session, WIDE) as pilot:
         await until(pilot, lambda: session.prepared == [first])
         await pilot.press("ctrl+n")
@@ -231,7 +232,7 @@ async def test_a_deleted_conversation_takes_its_file_along(
     session, path = session_with_file
     history = session.history
     async with chat(session) as pilot:
-        stored = history.get(session.conversation.stored_id)
+        stored = history.get(id_of(session.conversation))
         work = pilot.app.run_worker(screen(pilot).library.delete(stored))
         await until(pilot, lambda: len(pilot.app.screen_stack) > 2)
         await pilot.press("y")

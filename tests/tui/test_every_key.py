@@ -29,6 +29,7 @@ from llama_cpu.tui.screens.settings import SettingsScreen
 from llama_cpu.tui.widgets.find_bar import FOUND, FindBar
 from llama_cpu.tui.widgets.lens_text import LensText
 from llama_cpu.tui.widgets.message_views import UserMessage
+from tests.support.conversations import latest_of
 from tests.tui.driving import (
     NARROW,
     ask_and_wait,
@@ -395,7 +396,7 @@ async def _(key: str) -> None:
         await pilot.press(key)
         await shows(pilot, Ask)
         await pilot.press("home", *"My ", "enter")
-        await until(pilot, lambda: session.history.latest().title == "My Foxes in the snow")
+        await until(pilot, lambda: latest_of(session.history).title == "My Foxes in the snow")
 
 
 @pressing("delete")
@@ -414,7 +415,7 @@ async def _(key: str) -> None:
     session = several_talks()
     async with listed(session) as pilot:
         await pilot.press(key)
-        await until(pilot, lambda: session.history.latest().title == "Foxes in the snow (copy)")
+        await until(pilot, lambda: latest_of(session.history).title == "Foxes in the snow (copy)")
 
 
 @pressing("search")
@@ -756,4 +757,4 @@ async def _(key: str) -> None:
         await shows(pilot, Ask)
         await pilot.press("x", key)
         await shows_chat(pilot)
-    assert session.history.latest().title == "Foxes in the snow"
+    assert latest_of(session.history).title == "Foxes in the snow"

@@ -12,6 +12,7 @@ from llama_cpu.history.store import History
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.sidebar import NOTHING_FOUND, NOTHING_YET, Sidebar, day
+from tests.support.conversations import id_of
 from tests.tui.driving import (
     NARROW,
     WIDE,
@@ -62,6 +63,14 @@ def rows(pilot) -> list[str]:
 def titles(pilot) -> list[str]:
     listed = screen(pilot).query_one(OptionList)
     return [str(option.prompt).strip() for option in listed.options if option.id]
+
+
+async def until_first_is(pilot, title: str) -> None:
+    await until(pilot, lambda: titles(pilot)[0] == title)
+
+
+async def until_count_is(pilot, count: int) -> None:
+    await until(pilot, lambda: len(titles(pilot)) == count)
 
 
 async def open_list(pilot) -> None:
@@ -152,7 +161,7 @@ async def test_open_while_an_answer_is_written(history: History) -> None:
     async with chat(session) as pilot:
         await ask(pilot, "A story")
         await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
-        story = session.conversation.stored_id
+        story = id_of(session.conversation)
         await open_list(pilot)
         await pilot.press("down", "enter")
         await until(pilot, lambda: conversation(pilot)[0] == "You\nHares in the snow")
@@ -201,7 +210,7 @@ async def test_rename(history: History) -> None:
             await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
             pilot.app.screen.query_one(Input).value = title
             await pilot.press("enter")
-            await until(pilot, lambda shown=shown: titles(pilot)[0] == shown)
+            await until_first_is(pilot, shown)
             await until(pilot, lambda: not is_answering(pilot))
             assert history.get(3).title == shown
 
@@ -229,7 +238,7 @@ async def test_delete_asks(history: History) -> None:
             await pilot.press(key)
             await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
             await until(pilot, lambda: not is_answering(pilot))
-            await until(pilot, lambda count=count: len(titles(pilot)) == count)
+            await until_count_is(pilot, count)
         assert conversation(pilot) == [] and session.conversation.stored is None
         assert [each.title[:5] for each in history.conversations()] == ["Geese", "Foxes"]
 

@@ -24,6 +24,7 @@ from llama_cpu.tui.controllers.turn_actions import (
 )
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, UserMessage
+from tests.support.conversations import id_of, latest_of
 from tests.tui.driving import (
     NARROW,
     ask,
@@ -282,14 +283,14 @@ async def test_deleted_in_another_window(tmp_path: Path) -> None:
         session = FakeSession([script("One."), script("Two.")], [], history)
         async with chat(session) as pilot:
             await ask_and_wait(pilot, "first")
-            other.delete(session.conversation.stored_id)
+            other.delete(id_of(session.conversation))
             await ask_and_wait(pilot, "second")
             assert conversation(pilot) == ["You\nfirst", "One.", GONE]
             assert prompt(pilot).text == "second"
             await pilot.press("enter")
             await until(pilot, lambda: conversation(pilot)[-1] == "Two.")
             await until(pilot, lambda: not is_answering(pilot))
-            kept = other.path(other.latest().id)
+            kept = other.path(latest_of(other).id)
             assert [each.text for each in kept] == ["first", "One.", "second", "Two."]
 
 
@@ -309,7 +310,7 @@ async def test_a_full_disk_is_told_and_the_chat_goes_on(
             assert conversation(pilot)[:2] == ["You\nfirst", "One."]
             await ask_and_wait(pilot, "second")
             assert conversation(pilot)[-2:] == ["You\nsecond", "Two."]
-            assert len(history.path(history.latest().id)) == 4
+            assert len(history.path(latest_of(history).id)) == 4
 
 
 def long_conversation(messages: int) -> FakeSession:
