@@ -1,7 +1,7 @@
 """Text from a model or a file, made safe to display."""
 
-# C0 controls have pictures at U+2400. DEL has one, too. The C1 controls, which some terminals
-# obey, have none that tell them apart, so they become the replacement character.
+# Unicode has symbols for the C0 controls from U+2400 on, and one for DEL. It has none for the C1
+# controls, which some terminals obey, so they become the replacement character.
 _VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
 _VISIBLE[0x7F] = "\u2421"
 _VISIBLE.update(dict.fromkeys(range(0x80, 0xA0), "\ufffd"))
