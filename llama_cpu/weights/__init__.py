@@ -1,1 +1,1 @@
-"""How matrices are kept in memory and multiplied, one weight format per file."""
+"""Weight formats: how matrices are held in memory and multiplied, one format per file."""

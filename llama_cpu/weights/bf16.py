@@ -1,4 +1,4 @@
-"""The format bf16: weights in bfloat16, half of float32's memory."""
+"""The weight format bf16: bfloat16 weights, which take half the memory of float32."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,6 @@
 """Products with bfloat16 weights.
 
-Activations are rounded to bfloat16 for the product unless the weight is widened, and so is the
-result.
+Activations and results are rounded to bfloat16, unless the weight is widened to float32.
 """
 
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ from llama_cpu.weights.operations import (
 
 
 class Bfloat16Linear:
-    """The product with a bfloat16 weight as it lies in memory or in a file.
+    """The product with an unpacked bfloat16 weight, in memory or mapped from a file.
 
-    One row: ``torch.mv`` reads the weight near the memory's speed, twice as fast as float32, where
-    ``F.linear`` in bfloat16 does not on any processor measured.
+    For one row, ``torch.mv`` reads the weight at nearly memory bandwidth and takes half the time of
+    float32. ``F.linear`` in bfloat16 did not reach that speed on any processor measured.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -41,10 +40,10 @@ class Bfloat16Linear:
 
 
 class WidenedBfloat16Linear:
-    """The same, with the weight widened to float32 before a product of several rows.
+    """The product with an unpacked bfloat16 weight, widened to float32 for several rows.
 
-    Without instructions for bfloat16, its product of many rows is several times slower than the
-    copy and float32's product together.
+    On a processor without bfloat16 instructions, a bfloat16 product of many rows takes several
+    times as long as widening the weight and multiplying in float32.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -58,16 +57,17 @@ class WidenedBfloat16Linear:
 
 
 class PackedBfloat16Linear:
-    """The product with a copy of the weight in oneDNN's layout.
+    """The product with a packed copy of the weight in oneDNN's layout.
 
-    With instructions for bfloat16, one row takes a tenth less time than with ``torch.mv``, whose
-    arithmetic is hardly faster than the memory. Eight rows take little more, two thirds of the time
-    of ``F.linear``, which rearranges the weight for each product; 512 rows take a tenth more time
-    than ``F.linear`` at the width of 7B.
+    On a processor with bfloat16 instructions, one row takes 10% less time than with ``torch.mv``,
+    whose arithmetic is hardly faster than the memory. Eight rows take little more than one, and two
+    thirds of the time of ``F.linear``, which rearranges the weight in every product. 512 rows take
+    10% more time than ``F.linear`` at the width of the 7B model.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        # Arranged for one row. What suits 512 takes 3% off these and adds a tenth to one.
+        # Packed for one row. Packing for 512 rows would make these 3% faster, but one row 10%
+        # slower.
         self._packed = torch_private.pack_linear(weight, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -76,10 +76,10 @@ class PackedBfloat16Linear:
 
 
 class Bfloat16Output:
-    """The last product, whose results are compared with each other.
+    """The output product of the model: bfloat16, with the best logits recomputed in float32.
 
-    bfloat16 has 8 bits of precision, so that the best tokens would often tie. The fast product
-    finds the candidates, and their logits are computed again in float32.
+    bfloat16 has 8 bits of precision, so the best tokens would often tie. The fast product
+    finds the candidates, and their logits are then recomputed in float32.
     """
 
     CANDIDATES = 64
@@ -99,7 +99,7 @@ class Bfloat16Output:
 
 @cache
 def packing_works() -> bool:
-    """Try oneDNN's packed product, which needs instructions of AVX-512 or newer."""
+    """Return whether oneDNN's packed product works here; it needs AVX-512 or newer instructions."""
     if not torch_private.has_onednn():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -122,7 +122,7 @@ def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> Tensor:
 
 
 def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor]:
-    """In place in any case: single rows are taken of the output's weight."""
+    """Return the in-place product: ``Bfloat16Output`` takes rows from the unpacked weight."""
     return choice.in_place
 
 

@@ -1,8 +1,9 @@
-"""The choice between a format's products: they are timed on this processor.
+"""The choice between the products of a weight format, by timing them on this processor.
 
-Each candidate multiplies a sample as large as the model's own matrices allow: one row as in decode,
-a few rows as in a pass of speculative decoding, and a chunk of a prompt. What counts is the time of
-a whole turn, in which decode has most of the weight.
+Each candidate is timed on a sample matrix, of the size of the model's own matrices up to a limit.
+The input has one row (decode), a few rows (a pass of speculative decoding) or one chunk of a prompt
+(prefill). The candidates are compared by the estimated time of a whole turn, most of which is
+decode.
 """
 
 import copy
@@ -26,35 +27,36 @@ from llama_cpu.weights.weight_format import WeightFormat
 W = TypeVar("W", bound=Weight)
 
 _FEW_ROWS = (2, 4, 8)
-_ANSWER = 256  # tokens of an answer, for one chunk of a prompt
-_DRAFTED = 1 / 8  # of its passes check a draft of several tokens
-_TOO_SMALL = 1 << 18  # values of a matrix; below, a product's time is that of calling it
-_LARGEST_SAMPLE = 1 << 22  # values, for a few rows
-_PROMPT_SAMPLE = 1 << 20  # values, for a chunk of a prompt
-# Bytes of all copies of a sample: more than most caches hold, as decode reads weights from memory.
+# The turn whose time is compared: an answer of this many tokens for one chunk of a prompt.
+_ANSWER = 256
+_DRAFTED = 1 / 8  # fraction of the answer's passes that check a draft of several tokens
+_TOO_SMALL = 1 << 18  # values of a matrix below which the call takes longer than the product
+_LARGEST_SAMPLE = 1 << 22  # maximum values of the sample for one and a few rows
+_PROMPT_SAMPLE = 1 << 20  # maximum values of the sample for a chunk of a prompt
+# Bytes of all copies of a sample: more than most caches hold, since decode reads from memory.
 _ALL_COPIES = 48 << 20
 _MOST_COPIES = 24
-_CALLS = 4  # of a product in a round: the quickest counts, as other programs disturb some
-_SECONDS = 0.7  # after which no further round begins ...
-_LEAST_ROUNDS, _MOST_ROUNDS = 4, 12  # ... but for these
-# A product that is not preferred must take less than this share of the other's time ...
+_CALLS = 4  # calls per round; the fastest counts, because other programs may disturb the rest
+_SECONDS = 0.7  # no further round begins after this time, once _LEAST_ROUNDS are done
+_LEAST_ROUNDS, _MOST_ROUNDS = 4, 12
+# A product replaces a preferred one only if it takes less than this fraction of the time ...
 _CLEARLY = 0.85
-# ... and be faster in this share of the rounds, which some disturbance alone does not bring about.
+# ... and is faster in at least this fraction of the rounds, so that a disturbance does not decide.
 _MOSTLY = 0.75
-_HARDLY_LONGER = 1.5  # times one row's time
+_HARDLY_LONGER = 1.5  # several rows "take hardly longer" up to this multiple of one row's time
 
 
 class Operators(Protocol):
-    """Whoever chooses the products of a model. ``MeasuredOperators`` is the program's own."""
+    """Chooses the products of a model; the program uses ``MeasuredOperators``."""
 
     def choose(
         self, weight_format: WeightFormat, shape: tuple[int, int], threads: int
     ) -> ProductChoice[Any]:
-        """Choose for a model whose largest layer matrix has this shape [out, in]."""
+        """Return the products for a model whose largest layer matrix has ``shape`` [out, in]."""
 
 
 class PreferredOperators:
-    """Takes the first products that work, without measuring anything."""
+    """Chooses the first products that work, without measuring."""
 
     def choose(
         self, weight_format: WeightFormat, shape: tuple[int, int], threads: int
@@ -63,9 +65,9 @@ class PreferredOperators:
 
 
 class MeasuredOperators:
-    """Times the products of a format once for each shape, and remembers the choice.
+    """Times the products of a format once per shape and number of threads, and caches the choice.
 
-    One object serves a whole run of the program, so that the same model always gets the same
+    One object is used for a whole run of the program, so that the same model always gets the same
     products. ``clock`` returns seconds.
     """
 
@@ -91,19 +93,19 @@ class MeasuredOperators:
         try:
             with torch.inference_mode(), _threads(threads):
                 return _choose(weight_format, working, shape, self._clock)
-        except UserError:  # no memory for the sample; the model's own will not fit either
+        except UserError:  # no memory for the sample, so the model will not fit either
             return preferred(operations)
 
 
 def preferred(operations: Operations[W]) -> ProductChoice[W]:
-    """Take the first product that works, and the first in place."""
+    """Choose the first product that works, and the first that works in place."""
     working = _working(operations)
     in_place = next(product for product in working if product.in_place)
     return ProductChoice(working[0], in_place, working[0].rows_at_once, in_place.rows_at_once)
 
 
 def only_in_place(choice: ProductChoice[W]) -> ProductChoice[W]:
-    """Return the choice for weights that stay where they lie in the files."""
+    """Return the choice for memory-mapped weights: the in-place product for all matrices."""
     rows = choice.in_place_rows_at_once
     return replace(choice, product=choice.in_place, rows_at_once=rows)
 
@@ -124,7 +126,7 @@ def _threads(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A matrix of random numbers that seems to come from a file; 64 rows are repeated."""
+    """A ``StoredMatrix`` of random numbers; every 64 rows repeat."""
 
     shape: tuple[int, ...]
     dtype: None = None
@@ -143,19 +145,20 @@ class _Sample:
 
 
 class _Candidate(Generic[W]):
-    """A product, made for several copies of the sample, and the seconds that it took.
+    """A product, made for several copies of the sample, and its measured times.
 
-    Each call takes another copy, so that the weight comes from memory and not from a cache.
+    Each call uses another copy, so that the weight is read from memory and not from a cache.
     """
 
     def __init__(self, product: Product[W], weights: Sequence[W], prompt_weight: W) -> None:
         self.product = product
         self._linears = itertools.cycle([product.make(weight) for weight in weights])
         self._prompt_linear = product.make(prompt_weight)
-        self.seconds: dict[int, list[float]] = defaultdict(list)  # by rows: each round's least
+        # Number of rows -> the shortest time of each round, in seconds.
+        self.seconds: dict[int, list[float]] = defaultdict(list)
 
     def time_round(self, x: Tensor, clock: Callable[[], float]) -> None:
-        """Multiply x [rows, in] a few times and note the least time."""
+        """Multiply x [rows, in] a few times and record the shortest time."""
         is_prompt = x.shape[0] == PREFILL_CHUNK
         least = math.inf
         for _ in range(1 if is_prompt else _CALLS):
@@ -166,11 +169,14 @@ class _Candidate(Generic[W]):
         self.seconds[x.shape[0]].append(least)
 
     def one_row(self) -> float:
-        """Return the seconds of one row. More rows cannot take less: then one was disturbed."""
+        """Return the time of one row in seconds.
+
+        More rows cannot take less time. If they did, the measurement of one row was disturbed.
+        """
         return min(min(self.seconds[rows]) for rows in (1, *_FEW_ROWS))
 
     def rows_at_once(self) -> int:
-        """Return how many rows take hardly longer than one."""
+        """Return the largest number of rows that takes hardly longer than one row."""
         one = self.one_row()
         quick = [n for n in _FEW_ROWS if min(self.seconds[n]) <= _HARDLY_LONGER * one]
         return max(quick, default=1)
@@ -192,14 +198,14 @@ def _choose(
     weights = [sample, *(copy.deepcopy(sample) for _ in range(copies - 1))]
     candidates = [_Candidate(product, weights, prompt_sample) for product in products]
     inputs = [torch.randn(rows, shape[1]) for rows in (1, *_FEW_ROWS, PREFILL_CHUNK)]
-    for candidate in candidates:  # the first product of each size compiles its code
+    for candidate in candidates:  # warm up: the first product of each size compiles its kernel
         for x in inputs:
             candidate.time_round(x, clock)
         candidate.seconds.clear()
     for done in range(_MOST_ROUNDS):
         if done >= _LEAST_ROUNDS and clock() - began > _SECONDS:
             break
-        # Most of the time is for what counts most; the others are only roughly of interest.
+        # One row is timed in every round, as it matters most; the other sizes in every fourth.
         for x in inputs if done % 4 == 0 else inputs[:1]:
             for candidate in candidates:
                 candidate.time_round(x, clock)
@@ -211,7 +217,7 @@ def _choose(
 
 
 def _at_most(values: int, shape: tuple[int, int]) -> tuple[int, int]:
-    """As many rows of the matrix as have so many values; whole blocks of 64, as real ones."""
+    """Reduce a shape to at most ``values`` values, in whole blocks of 64 rows (at least one)."""
     rows, columns = shape
     return min(rows, max(64, values // columns // 64 * 64)), columns
 
@@ -220,7 +226,7 @@ def _new(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     try:
         return torch.empty(shape, dtype=dtype)
     except RuntimeError as error:
-        raise UserError("The system has no memory to measure its speed with.") from error
+        raise UserError("There is not enough memory to measure the processor's speed.") from error
 
 
 def _best(candidates: list[_Candidate[Any]], shape: tuple[int, int]) -> _Candidate[Any]:
@@ -235,7 +241,7 @@ def _best(candidates: list[_Candidate[Any]], shape: tuple[int, int]) -> _Candida
 
 
 def _turn(candidate: _Candidate[Any], shape: tuple[int, int]) -> float:
-    """Return the seconds of a turn, for the rows of the larger sample."""
+    """Return the estimated time of a turn in seconds, for a matrix of the larger sample's size."""
     larger, smaller = (_at_most(values, shape)[0] for values in (_LARGEST_SAMPLE, _PROMPT_SAMPLE))
     prompt = min(candidate.seconds[PREFILL_CHUNK]) * larger / smaller
     several = min(candidate.seconds[_FEW_ROWS[-1]])

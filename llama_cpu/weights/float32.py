@@ -1,4 +1,4 @@
-"""The format float32: weights without rounding."""
+"""The weight format float32: weights without rounding."""
 
 from typing import TYPE_CHECKING
 

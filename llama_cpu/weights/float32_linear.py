@@ -18,10 +18,10 @@ from llama_cpu.weights.operations import (
 
 
 class Float32Linear:
-    """The product with a float32 weight as it lies in memory or in a file.
+    """The product with an unpacked float32 weight, in memory or mapped from a file.
 
-    One row takes ``torch.mv``, which has less overhead and reads as fast as ``F.linear``: a tenth
-    less time for the demo model's small weights, the same for 7B's.
+    For one row, ``torch.mv`` has less overhead than ``F.linear`` and reads as fast: it takes 10%
+    less time for the demo model's small weights, and the same time for those of a 7B model.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -35,14 +35,14 @@ class Float32Linear:
 
 
 class PackedFloat32Linear:
-    """The product with a copy of the weight in oneDNN's layout.
+    """The product with a packed copy of the weight in oneDNN's layout.
 
-    On AMD's Zen 4 and 5 it is half as fast again as MKL for one row and twice as fast for many; on
-    Intel's processors it hardly differs, and the weight could have stayed in its file.
+    On AMD Zen 4 and 5 it is 1.5 times as fast as MKL for one row and twice as fast for many. On
+    Intel processors it is hardly faster, so mapping the weight from its file is the better choice.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        # Arranged for a few rows: within a few percent of the best for one and for 512.
+        # Packed for one row, which is within a few percent of the best layout for 512.
         self._packed = torch_private.pack_linear(weight, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class PackedFloat32Linear:
 
 @cache
 def packing_works() -> bool:
-    """Try oneDNN's packed product on small matrices."""
+    """Return whether oneDNN's packed product gives the right result for small matrices."""
     if not torch_private.has_onednn():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> Tensor:
 
 
 def stacked(stored: Sequence[StoredMatrix], new: NewTensor, dtype: torch.dtype) -> Tensor:
-    """Read matrices below each other: [sum of outs, in] in a float type."""
+    """Read matrices into one weight [sum of outs, in] of a float dtype, one below the other."""
     heights = [matrix.shape[0] for matrix in stored]
     values = new((sum(heights), stored[0].shape[1]), dtype)
     for matrix, piece in zip(stored, torch.split(values, heights), strict=True):
@@ -84,7 +84,10 @@ def stacked(stored: Sequence[StoredMatrix], new: NewTensor, dtype: torch.dtype) 
 
 
 def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor]:
-    """A packed copy beside the table of embeddings would cost more memory than it is worth."""
+    """Return the in-place product if the output is tied to the embeddings.
+
+    A packed copy beside the embedding table would cost more memory than it is worth.
+    """
     return choice.in_place if tied else choice.product
 
 

@@ -1,4 +1,4 @@
-"""The weight formats, in the order in which the program lists them."""
+"""All weight formats, in the order in which the program lists them."""
 
 from collections.abc import Iterable
 
@@ -12,12 +12,12 @@ DEFAULT = FLOAT32
 
 
 def labels(formats: Iterable[WeightFormat] = FORMATS) -> tuple[str, ...]:
-    """Return the formats' names as in config.toml."""
+    """Return the labels of the formats, as written in config.toml."""
     return tuple(each.label for each in formats)
 
 
 def format_of(label: str) -> WeightFormat:
-    """Return the format of that name. Raises ValueError if there is none."""
+    """Return the format with this label. Raises ValueError if there is none."""
     for each in FORMATS:
         if each.label == label:
             return each
@@ -25,6 +25,6 @@ def format_of(label: str) -> WeightFormat:
 
 
 def smaller_than(weight_format: WeightFormat) -> list[WeightFormat]:
-    """Return the formats in which the same weights take less memory."""
+    """Return the formats that need less memory for the same weights."""
     size = (1024, 1024)  # any matrix will do
     return [each for each in FORMATS if each.nbytes(size) < weight_format.nbytes(size)]

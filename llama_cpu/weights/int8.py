@@ -1,4 +1,4 @@
-"""The format int8: one byte a weight and one float32 scale for each row of a matrix."""
+"""The weight format int8: one byte per weight and one float32 scale per row of a matrix."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Products with int8 weights: how they are read, quantised and multiplied."""
+"""Int8 weights: reading, quantising and multiplying them."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -21,24 +21,26 @@ from llama_cpu.weights.operations import (
     StoredMatrix,
 )
 
-_CHUNK_BYTES = 4 << 20  # of float32 rows on their way to int8: they stay in the processor's cache
+# Size of the float32 rows that are quantised at a time; they fit the processor's cache.
+_CHUNK_BYTES = 4 << 20
 
 
 class Int8Linear:
-    """The product with int8 weights in oneDNN's layout; activations are rounded to 16 or 8 bits.
+    """The product with packed int8 weights; activations are rounded to 16 or 8 bits.
 
-    oneDNN multiplies unsigned by signed bytes. A row of 16-bit activations is two rows of bytes,
-    the high and the low ones: as long as reading the weight takes the time, the second row is free.
-    In a long prompt a row is given a second one only where a few great values among small ones
-    would leave these with too few steps.
+    oneDNN multiplies unsigned by signed bytes. For few rows, activations are rounded to 16 bits and
+    each row becomes two rows of bytes, the high and the low ones. As reading the weight takes most
+    of the time, the second row costs almost nothing. For many rows (prefill), activations are
+    rounded to 8 bits. Only rows with outliers, whose other values would be rounded too coarsely,
+    get a second row of bytes.
 
-    oneDNN adds integers up exactly, so that the result of one of a few rows does not depend on the
-    rows beside it.
+    oneDNN accumulates integers exactly. With few rows, the result for a row therefore does not
+    depend on the other rows.
     """
 
     FEW_ROWS = 16
-    # Greatest magnitude / root mean square of a row. Above it, rounding to 127 steps either way
-    # adds noise of more than 2.3% (10 / 127 / sqrt(12)) of the row's own size.
+    # Threshold for the largest magnitude / root mean square of a row. Above it, rounding to 127
+    # steps of each sign adds noise of more than 2.3% (10 / 127 / sqrt(12)) of the row's RMS.
     COARSE = 10.0
 
     def __init__(self, weight: Int8Weight) -> None:
@@ -51,28 +53,28 @@ class Int8Linear:
         return in_bytes(x.float(), self._of_bytes)
 
     def _of_bytes(self, x: Tensor) -> Tensor:
-        """Multiply uint8 x - 128, [rows, in], by the weight / 127: float32 [rows, out]."""
+        """Multiply (x - 128), uint8 x [rows, in], by the weight / 127: float32 [rows, out]."""
         return torch_private.packed_int8_linear(x, self._packed, self._scale, self._zero_points)
 
 
 class ByteProduct(Protocol):
-    """The product of uint8 x - 128, [rows, in], and a weight / 127: float32 [rows, out]."""
+    """The product of (x - 128), uint8 x [rows, in], and a weight / 127: float32 [rows, out]."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
 def in_bytes(x: Tensor, product: ByteProduct) -> Tensor:
-    """Multiply float32 x [rows, in] by a product of bytes: float32 [rows, out]."""
+    """Multiply float32 x [rows, in] by a weight, using its product of bytes: float32 [rows, out]."""
     greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
     in_steps = _in_16_bits if x.shape[0] <= Int8Linear.FEW_ROWS else _in_8_bits
-    # A row of zeros was divided by zero; whatever came out is multiplied by zero.
+    # A row of zeros was divided by zero, but its result is multiplied by zero.
     return in_steps(x, greatest, product).mul_(greatest)
 
 
 def _in_16_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
-    """Multiply x / greatest."""
-    # The lowest bits of these floats are numbers of 16 bits. With 128 as both bytes' zero, a
-    # number n is the bytes of n + 128 * 256 + 128.
+    """Return the product with x / greatest, rounded to 16 bits."""
+    # The lowest 16 bits of these floats are the rounded values. As both bytes have 128 as their
+    # zero point, a value n is stored as the two bytes of n + 128 * 256 + 128.
     shifted = torch.addcdiv(_MIDDLE_OF_16_BITS, x, greatest, value=256 * _STEPS).view(torch.int32)
     low_high = (shifted.unsqueeze(1) >> _LOW_HIGH).to(torch.uint8)  # [rows, 2, in]
     low, high = product(low_high.view(-1, x.shape[1])).view(len(x), 2, -1).unbind(1)
@@ -80,7 +82,7 @@ def _in_16_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
 
 
 def _in_8_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
-    """Multiply x / greatest, with a second row of bytes for some rows."""
+    """Return the product with x / greatest, rounded to 8 bits; 16 bits for rows with outliers."""
     steps = _STEPS / greatest
     rounded = torch.addcmul(_MIDDLE, x, steps).to(torch.uint8)
     size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
@@ -95,16 +97,16 @@ def _in_8_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
 
 
 _STEPS = 127.0
-_MIDDLE = torch.tensor(128.5)  # a half is added because the conversion to integers cuts off
-# From 2 ** 23 on, float32 has no fractions, so that adding to it rounds.
+_MIDDLE = torch.tensor(128.5)  # with 0.5, because the conversion to integers truncates
+# From 2 ** 23 on, float32 has no fraction bits, so adding a number to it rounds the number.
 _MIDDLE_OF_16_BITS = torch.tensor(2.0**23 + 128 * 256 + 128)
 _LOW_HIGH = torch.tensor([[0], [8]], dtype=torch.int32)  # bits to shift by
 
 
 class _InBlocks:
-    """Up to 4 rows by int8 weights as they lie: a product of bfloat16 and int8, weight read once.
+    """The product of up to 4 bfloat16 rows with unpacked int8 weights, which are read once.
 
-    The operator works on whole blocks and crashes beside them.
+    The operator works on whole blocks of 64 and crashes the process for other shapes.
     """
 
     ROWS = 4
@@ -123,7 +125,7 @@ class _InBlocks:
 
 
 class PlainInt8Linear:
-    """The product with int8 weights as they lie in a file, by bytes as in ``Int8Linear``."""
+    """The product with unpacked int8 weights; activations are rounded as in ``Int8Linear``."""
 
     def __init__(self, weight: Int8Weight) -> None:
         self._few = _InBlocks(weight)
@@ -140,9 +142,10 @@ class PlainInt8Linear:
 
 
 class WidenedInt8Linear:
-    """The same for a processor without exact int8 products (before VNNI, Arm).
+    """The product with unpacked int8 weights, widened to float32 for more than 4 rows.
 
-    The weight is widened to float32, and activations stay as they are.
+    For processors without exact int8 products (x86 without VNNI, Arm). Activations of more than 4
+    rows are not rounded.
     """
 
     def __init__(self, weight: Int8Weight) -> None:
@@ -158,7 +161,7 @@ class WidenedInt8Linear:
 
 @cache
 def packing_works() -> bool:
-    """Tell whether oneDNN's packed product of bytes is exact on this processor."""
+    """Return whether oneDNN's packed product of bytes is exact on this processor."""
     return torch_private.has_onednn() and _is_exact(
         lambda weight: Int8Linear(weight)._of_bytes, weights=(127, -127)
     )
@@ -166,7 +169,7 @@ def packing_works() -> bool:
 
 @cache
 def int8_matmul_works() -> bool:
-    """Tell whether PyTorch's product of int8 matrices is exact on this processor."""
+    """Return whether PyTorch's product of int8 matrices is exact on this processor."""
     return torch_private.has_onednn() and _is_exact(
         lambda weight: PlainInt8Linear(weight)._of_bytes, weights=(127, -127)
     )
@@ -177,16 +180,17 @@ class _MakeByteProduct(Protocol):
 
 
 def _is_exact(make: _MakeByteProduct, weights: tuple[int, ...]) -> bool:
-    """Multiply the greatest numbers that there are and compare with the exact sums.
+    """Multiply the largest possible numbers and compare the results with the exact sums.
 
-    A processor without VNNI adds two products up in 16 bits (the instruction vpmaddubsw), which
-    255 * 127 + 255 * 127 exceed: oneDNN's developer guide, "Nuances of int8 Computations". Whether
-    that happens depends on the instructions that oneDNN uses, not on the matrix's shape.
+    A processor without VNNI adds two products in 16 bits (instruction vpmaddubsw), which
+    255 * 127 + 255 * 127 overflows (oneDNN developer guide, "Nuances of int8 Computations").
+    Whether this happens depends on the instructions that oneDNN uses, not on the shape of the
+    matrix.
     """
     try:
         return all(
             _product_is_exact(make, shape, rows, value)
-            for shape in ((64, 64), (33, 130))  # in blocks, and not
+            for shape in ((64, 64), (33, 130))  # whole blocks, and a shape that is not
             for rows in (1, 2, 40)
             for value in weights
         )
@@ -208,7 +212,7 @@ def _product_is_exact(
 
 @runtime_checkable
 class StoredInt8(Protocol):
-    """A matrix that its file holds in int8 with scales; ``checkpoint.int8.Int8Tensor`` is one."""
+    """A matrix stored as int8 with scales, such as ``checkpoint.int8.Int8Tensor``."""
 
     @property
     def values(self) -> StoredMatrix: ...
@@ -242,7 +246,7 @@ def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> Int8Weight:
     scale = new((sum(heights),), torch.float32)
     pieces = zip(stored, torch.split(values, heights), torch.split(scale, heights), strict=True)
     for matrix, piece, piece_scale in pieces:
-        if isinstance(matrix, StoredInt8):  # was quantised when it was written
+        if isinstance(matrix, StoredInt8):  # quantised when the file was written
             matrix.read(piece, piece_scale)
         else:
             _quantize(matrix, piece, piece_scale)
@@ -250,7 +254,7 @@ def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> Int8Weight:
 
 
 def _quantize(matrix: StoredMatrix, values: Tensor, scale: Tensor) -> None:
-    """Read a matrix and quantise it chunk by chunk, so that it is never whole in float32."""
+    """Read and quantise a matrix in chunks, so that it is never completely in float32."""
     for first, last in _chunks(*matrix.shape):
         rows = torch.empty(last - first, matrix.shape[1])
         matrix.rows(first, last).fill(rows)
@@ -264,7 +268,7 @@ def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _output_product(choice: ProductChoice[Int8Weight], tied: bool) -> Product[Int8Weight]:
-    """Packed even beside the table of embeddings: a byte a weight is little."""
+    """Return the layers' product: even if tied, a copy of one byte per weight is affordable."""
     return choice.product
 
 

@@ -1,4 +1,4 @@
-"""Matrices in int8, with one scale for each row."""
+"""Int8 matrices with one scale per row."""
 
 from dataclasses import dataclass
 
@@ -18,23 +18,23 @@ class Int8Weight:
         return self.values.nbytes + self.scale.nbytes
 
     def take_rows(self, ids: Tensor) -> Tensor:
-        """Return rows as float32 [len(ids), in]."""
+        """Return the rows ``ids`` as float32 [len(ids), in]."""
         return self.values[ids].float().mul_(self.scale[ids].unsqueeze(1))
 
 
 def quantize_rows(rows: Tensor, values: Tensor, scale: Tensor) -> None:
-    """Write float32 ``rows`` [n, in] as int8 ``values`` [n, in] and ``scale`` [n].
+    """Quantise float32 ``rows`` [n, in] to int8 ``values`` [n, in] and ``scale`` [n].
 
-    Symmetric, each row's greatest magnitude becoming 127 (Dettmers et al., arXiv:2208.07339,
-    section 2). ``rows`` is overwritten.
+    The quantisation is symmetric: the largest magnitude of each row becomes 127 (Dettmers et al.,
+    arXiv:2208.07339, section 2). ``rows`` is overwritten.
     """
     scale_rows(rows, scale)
-    # A row of zeros has the scale 0 and may be divided by anything.
+    # A row of zeros has the scale 0 and must not be divided by it.
     values.copy_(rows.div_(scale.clamp(min=1e-30).unsqueeze(1)).round_())
 
 
 def scale_rows(rows: Tensor, scale: Tensor) -> None:
-    """Write the ``scale`` [n] that ``quantize_rows`` gives float32 ``rows`` [n, in]."""
-    # abs would copy the rows, and aminmax takes five times as long.
+    """Write the ``scale`` [n] with which ``quantize_rows`` quantises float32 ``rows`` [n, in]."""
+    # abs would copy the rows, and aminmax would take five times as long.
     greatest = torch.maximum(rows.amax(dim=1), -rows.amin(dim=1))
     torch.div(greatest, 127, out=scale)

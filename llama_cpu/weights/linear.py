@@ -1,6 +1,6 @@
-"""What the products of all formats have in common: their types, stacked products, rows of tables.
+"""Types and helpers that the products of all weight formats share.
 
-The figures behind the choices in this package are in docs/performance.md.
+The measurements behind the choices in this package are in docs/performance.md.
 """
 
 from typing import Protocol, runtime_checkable
@@ -9,56 +9,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Tokens of a prompt that are read at once. As few as bring the products near their peak, since
-# working memory grows with them: the products rearrange a weight before they use it, which takes as
-# long as some 60 rows do.
+# Number of prompt tokens per prefill pass. Working memory grows with it, so it is just large enough
+# for nearly peak speed: products rearrange the weight first, which takes as long as about 60 rows.
 PREFILL_CHUNK = 512
 
 
 @runtime_checkable
 class QuantizedWeight(Protocol):
-    """A matrix [out, in] of which rows can be taken."""
+    """A quantised matrix [out, in] that can return some of its rows in float32."""
 
     @property
     def nbytes(self) -> int: ...
 
     def take_rows(self, ids: Tensor) -> Tensor:
-        """Return rows as float32 [len(ids), in]."""
+        """Return the rows ``ids`` as float32 [len(ids), in]."""
 
 
 Weight = Tensor | QuantizedWeight  # [out, in]; a Tensor is float32 or bfloat16
 
 
 class Linear(Protocol):
-    """``x @ weight.T``."""
+    """The product ``x @ weight.T`` with one weight."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 or bfloat16 [rows, out]."""
 
 
-Output = Linear  # the last product: float32 [rows, dim] -> float32 logits [rows, vocab]
+Output = Linear  # the output product: float32 [rows, dim] -> float32 logits [rows, vocab]
 
 
 def take_rows(weight: Weight, ids: Tensor) -> Tensor:
-    """Return rows of a weight as float32 [len(ids), in], for example the embeddings of tokens."""
+    """Return the rows ``ids`` of a weight as float32 [len(ids), in], such as token embeddings."""
     if isinstance(weight, Tensor):
         return F.embedding(ids, weight).float()
     return weight.take_rows(ids)
 
 
 class SeparateLinears:
-    """Several products of one input, for weights that do not lie side by side."""
+    """Concatenated products of one input with several weights that are separate in memory."""
 
     def __init__(self, linears: list[Linear]) -> None:
         self.linears = linears
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: [rows, in] -> [rows, sum of outs], in the types that each product takes and gives."""
+        """x: [rows, in] -> [rows, sum of outs], in the dtypes of the products."""
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
 class BiasedLinear:
-    """A product to which a bias is added."""
+    """A product with a bias."""
 
     def __init__(self, linear: Linear, bias: Tensor) -> None:
         self.linear = linear
@@ -70,7 +69,7 @@ class BiasedLinear:
 
 
 class _Scratch:
-    """A float32 matrix that all layers share, for weights widened just before their product."""
+    """A float32 buffer, shared by all layers, for weights that are widened for a product."""
 
     def __init__(self) -> None:
         self._values = torch.empty(0)

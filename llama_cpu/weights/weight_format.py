@@ -1,7 +1,7 @@
-"""What the rest of the program may ask about a weight format.
+"""The interface of a weight format.
 
-Importing this module, or a format's own, does not import PyTorch: the command line lists the
-formats before PyTorch is needed. What needs it stands behind ``WeightFormat.operations``.
+Importing this module, or that of a format, does not import PyTorch: the command line lists the
+formats before PyTorch is needed. Everything that needs PyTorch is in ``WeightFormat.operations``.
 """
 
 import math
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class WeightFormat:
-    """How a model's matrices are kept in memory. Norms, biases and activations are float32 in each.
+    """How the matrices of a model are held in memory. Norms and biases are float32 in every format.
 
     ``label`` names the format in config.toml, on the screens and in the labels of stored KV caches.
     """
 
     label: str
-    switch: str  # of the chat and of completion
-    help: str
-    merge_switch: str  # of merge_weights.py
-    merge_help: str
-    can_be_split: bool  # whether each matrix is a single tensor in a file, which shards can share
-    matrix_bytes: Callable[[int, int], int]  # of a matrix with so many rows and columns
-    cache_type: str  # of the KV cache's keys and values: the name of a torch.dtype
+    switch: str  # command-line switch of the chat and of completion
+    help: str  # help text of ``switch``
+    merge_switch: str  # command-line switch of merge_weights.py
+    merge_help: str  # help text of ``merge_switch``
+    can_be_split: bool  # whether a matrix is a single tensor on disk, so that shards can split it
+    matrix_bytes: Callable[[int, int], int]  # (rows, columns): bytes of a matrix
+    cache_type: str  # dtype of the keys and values in the KV cache: the name of a torch.dtype
     load_operations: Callable[[], "Operations[Any]"]  # imports PyTorch
 
     @property
     def operations(self) -> "Operations[Any]":
-        """How matrices of this format are read and multiplied."""
+        """The operations that read and multiply matrices of this format; imports PyTorch."""
         return self.load_operations()
 
     @property
     def cache_dtype(self) -> "torch.dtype":
-        """Type of the KV cache's keys and values."""
+        """The dtype of the keys and values in the KV cache."""
         import torch
 
         dtype = getattr(torch, self.cache_type)
@@ -47,7 +47,7 @@ class WeightFormat:
         return dtype
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Return the memory that a tensor of this shape takes once it is loaded."""
+        """Return the size of a loaded tensor of this shape, in bytes."""
         if len(shape) < 2:
             return 4 * math.prod(shape)
         rows, columns = shape
