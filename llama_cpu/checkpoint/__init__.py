@@ -1,4 +1,4 @@
-"""Model files on disk, opened as named tensors. No code in them is run, no weights are read yet."""
+"""Readers of model files. A checkpoint is opened without reading its weights or running code."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ __all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether the folder holds any file that open_checkpoint would look at."""
+    """Return whether the folder contains a file that ``open_checkpoint`` would read."""
     patterns = ("params.json", "config.json", "*.pth", "*.safetensors", "*.bin", "*.gguf")
     return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
 
@@ -18,8 +18,7 @@ def holds_checkpoint(folder: Path) -> bool:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a folder in Meta's or Hugging Face's layout, a ``.gguf`` file, or a folder with one.
 
-    Raises UserError, with one sentence, for anything but a complete model of a supported
-    architecture.
+    Raises UserError unless the files are a complete model of a supported architecture.
     """
     try:
         return _open(path)

@@ -1,4 +1,4 @@
-"""What every reader of checkpoints returns, and the check of its tensors."""
+"""An opened checkpoint, the result of every reader, and the check of its tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,25 +16,28 @@ from llama_cpu.model.tensors import shapes_of
 class Checkpoint:
     """A model on disk, opened but not loaded.
 
-    ``tensors`` have Meta's names (``layers.0.attention.wq.weight``) in every format, and are
-    exactly those that ``tensor_shapes(config)`` lists.
+    Whatever the file format, ``tensors`` has Meta's names (``layers.0.attention.wq.weight``). It
+    contains exactly the tensors that ``tensor_shapes(config)`` lists.
     """
 
     path: Path  # the folder, or the GGUF file
     name: str
     config: ModelConfig
     tensors: dict[str, StoredTensor]
-    metadata: Mapping[str, Any] = field(default_factory=dict)  # of a GGUF file
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # GGUF files only
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a model of this configuration has."""
+    """Return the name and shape of every tensor of a model with this configuration."""
     return shapes_of(architecture_of(config).tensors, config)
 
 
 def check_tensors(config: ModelConfig, tensors: Mapping[str, StoredTensor], path: Path) -> None:
-    """Raise UserError, naming the tensor, unless they are exactly the configuration's."""
-    # The number of layers comes first, so that an absurd one does not make as many names.
+    """Check that names and shapes are those of the configuration.
+
+    Raises UserError, naming the tensor, if one is missing, unknown, or of another shape or type.
+    """
+    # The number of layers is checked first: an absurd number would create as many names below.
     layers = {name.split(".")[1] for name in tensors if name.startswith("layers.")}
     if len(layers) != config.n_layers:
         raise UserError(

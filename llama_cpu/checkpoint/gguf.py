@@ -1,7 +1,7 @@
 """GGUF, the one-file format of llama.cpp (ggml, docs/gguf.md).
 
-The tables of types and the dequantizers come from the ``gguf`` library. Its reader is not used: it
-trusts the sizes in the header, and takes seconds for a vocabulary.
+The tables of types and the dequantizers come from the ``gguf`` library. Its reader is not used,
+because it trusts the sizes in the header and takes seconds to read a vocabulary.
 """
 
 import math
@@ -36,7 +36,7 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
-# Far more than any real file has (a vocabulary of 262144 tokens takes 25 MB), and harmless.
+# Limits far above any real file (a vocabulary of 262144 tokens takes 25 MB), yet harmless.
 _MAX_TENSORS, _MAX_VALUES, _MAX_ITEMS, _MAX_STRING = 1 << 16, 1 << 16, 1 << 22, 1 << 24
 _MAX_HEADER_BYTES = 1 << 26
 _TORCH_TYPES = {
@@ -48,7 +48,7 @@ _TORCH_TYPES = {
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open the file. Raises UserError."""
+    """Open a GGUF file. Raises UserError if it is damaged or not supported."""
     metadata, stored = read_gguf(path)
     architecture = gguf_architecture(metadata.get("general.architecture"), path)
     tensors = renamed(stored, {spec.gguf: spec.name for spec in architecture.tensors})
@@ -64,7 +64,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def _rope_factors(stored: StoredTensor, config: ModelConfig, path: Path) -> tuple[float, ...]:
-    """Llama 3.1's rotary scaling: a divisor for each frequency."""
+    """Return Llama 3.1's rotary scaling: a divisor for each frequency."""
     if stored.shape != (config.head_dim // 2,):
         raise UserError(f"{path}: the tensor 'rope_freqs.weight' has the wrong shape.")
     factors = torch.empty(stored.shape)
@@ -73,10 +73,10 @@ def _rope_factors(stored: StoredTensor, config: ModelConfig, path: Path) -> tupl
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-    """Read the metadata and the table of tensors, under the file's names; versions 2 and 3.
+    """Read the metadata and the tensors, by their names in the file, of GGUF versions 2 and 3.
 
-    Every size is checked against the size of the file before it is used. Raises UserError where
-    the file is damaged.
+    Every size is checked against the size of the file before it is used. Raises UserError if the
+    file is damaged.
     """
     file = MappedFile(path)
     if file.bytes[:4] != b"GGUF":
@@ -143,7 +143,7 @@ class _Header:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
     def count(self, what: str, item_bytes: int, most: int) -> int:
-        """Read the number of the items that follow, each of at least ``item_bytes``."""
+        """Read and check the number of following items, each of at least ``item_bytes`` bytes."""
         count = int(self.scalar("Q"))
         if count > most:
             raise UserError(
@@ -178,7 +178,7 @@ class _Header:
         return [self.value(kind, depth + 1) for _ in range(count)]
 
     def tensor_entry(self) -> _Entry:
-        """Read a tensor's entry. The file lists the fastest dimension first, torch last."""
+        """Read the entry of a tensor. GGUF lists the fastest dimension first, torch last."""
         name = self.string()
         n_dims = self.scalar("I")
         if n_dims > 4:
@@ -207,7 +207,7 @@ def _stored(file: MappedFile, data_start: int, entry: _Entry) -> StoredTensor:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A tensor of ggml blocks, dequantized a few rows at a time."""
+    """A tensor of quantized ggml blocks, which is dequantized a few rows at a time."""
 
     file: MappedFile
     start: int
@@ -238,7 +238,7 @@ class QuantizedTensor:
         in_row_chunks(rows_out.shape[0], 16 * self.shape[-1], convert)
 
     def rows(self, first: int, last: int) -> "QuantizedTensor":
-        assert len(self.shape) == 2  # a vector's blocks cannot be cut between any two values
+        assert len(self.shape) == 2  # a vector could only be cut between blocks
         start = self.start + first * self._row_bytes()
         return QuantizedTensor(self.file, start, (last - first, self.shape[1]), self.quantization)
 

@@ -17,7 +17,7 @@ _PLAIN_NAME = re.compile(r"[\w-][\w.-]{0,200}\.(safetensors|bin)", re.ASCII)
 
 
 def open_hugging_face(folder: Path) -> Checkpoint:
-    """Open the folder. Raises UserError."""
+    """Open a folder in Hugging Face's layout. Raises UserError if it cannot be used."""
     config_file = folder / "config.json"
     values = read_json(config_file)
     architecture = hugging_face_architecture(values.get("model_type"), config_file)
@@ -56,7 +56,7 @@ def _indexed_files(index: Path) -> list[Path]:
         raise UserError(f"{index} has no 'weight_map'; get a good copy of this file.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if not _PLAIN_NAME.fullmatch(name):  # only files beside the index
+        if not _PLAIN_NAME.fullmatch(name):  # only files in the folder of the index are allowed
             raise UserError(
                 f"{index} points to {name[:80]!r}, which is not a file of weights beside it; get a "
                 "good copy of this file."

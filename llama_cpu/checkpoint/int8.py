@@ -1,4 +1,4 @@
-"""int8 matrices in files: ``NAME``, int8 [out, in], with ``NAME_scale``, float32 [out]."""
+"""Int8 matrices in files: ``NAME``, int8 [out, in], with ``NAME_scale``, float32 [out]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ class Int8Tensor:
     def read(self, values: Tensor, scale: Tensor) -> None:
         """Fill int8 ``values`` [out, in] and float32 ``scale`` [out] without conversion.
 
-        Raises UserError where a scale is negative or not finite.
+        Raises UserError if a scale is negative or not finite.
         """
         self.values.fill(values)
         self.read_scale(scale)
 
     def read_scale(self, scale: Tensor) -> None:
-        """Fill float32 ``scale`` [out]. Raises as ``read``."""
+        """Fill float32 ``scale`` [out]. Raises UserError as ``read`` does."""
         self.scale.fill(scale)
         if not bool((scale >= 0).logical_and(scale.isfinite()).all()):
             raise UserError(
@@ -67,8 +67,8 @@ class Int8Tensor:
 def pair_with_scales(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
     """Return the tensors with each int8 matrix and its scale joined into one Int8Tensor.
 
-    Raises UserError, naming the tensor, where one of the two is missing or has the wrong shape or
-    type. Scales are read later, with their matrices.
+    Raises UserError, naming the tensor, if one of the two is missing or has the wrong shape or
+    dtype. The scales themselves are read later, with their matrices.
     """
     paired: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():

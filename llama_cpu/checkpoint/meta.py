@@ -1,4 +1,4 @@
-"""Meta's layout of LLaMA: ``params.json`` with weights in one file or in several shards.
+"""Meta's layout of LLaMA: ``params.json`` and weights in one file or in several shards.
 
 The weights are ``merged.pth``, ``consolidated.NN.pth`` or ``model.safetensors``.
 """
@@ -23,9 +23,10 @@ from llama_cpu.system.safe_reading import read_json
 
 
 def open_meta(folder: Path) -> Checkpoint:
-    """Open the folder. Shards are joined as they are read. Raises UserError.
+    """Open a folder in Meta's layout. Raises UserError if it cannot be used.
 
-    ``merged.pth`` goes before shards, and these before ``model.safetensors``.
+    ``merged.pth`` takes precedence over shards, and shards over ``model.safetensors``. Shards are
+    joined when they are read.
     """
     if (folder / "merged.pth").exists():
         return _checkpoint(folder, read_pth(folder / "merged.pth"), "merged.pth")
@@ -36,7 +37,7 @@ def open_meta(folder: Path) -> Checkpoint:
 
 
 def open_shards(folder: Path) -> Checkpoint:
-    """Open the shards ``consolidated.NN.pth``, whatever else is there. Raises UserError."""
+    """Open the shards ``consolidated.NN.pth`` even if there are merged files. Raises UserError."""
     files = find_shards(folder)
     dim = _dim(folder)
     tensors = join_shards([read_pth(file) for file in files], files, dim)
@@ -44,7 +45,7 @@ def open_shards(folder: Path) -> Checkpoint:
 
 
 def _checkpoint(folder: Path, tensors: dict[str, StoredTensor], file_name: str) -> Checkpoint:
-    """``file_name``: name of the file with all tensors; empty where there are several files."""
+    """Build the checkpoint; ``file_name`` is empty if the tensors are in several files."""
     tensors = pair_with_scales(_without_buffers(tensors), folder / file_name)
     params_file = folder / "params.json"
     params = read_json(params_file)
@@ -60,7 +61,7 @@ def _checkpoint(folder: Path, tensors: dict[str, StoredTensor], file_name: str) 
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """List ``consolidated.00.pth``, 01 and so on. Raises UserError where one is missing."""
+    """List ``consolidated.00.pth``, 01 and so on. Raises UserError if one is missing."""
     numbered = _numbered_shards(folder)
     if not numbered:
         raise UserError(f"{folder} holds no weights: consolidated.00.pth and so on are missing.")
@@ -89,9 +90,9 @@ def _dim(folder: Path) -> int:
 def join_shards(
     shards: list[dict[str, StoredTensor]], files: list[Path], dim: int
 ) -> dict[str, StoredTensor]:
-    """Join each tensor along the dimension that ``sharding.split_dimension`` names.
+    """Join each tensor along the dimension that ``sharding.split_dimension`` returns.
 
-    Raises UserError, naming the tensor, where the shards do not fit together.
+    Raises UserError, naming the tensor, if the shards do not fit together.
     """
     shards = [_without_buffers(shard) for shard in shards]
     for shard, file in zip(shards, files, strict=True):
@@ -141,12 +142,12 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
     values = torch.empty(2, *one.shape, dtype=one.dtype)
     one.fill(values[0])
     other.fill(values[1])
-    # Bytes, so that NaN equals itself.
+    # Compare bytes, so that NaN equals itself.
     return torch.equal(values[0].view(torch.uint8), values[1].view(torch.uint8))
 
 
 def _without_buffers(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Drop ``rope.freqs``, which is computed, not learned."""
+    """Drop ``rope.freqs``, which is computed and not learned."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("rope.freqs")}
 
 
@@ -163,4 +164,4 @@ def _vocab_size(
 ) -> int:
     rows = _rows(tensors, "tok_embeddings.weight", params_file.parent)
     named = Fields(params, params_file).integer("vocab_size", -1, 1 << 24, default=-1)
-    return named if named > 0 else rows  # where they differ, check_tensors says so
+    return named if named > 0 else rows  # check_tensors reports a difference

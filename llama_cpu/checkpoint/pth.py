@@ -1,4 +1,4 @@
-"""PyTorch's files (``.pth``, ``.bin``): a zip with a pickle inside, whose code is never run."""
+"""PyTorch's files (``.pth``, ``.bin``): a zip that contains a pickle, whose code is never run."""
 
 import pickle
 import pickletools
@@ -20,8 +20,8 @@ from llama_cpu.system.text import human_bytes
 
 _PICKLE_BYTES = 8 << 20  # the 723 tensors of LLaMA 65B take 150 kB
 _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then the data
-# The functions that a table of contents needs to call. torch.load has such a list for weights_only,
-# too; this one is shorter (no bytearray(10**12)) and does not depend on torch's version.
+# The functions that a table of contents may call. torch.load with weights_only has its own list;
+# this one is shorter (no bytearray(10**12)) and does not depend on torch's version.
 _HARMLESS = re.compile(
     r"collections OrderedDict"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
@@ -30,10 +30,12 @@ _HARMLESS = re.compile(
 
 
 def read_pth(path: Path) -> dict[str, StoredTensor]:
-    """Read the table of contents of a ``torch.save`` file: its tensors by name.
+    """Read the table of contents of a ``torch.save`` file and return its tensors by name.
 
-    A file in the format before PyTorch 1.6, which is no zip, cannot be mapped and is read whole.
-    Raises UserError where the file is damaged or holds anything but tensors.
+    Files in the format used before PyTorch 1.6 are not zip files. They cannot be mapped, so their
+    data is read into memory at once, with a warning.
+
+    Raises UserError if the file is damaged or contains anything but tensors.
     """
     file = MappedFile(path)
     if file.bytes[:4] != b"PK\x03\x04":
@@ -66,10 +68,10 @@ def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
 
 
 def _table_of_contents(file: MappedFile) -> bytes:
-    """Return the pickle in the zip.
+    """Return the pickle in the zip file.
 
-    Raises UserError unless the zip is as torch.save writes it: with one pickle of a plausible size,
-    and uncompressed, so that no record expands without end.
+    Raises UserError unless the file has the form that torch.save writes: one pickle of a plausible
+    size, and no compressed records, which could expand without limit.
     """
     try:
         with zipfile.ZipFile(file.path) as archive:
@@ -80,8 +82,9 @@ def _table_of_contents(file: MappedFile) -> bytes:
     compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
     if compressed or len(pickles) != 1 or pickles[0].file_size > _PICKLE_BYTES:
         raise UserError(f"{file.path} was not written by torch.save; it is not a checkpoint.")
-    # zipfile would refuse files that were saved without checksums. A record is a header of 30
-    # bytes, a name and an extra field, whose lengths end the header, and the data.
+    # zipfile would refuse files that were saved without checksums. A record consists of a header of
+    # 30 bytes, a name, an extra field and the data. The header ends with the lengths of the name
+    # and the extra field.
     header, size = pickles[0].header_offset, pickles[0].file_size
     file.check_range("data.pkl", header, 30)
     name_length, extra_length = struct.unpack_from("<HH", file.bytes, header + 26)
@@ -91,9 +94,9 @@ def _table_of_contents(file: MappedFile) -> bytes:
 
 
 def _check_calls(stream: BytesIO, path: Path) -> None:
-    """Raise UserError if the next pickle in the stream calls anything but constructors of tensors.
+    """Raise UserError if the next pickle in the stream calls anything but tensor constructors.
 
-    pickletools lists its instructions and runs none of them.
+    pickletools lists the instructions without running them.
     """
     try:
         for opcode, argument, _ in pickletools.genops(stream):

@@ -1,4 +1,4 @@
-"""Hugging Face's safetensors: a table of contents in JSON, then the data."""
+"""Hugging Face's safetensors format: a table of contents in JSON, followed by the data."""
 
 import json
 import math
@@ -26,13 +26,13 @@ DTYPES = {
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Read the table of contents of a ``.safetensors`` file: its tensors by name.
+    """Read the table of contents of a ``.safetensors`` file and return its tensors by name.
 
-    Layout (safetensors README, "Format"): 8 bytes little-endian N, N bytes of JSON, then the data
-    to which ``data_offsets`` refer. The safetensors library is not used, as it does not tell where
-    in the file a tensor lies.
+    Layout (safetensors README, "Format"): the number N as 8 little-endian bytes, N bytes of JSON,
+    then the data to which ``data_offsets`` refer. The safetensors library is not used, because it
+    does not provide the offset of a tensor in the file.
 
-    Raises UserError where the file is damaged.
+    Raises UserError if the file is damaged.
     """
     file = MappedFile(path)
     header_size = int.from_bytes(file.bytes[:8], "little")

@@ -1,13 +1,13 @@
-"""The table of how LLaMA's tensors are split across shards.
+"""The table of dimensions along which LLaMA's tensors are split across shards.
 
-Merging, splitting and the direct loading of shards all read it. The layout is that of Meta's
-published checkpoints, which fairscale's ColumnParallelLinear (rows, dimension 0), RowParallelLinear
-(columns, dimension 1) and ParallelEmbedding wrote.
+Merging, splitting and the direct loading of shards use it. The layout is that of Meta's published
+checkpoints, written with fairscale's ColumnParallelLinear (rows, dimension 0), RowParallelLinear
+(columns, dimension 1) and ParallelEmbedding.
 """
 
 from llama_cpu.model.config import ModelConfig
 
-# None: every shard holds a copy. The embedding is not here, as it is split in one of two ways.
+# None: every shard holds a copy. The embedding is missing because there are two ways to split it.
 _SPLIT_DIMENSION: dict[str, int | None] = {
     "wq": 0,
     "wk": 0,
@@ -24,17 +24,18 @@ _SPLIT_DIMENSION: dict[str, int | None] = {
 
 
 def split_dimension(name: str, embedding_dimension: int) -> int | None:
-    """Dimension along which the tensor ``name`` is split, or None where shards hold copies.
+    """Return the dimension along which the tensor ``name`` is split; None if shards hold copies.
 
-    ``embedding_dimension`` is that of the embedding: 1, the model's width, in LLaMA 1 and 2; 0,
-    the vocabulary, in Llama 3. Raises KeyError or IndexError for a tensor that no LLaMA has.
+    ``embedding_dimension``: the dimension of the embedding, which is 1 (the model's width) in
+    LLaMA 1 and 2, and 0 (the vocabulary) in Llama 3. Raises KeyError or IndexError for a tensor
+    that no LLaMA model has.
     """
     kind = name.split(".")[-2]  # layers.0.attention.wq.weight -> wq
     return embedding_dimension if kind == "tok_embeddings" else _SPLIT_DIMENSION[kind]
 
 
 def embedding_dimension_of_shard(shape: tuple[int, ...], dim: int) -> int:
-    """Dimension along which an embedding was split, by the shape of one shard's part.
+    """Return the dimension along which an embedding was split, given the shape of one shard's part.
 
     ``dim``: the model's width.
     """
@@ -42,7 +43,7 @@ def embedding_dimension_of_shard(shape: tuple[int, ...], dim: int) -> int:
 
 
 def embedding_dimension_of_model(config: ModelConfig) -> int:
-    """Dimension along which Meta splits this model's embedding."""
-    # Llama 3 is told apart by its rotary embedding.
+    """Return the dimension along which Meta splits this model's embedding."""
+    # Llama 3 can be recognised by its rotary embedding.
     is_llama_3 = config.rope_theta == 500_000 or config.rope_scaling is not None
     return 0 if is_llama_3 else 1

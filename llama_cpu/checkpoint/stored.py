@@ -1,6 +1,6 @@
-"""Tensors in files: their shape and type are known, their values are read on demand.
+"""Stored tensors: tensors in files with a known shape and dtype, whose values are read on demand.
 
-Every file format yields these. Nothing here knows what a tensor means.
+The readers of all file formats return them. This module is independent of models.
 """
 
 import math
@@ -19,36 +19,36 @@ from llama_cpu.errors import UserError
 from llama_cpu.system.file_io import read_ahead, read_at
 from llama_cpu.system.safe_reading import reason, require_regular
 
-# Bytes of a file that are converted at a time: few enough for the intermediate results to stay in
-# the processor's cache.
+# Number of bytes converted at a time, small enough for the intermediate results to stay in the
+# processor's cache.
 CHUNK_BYTES = 4 << 20
 
 
 class StoredTensor(Protocol):
-    """A tensor in one file, or in several."""
+    """A tensor stored in one or several files."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Type on disk; None for a quantized type that torch has no name for."""
+        """The dtype on disk; None for a quantized type without a torch dtype."""
 
     def mapped(self) -> Tensor | None:
-        """The tensor as memory-mapped, without a copy; None where that is not possible."""
+        """Return the memory-mapped tensor, without a copy; None if it cannot be mapped."""
 
     def fill(self, target: Tensor) -> None:
-        """Write all values into ``target`` (same shape, any float type, any strides)."""
+        """Write all values into ``target`` (same shape, any float dtype, any strides)."""
 
     def rows(self, first: int, last: int) -> "StoredTensor":
-        """Rows [first, last) as a stored tensor of their own."""
+        """Return the rows [first, last) as a stored tensor."""
 
 
 class MappedFile:
     """A file mapped into memory once, read-only.
 
-    The mapping is not copy-on-write: for that, Linux and Windows would reserve memory for the whole
-    file, and one larger than the memory could not even be opened.
+    The mapping is not copy-on-write: Linux and Windows would reserve memory for the whole file, so
+    that a file larger than the memory could not even be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class MappedFile:
             )
 
     def check_disjoint(self, spans: Iterable[tuple[int, int, str]]) -> None:
-        """Raise UserError where two of the spans (start, end, name) overlap."""
+        """Raise UserError if two of the spans (start, end, name) overlap."""
         last_end, last_name = 0, ""
         for start, end, name in sorted(spans):
             if start < last_end:
@@ -98,10 +98,10 @@ class MappedFile:
         read_ahead(self._file, start, length)
 
     def read(self, start: int, target: Tensor) -> None:
-        """Fill the contiguous ``target`` with the bytes from ``start`` on. Raises UserError.
+        """Fill the contiguous ``target`` with the bytes from offset ``start``. Raises UserError.
 
-        Unlike access through the mapping, reading adds nothing to resident memory, works in several
-        threads at once, and raises an error where the disk fails instead of ending the process.
+        Unlike access through the mapping, this does not add to resident memory, runs in several
+        threads at once, and raises an error instead of ending the process if the disk fails.
         """
         data = target.flatten().view(torch.uint8).numpy().data
         try:
@@ -114,7 +114,7 @@ class MappedFile:
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A contiguous tensor at ``start`` bytes into a file."""
+    """A contiguous tensor at byte offset ``start`` of a file."""
 
     file: MappedFile
     start: int
@@ -127,7 +127,7 @@ class FileTensor:
         return self.file.tensor(self.start, self.shape, self.dtype)
 
     def read_ahead(self) -> None:
-        """Have the system read the mapped pages before they are used; may wait for the disk."""
+        """Ask the system to read the mapped pages before they are used; may wait for the disk."""
         end = self.start + math.prod(self.shape) * self.dtype.itemsize
         for first in range(self.start, end, CHUNK_BYTES):
             self.file.read_ahead(first, min(CHUNK_BYTES, end - first))
@@ -158,7 +158,7 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class MemoryTensor:
-    """A tensor in memory, from a file that cannot be mapped and was read whole."""
+    """A tensor in memory, read from a file that cannot be mapped, or a strided view of a file."""
 
     tensor: Tensor
 
@@ -182,7 +182,7 @@ class MemoryTensor:
 
 @dataclass(frozen=True)
 class JoinedTensor:
-    """Shards of one tensor, joined along ``dim``."""
+    """A tensor whose parts, in several shards, are joined along ``dim`` when it is read."""
 
     parts: tuple[StoredTensor, ...]
     dim: int
@@ -220,7 +220,7 @@ class JoinedTensor:
 
 @dataclass(frozen=True)
 class SlicedTensor:
-    """Columns [start, start + length) of a matrix."""
+    """The columns [start, start + length) of a stored matrix."""
 
     whole: StoredTensor
     start: int
@@ -250,14 +250,14 @@ class SlicedTensor:
 
 
 def slice_tensor(whole: StoredTensor, dim: int, start: int, length: int) -> StoredTensor:
-    """The part [start, start + length) along dimension 0 or 1."""
+    """Return the part [start, start + length) of a stored tensor along dimension 0 or 1."""
     if dim == 0:
         return whole.rows(start, start + length)
     return SlicedTensor(whole, start, length)
 
 
 def in_row_chunks(rows: int, row_bytes: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(first, last)`` for consecutive rows of about CHUNK_BYTES, up to ``rows``."""
+    """Call ``work(first, last)`` for consecutive ranges of rows, each of about CHUNK_BYTES."""
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
     for first in range(0, rows, step):
         work(first, min(first + step, rows))
