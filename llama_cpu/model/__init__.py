@@ -1,1 +1,1 @@
-"""Token ids to logits: configurations, architectures, rotary embedding and the KV cache."""
+"""The models: configurations, architectures, rotary embedding and the KV cache."""

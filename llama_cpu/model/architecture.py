@@ -1,4 +1,4 @@
-"""What the rest of the program asks of an architecture."""
+"""The interface of an architecture."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from llama_cpu.system.fields import Fields
 class Architecture:
     """One family of models: its configuration and tensors in files, and its forward pass.
 
-    ``config_from_hugging_face`` maps the fields of config.json, ``config_from_gguf`` the metadata
-    of a GGUF file together with the rows of its embedding and whether it has no output matrix.
-    Both raise UserError for what the forward pass does not support.
+    ``config_from_hugging_face(fields)`` maps the fields of config.json to a ModelConfig.
+    ``config_from_gguf(fields, vocab_size, tied_output)`` maps the metadata of a GGUF file. Both
+    raise UserError if the forward pass does not support the model.
 
-    ``build_block`` builds one layer, and may be called repeatedly for the same layer.
-    ``build_model`` is given it and builds the whole model.
+    ``build_block`` builds one layer and may be called repeatedly for the same layer.
+    ``build_model`` builds the whole model with it.
     """
 
-    name: str  # as people write it
+    name: str  # for messages
     key: str  # "model_type" in config.json, and ModelConfig.architecture
     gguf_key: str  # "general.architecture" in a GGUF file
     tensors: tuple[TensorSpec, ...]

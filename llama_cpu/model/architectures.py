@@ -1,4 +1,4 @@
-"""The architectures that can be run. A new one is its own file and one line here."""
+"""All supported architectures. A new one needs its own file and one line here."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ ARCHITECTURES = (
 
 
 def architecture_of(config: ModelConfig) -> Architecture:
-    """The architecture of a model whose configuration has been read."""
+    """Return the architecture of a model with this configuration."""
     return next(each for each in ARCHITECTURES if each.key == config.architecture)
 
 
 def hugging_face_architecture(model_type: object, file: Path) -> Architecture:
-    """The architecture that config.json names. Raises UserError for any other."""
+    """Return the architecture with this "model_type". Raises UserError if it is not supported."""
     for architecture in ARCHITECTURES:
         if architecture.key == model_type:
             return architecture
@@ -34,7 +34,7 @@ def hugging_face_architecture(model_type: object, file: Path) -> Architecture:
 
 
 def gguf_architecture(name: object, file: Path) -> Architecture:
-    """The architecture that a GGUF file names. Raises UserError for any other."""
+    """Return the architecture with this name in GGUF. Raises UserError if it is not supported."""
     for architecture in ARCHITECTURES:
         if architecture.gguf_key == name:
             return architecture

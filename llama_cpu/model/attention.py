@@ -1,4 +1,4 @@
-"""Causal self-attention: grouped-query, with rotary embedding and sliding windows as options."""
+"""Causal grouped-query self-attention, optionally with rotary embedding and a sliding window."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ from llama_cpu.weights.linear import Linear
 
 @dataclass(frozen=True)
 class Placement:
-    """What attention needs to know about the positions of the tokens of one forward pass.
+    """The rotation and the masks for the tokens of one forward pass.
 
-    The masks are bool [group * seq, keys], true where a query sees a key; None where every query
-    sees every key. ``window_mask`` covers only the keys that a sliding window leaves.
+    The masks are bool [group * seq, keys] and true if the query attends to the key. None means that
+    every query attends to every key. ``window_mask`` is for layers with a sliding window and covers
+    only the keys in it.
     """
 
     rotate: Rotate
@@ -27,7 +28,7 @@ class Placement:
 
 
 class RotaryPositions:
-    """Positions of a model with rotary embedding, and with a sliding window where it has one."""
+    """Computes placements for a model with rotary embedding and an optional sliding window."""
 
     def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
         self._rope = Rope(config, max_seq_len)
@@ -35,7 +36,7 @@ class RotaryPositions:
         self._window = config.sliding_window
 
     def place(self, start: int, seq: int) -> Placement:
-        """The placement of ``seq`` tokens after ``start`` earlier ones."""
+        """Return the placement of ``seq`` tokens that follow ``start`` earlier tokens."""
         mask = window_mask = causal_mask(seq, start, self._group)
         if self._window is not None and mask is not None and start + seq > self._window:
             window_mask = causal_mask(seq, start, self._group, self._window)
@@ -43,7 +44,7 @@ class RotaryPositions:
 
 
 class Attention:
-    """Causal attention in which groups of heads share keys and values (arXiv:2305.13245)."""
+    """Causal grouped-query attention (arXiv:2305.13245): groups of heads share keys and values."""
 
     def __init__(
         self,
@@ -54,9 +55,9 @@ class Attention:
         rotary: bool = True,
         sliding: bool = False,
     ) -> None:
-        """``wqkv``: wq, wk and wv stacked, as all read x: dim -> heads of q, then k, then v.
+        """``wqkv``: wq, wk and wv stacked into one product, dim -> heads of q, then k, then v.
 
-        ``sliding``: whether only the keys in the sliding window are seen.
+        ``sliding``: whether queries attend only to the keys in the sliding window.
         """
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim = config.head_dim
@@ -72,8 +73,8 @@ class Attention:
         if self.rotary:
             placement.rotate(heads[:, :-kv])
         cache.new.copy_(heads[:, self.n_heads :])
-        # The heads of a group become rows of one head, one below the other, so that the shared
-        # keys and values are read in place and not copied for each head.
+        # The heads of a group become rows of one head, so that the shared keys and values are read
+        # in place and not copied for each head.
         q = heads[:, : self.n_heads].transpose(0, 1).reshape(1, kv, -1, self.head_dim)
         q = q.to(cache.keys.dtype)  # [1, kv, group * seq, head_dim]
         mask = placement.window_mask if self.sliding else placement.mask
@@ -82,11 +83,11 @@ class Attention:
 
 
 def causal_mask(seq: int, start: int, group: int, window: int | None = None) -> Tensor | None:
-    """The keys that each query sees: bool [group * seq, keys], or None if all of them.
+    """Return the attention mask, bool [group * seq, keys]; None if it would be true everywhere.
 
-    Without ``window`` the keys are those of all start + seq tokens. With it they begin at the
-    first key that the first query sees, and a query sees the last ``window`` of those up to its
-    own.
+    Without ``window`` the keys are those of all start + seq tokens, and each query attends to the
+    keys up to its own. With ``window`` each query attends to the last ``window`` of these only, and
+    the keys begin at the first one that the first query attends to.
     """
     if seq == 1:
         return None

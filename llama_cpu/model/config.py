@@ -1,4 +1,4 @@
-"""The shape and the constants of a model, in one frozen dataclass for every architecture."""
+"""The configuration of a model: one frozen dataclass for all architectures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,12 @@ class YarnScaling:
     original_context: int
     beta_fast: float = 32.0  # pairs that turn more often than this keep their frequency
     beta_slow: float = 1.0  # pairs that turn less often than this are divided by ``factor``
-    attention_factor: float | None = None  # multiplies queries and keys; None: 0.1 ln(factor) + 1
+    attention_factor: float | None = None  # scale of queries and keys; None: 0.1 ln(factor) + 1
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape and the constants of a transformer decoder.
+    """Sizes and constants of a transformer decoder.
 
     Layers are numbered from 0. A layer in ``sliding_layers`` attends to the last
     ``sliding_window`` tokens only, the current one included; a layer in ``unrotated_layers`` has
@@ -45,13 +45,13 @@ class ModelConfig:
     vocab_size: int  # rows of the embedding
     norm_eps: float
     rope_theta: float
-    context_length: int  # tokens that the model was trained for
-    context_is_guess: bool = False  # the file does not name the context length
+    context_length: int  # number of tokens that the model was trained for
+    context_is_guess: bool = False  # whether the context length is missing in the file
     rope_scaling: RopeScaling | YarnScaling | None = None
     rope_factors: tuple[float, ...] | None = None  # GGUF: a divisor for each rotary frequency
     rope_linear_factor: float = 1.0  # "linear" scaling: positions are divided by it
-    rope_interleaved: bool = True  # rotary pairs are neighbours (Meta's order), else halves
-    tied_output: bool = False  # the output matrix is the embedding
+    rope_interleaved: bool = True  # whether rotary pairs are adjacent (Meta's order), not halves
+    tied_output: bool = False  # whether the output matrix is the embedding
     architecture: str = "llama"  # key of its entry in model/architectures.py
     sliding_window: int | None = None  # tokens
     sliding_layers: tuple[int, ...] = ()
@@ -73,7 +73,7 @@ class ModelConfig:
 
 
 def check_config(config: ModelConfig, file: Path) -> ModelConfig:
-    """Return the configuration. Raises UserError where its numbers contradict each other."""
+    """Return the configuration. Raises UserError if its numbers contradict each other."""
     if config.n_heads % config.n_kv_heads:
         raise UserError(
             f"{file}: {config.n_heads} heads cannot share {config.n_kv_heads} key-value heads "

@@ -1,4 +1,4 @@
-"""Configuration fields that LLaMA-like models share, in config.json and in GGUF files."""
+"""Reading of the configuration fields that LLaMA-like models share, in config.json and GGUF."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,10 +15,10 @@ _ROPE_KINDS = "'linear', 'llama3' and 'yarn'"
 def config_from_hugging_face(
     fields: Fields, architecture: str, head_dim: int | None = None, tied_output: bool = False
 ) -> ModelConfig:
-    """Map config.json as transformers 4 and 5 write it, without sliding windows.
+    """Map config.json, as transformers 4 and 5 write it, to a ModelConfig without sliding window.
 
-    ``head_dim`` and ``tied_output``: defaults of the architecture where the file names none.
-    Raises UserError.
+    ``head_dim`` and ``tied_output``: the architecture's defaults for fields missing in the file.
+    Raises UserError if a field is wrong or not supported.
     """
     _refuse_what_is_not_implemented(fields)
     dim = fields.integer("hidden_size", 1, 1 << 20)
@@ -65,7 +65,7 @@ def _refuse_what_is_not_implemented(fields: Fields) -> None:
 
 
 def _hugging_face_rope(fields: Fields) -> Fields:
-    """The fields of rotary embedding: ``rope_parameters`` (transformers 5) or ``rope_scaling``."""
+    """Return the rotary fields: ``rope_parameters`` (transformers 5) or ``rope_scaling``."""
     name = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
     rope = fields.values.get(name) or {}
     if not isinstance(rope, Mapping):
@@ -82,7 +82,7 @@ def _hugging_face_rope(fields: Fields) -> Fields:
 def _hugging_face_scaling(
     rope: Fields, context_length: int
 ) -> tuple[RopeScaling | YarnScaling | None, float]:
-    """The scaling of rotary frequencies, and the factor of "linear" scaling."""
+    """Return the scaling of rotary frequencies, and the factor of "linear" scaling."""
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
     if kind == "default":
         return None, 1.0
@@ -125,7 +125,7 @@ def _hugging_face_yarn(rope: Fields, context_length: int) -> YarnScaling:
 
 
 def _extended(context_length: int, scaling: RopeScaling | YarnScaling | None) -> int:
-    """The context length with YaRN, which some files name and others leave to the factor."""
+    """Return the context length with YaRN; some files contain it, others only the factor."""
     if not isinstance(scaling, YarnScaling):
         return context_length
     return max(context_length, int(scaling.factor * scaling.original_context))
@@ -134,10 +134,10 @@ def _extended(context_length: int, scaling: RopeScaling | YarnScaling | None) ->
 def with_sliding_window(
     config: ModelConfig, fields: Fields, window: int | None, default_layers: Iterable[int]
 ) -> ModelConfig:
-    """Add config.json's sliding window of so many tokens; None: there is none.
+    """Add a sliding window of ``window`` tokens (None: no window) to the configuration.
 
-    It applies to the layers that ``layer_types`` names, or to ``default_layers``. Raises
-    UserError.
+    It applies to the layers that ``layer_types`` in config.json lists as sliding, or to
+    ``default_layers`` if that field is missing. Raises UserError if ``layer_types`` is wrong.
     """
     sliding_layers = _layers_that_slide(fields, config.n_layers)
     if window is None:
@@ -170,7 +170,7 @@ def _layers_that_slide(fields: Fields, n_layers: int) -> tuple[int, ...] | None:
 
 
 def optional_window(fields: Fields, default: int | None) -> int | None:
-    """``sliding_window`` of config.json: null means none, absent the architecture's default."""
+    """Return ``sliding_window`` of config.json: None if it is null, ``default`` if missing."""
     if "sliding_window" in fields.values and fields.values["sliding_window"] is None:
         return None
     if default is None and not fields.has("sliding_window"):
@@ -188,8 +188,9 @@ def config_from_gguf(
     """Map the metadata of a GGUF file (ggml, docs/gguf.md), whose keys begin with ``architecture``.
 
     ``interleaved``: whether llama.cpp's converter reorders wq and wk so that rotary pairs are
-    neighbours; its ``llama_model_rope_type`` says for which architectures. Llama 3.1's rotary
-    scaling is not here but in the tensor ``rope_freqs.weight``. Raises UserError.
+    adjacent; ``llama_model_rope_type`` in llama.cpp lists the architectures. Llama 3.1's rotary
+    scaling is not in the metadata but in the tensor ``rope_freqs.weight``. Raises UserError if a
+    field is wrong or not supported.
     """
     prefix = f"{architecture}."
     if fields.values.get(prefix + "expert_count"):
@@ -241,7 +242,7 @@ def config_from_gguf(
 def _gguf_scaling(
     fields: Fields, prefix: str, context_length: int
 ) -> tuple[YarnScaling | None, float]:
-    """YaRN's scaling of rotary frequencies, and the factor of "linear" scaling."""
+    """Return YaRN's scaling of rotary frequencies, and the factor of "linear" scaling."""
     scaling = prefix + "rope.scaling."
     kind: Any = fields.values.get(scaling + "type", "none")
     if kind == "none":

@@ -10,7 +10,7 @@ class FeedForward:
     """SwiGLU (Shazeer, arXiv:2002.05202): w2(silu(w1 x) * w3 x)."""
 
     def __init__(self, w13: Linear, w2: Linear) -> None:
-        """``w13``: w1 and w3 stacked, as both read x: dim -> 2 * hidden_dim."""
+        """``w13``: w1 and w3 stacked into one product, dim -> 2 * hidden_dim."""
         self.w13, self.w2 = w13, w2
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of all tokens read so far."""
+"""The KV cache: keys and values of all tokens processed so far."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,23 +13,24 @@ from llama_cpu.system.memory import lazy_memory
 class LayerCache(NamedTuple):
     """One layer's keys and values during a forward pass: views of the cache, not copies."""
 
-    new: Tensor  # [seq, 2 * n_kv_heads, head_dim]: where the pass stores its keys, then values
-    keys: Tensor  # [1, n_kv_heads, seen, head_dim]: what the layer attends to, new tokens included
+    new: Tensor  # [seq, 2 * n_kv_heads, head_dim]: the pass writes its keys, then its values here
+    keys: Tensor  # [1, n_kv_heads, seen, head_dim]: all keys to attend to, including new tokens
     values: Tensor
 
 
 class KVCache:
-    """Keys and values of up to ``max_seq_len`` tokens, reserved at once and touched as it fills.
+    """Keys and values of up to ``max_seq_len`` tokens.
 
-    ``token_ids`` are the tokens whose keys and values it holds, in order; by them a new prompt is
-    compared with what need not be computed again. A layer with a sliding window keeps all of its
-    tokens, too, and attends to a view of the last ones.
+    The address space is reserved at once; memory is used only as the cache fills. ``token_ids`` are
+    the cached tokens in order, with which ``reuse`` finds the prefix of a prompt that need not be
+    computed again. Layers with a sliding window also cache all tokens, and attend to a view of the
+    last ones.
     """
 
     def __init__(self, config: ModelConfig, max_seq_len: int, dtype: torch.dtype) -> None:
         self.max_seq_len = max_seq_len
         self.token_ids: list[int] = []
-        self.most_used = 0  # tokens when it was fullest
+        self.most_used = 0  # highest number of tokens so far
         self.bytes_per_token = config.kv_cache_bytes(1, dtype.itemsize)
         self.nbytes = self.bytes_per_token * max_seq_len
         self.dtype = dtype
@@ -43,7 +44,7 @@ class KVCache:
         return len(self.token_ids)
 
     def layers(self, seq: int) -> list[LayerCache]:
-        """Views for a pass over ``seq`` more tokens, one per layer, made once for all layers."""
+        """Return one LayerCache per layer for a forward pass over the next ``seq`` tokens."""
         start, end = len(self), len(self) + seq
         new = self._memory.flatten(1, 2)[:, :, start:end].transpose(1, 2).unbind(0)
         keys, values = self._memory[:, None, :, :, :end].unbind(2)
@@ -60,13 +61,13 @@ class KVCache:
         return layers
 
     def shape(self, length: int) -> tuple[int, ...]:
-        """Shape of the keys and values of ``length`` tokens."""
+        """Return the shape of the keys and values of ``length`` tokens."""
         return (self._layers, 2, self._heads, length, self._head_dim)
 
     def pieces(self, length: int) -> Iterator[Tensor]:
         """Yield the keys and values of the first ``length`` tokens in contiguous pieces.
 
-        Each is a view [length, head_dim] of the cache; they come in the order of ``shape``.
+        Each piece is a view [length, head_dim] of the cache, in the order of ``shape``.
         """
         for layer in self._memory:
             for heads in layer:
@@ -74,18 +75,18 @@ class KVCache:
                     yield head[:length]
 
     def extend(self, token_ids: list[int]) -> None:
-        """Count tokens as read, once every layer has stored their keys and values."""
+        """Append tokens, once every layer has stored their keys and values."""
         self.token_ids.extend(token_ids)
         self.most_used = max(self.most_used, len(self))
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
+        """Remove all but the first ``length`` tokens."""
         del self.token_ids[length:]
 
     def reuse(self, prompt: list[int]) -> int:
-        """Truncate the cache to its common prefix with the prompt; returns that prefix's length.
+        """Truncate the cache to its common prefix with the prompt, and return the prefix's length.
 
-        The prefix leaves out at least the prompt's last token, whose logits are needed.
+        The prefix never includes the prompt's last token, because its logits are needed.
         """
         common = 0
         for cached, wanted in zip(self.token_ids, prompt[:-1], strict=False):
@@ -97,5 +98,5 @@ class KVCache:
 
 
 def first_in_window(position: int, window: int | None) -> int:
-    """Position of the first token that a query at ``position`` sees through a window."""
+    """Return the position of the first token that a query at ``position`` attends to."""
     return 0 if window is None else max(0, position + 1 - window)

@@ -1,7 +1,7 @@
 """LLaMA 1 to 3 (Touvron et al., arXiv:2302.13971; Grattafiori et al., arXiv:2407.21783).
 
-The plain case: grouped-query attention with rotary embedding, SwiGLU, RMSNorm. It is the only
-architecture with files in Meta's layout, whose names of tensors are this program's own.
+The basic architecture: grouped-query attention with rotary embedding, SwiGLU and RMSNorm. It is the
+only one with files in Meta's layout, whose tensor names this program uses for all architectures.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from llama_cpu.system.fields import Fields
 
 
 def config_from_hugging_face(fields: Fields) -> ModelConfig:
-    """config.json of a LlamaForCausalLM."""
+    """Map config.json of a LlamaForCausalLM."""
     return config_fields.config_from_hugging_face(fields, "llama")
 
 
 def config_from_gguf(fields: Fields, vocab_size: int, tied_output: bool) -> ModelConfig:
-    """Metadata of architecture ``llama``. Rotary pairs are neighbours, as in Meta's files."""
+    """Map metadata of architecture ``llama``. Rotary pairs are adjacent, as in Meta's files."""
     return config_fields.config_from_gguf(
         fields, "llama", vocab_size, tied_output, interleaved=True
     )
@@ -42,10 +42,11 @@ LLAMA = Architecture(
 def config_from_meta(
     values: Mapping[str, Any], file: Path, hidden_dim: int, vocab_size: int, tied_output: bool
 ) -> ModelConfig:
-    """params.json of LLaMA 1, Llama 2, Code Llama and Llama 3.
+    """Map params.json of LLaMA 1, Llama 2, Code Llama and Llama 3.
 
-    ``hidden_dim`` and ``vocab_size`` come from the tensors' shapes: params.json gives the first
-    only through ``multiple_of`` and says -1 for the second. Raises UserError.
+    ``hidden_dim`` and ``vocab_size`` come from the shapes of the tensors: in params.json the first
+    can only be derived from ``multiple_of``, and the second may be -1. Raises UserError if a field
+    is wrong.
     """
     fields = Fields(values, file)
     dim = fields.integer("dim", 1, 1 << 20)
@@ -73,10 +74,10 @@ def config_from_meta(
 
 
 def _meta_context(fields: Fields, rope_theta: float, scaled: bool) -> int:
-    """Guess the context length, which params.json does not name, from what it does name.
+    """Guess the context length, which params.json lacks, from the other fields.
 
-    LLaMA 1 and Llama 2 cannot always be told apart: a norm_eps of 1e-6 is in all of LLaMA 1 but
-    the 65B, and in Llama 2's 7B chat model as well. The shorter guess does no harm, as
+    LLaMA 1 and Llama 2 cannot always be distinguished: norm_eps is 1e-6 in all LLaMA 1 models
+    except 65B, but also in the chat version of Llama 2 7B. The shorter guess does no harm, because
     --max_seq_len may exceed it.
     """
     if scaled:
@@ -90,7 +91,7 @@ def _meta_context(fields: Fields, rope_theta: float, scaled: bool) -> int:
 
 
 def _meta_rope_factor(fields: Fields, dim: int) -> float:
-    """The factor of Llama 3.1's rotary scaling, which Meta's files never name.
+    """Return the factor of Llama 3.1's rotary scaling, which is missing in Meta's files.
 
     Llama 3.2's small models (dim 2048 and 3072) use 32, according to Hugging Face's config.json
     of the same weights; Llama 3.1 uses 8.

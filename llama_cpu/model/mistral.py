@@ -3,7 +3,7 @@
 A LLaMA in which every layer may have a sliding window: a token attends to itself and the
 ``sliding_window - 1`` tokens before it. Versions from 0.2 on have no window.
 
-llama.cpp's GGUF files of Mistral name the architecture ``llama`` and leave out the window.
+In llama.cpp's GGUF files of Mistral the architecture is ``llama``, and the window is missing.
 """
 
 from llama_cpu.errors import UserError
@@ -14,11 +14,11 @@ from llama_cpu.model.tensors import LLAMA_TENSORS
 from llama_cpu.model.transformer import build_block
 from llama_cpu.system.fields import Fields
 
-_DEFAULT_WINDOW = 4096  # where config.json does not name it; null there means none
+_DEFAULT_WINDOW = 4096  # if the field is missing in config.json; null means no window
 
 
 def config_from_hugging_face(fields: Fields) -> ModelConfig:
-    """config.json of a MistralForCausalLM."""
+    """Map config.json of a MistralForCausalLM."""
     config = config_fields.config_from_hugging_face(fields, "mistral")
     window = config_fields.optional_window(fields, default=_DEFAULT_WINDOW)
     config = config_fields.with_sliding_window(config, fields, window, range(config.n_layers))
@@ -33,7 +33,7 @@ def config_from_hugging_face(fields: Fields) -> ModelConfig:
 MISTRAL = Architecture(
     name="Mistral",
     key="mistral",
-    gguf_key="llama",  # so that LLaMA's entry, which comes first, reads them
+    gguf_key="llama",  # GGUF files are therefore read by LLaMA's entry, which comes first
     tensors=LLAMA_TENSORS,
     config_from_hugging_face=config_from_hugging_face,
     config_from_gguf=llama.config_from_gguf,

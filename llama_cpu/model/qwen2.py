@@ -1,7 +1,7 @@
 """Qwen2 and Qwen2.5 (Yang et al., arXiv:2407.10671, arXiv:2412.15115).
 
-A LLaMA with biases in wq, wk and wv. Its upper layers may have a sliding window, which none of
-the published models turns on.
+A LLaMA with biases in wq, wk and wv. Its upper layers may have a sliding window, but none of the
+published models uses it.
 """
 
 from llama_cpu.model import config_fields
@@ -34,12 +34,12 @@ _BIASES = (
 
 
 def config_from_hugging_face(fields: Fields) -> ModelConfig:
-    """config.json of a Qwen2ForCausalLM."""
+    """Map config.json of a Qwen2ForCausalLM."""
     return with_upper_window(config_fields.config_from_hugging_face(fields, "qwen2"), fields)
 
 
 def with_upper_window(config: ModelConfig, fields: Fields) -> ModelConfig:
-    """Add the sliding window of Qwen2 and Qwen3: in the layers from ``max_window_layers`` on."""
+    """Add the sliding window of Qwen2 and Qwen3 to the layers from ``max_window_layers`` on."""
     window = None
     if fields.flag("use_sliding_window"):
         window = config_fields.optional_window(fields, default=4096)
@@ -49,7 +49,7 @@ def with_upper_window(config: ModelConfig, fields: Fields) -> ModelConfig:
 
 
 def config_from_gguf(fields: Fields, vocab_size: int, tied_output: bool) -> ModelConfig:
-    """Metadata of architecture ``qwen2``. Rotary pairs are halves, as in Hugging Face's files."""
+    """Map metadata of architecture ``qwen2``. Rotary pairs are halves, as in Hugging Face files."""
     return config_fields.config_from_gguf(
         fields, "qwen2", vocab_size, tied_output, interleaved=False
     )

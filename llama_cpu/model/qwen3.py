@@ -1,6 +1,6 @@
 """Qwen3's dense models (Yang et al., arXiv:2505.09388).
 
-A LLaMA that normalizes the query and the key of each head before they are rotated. Its upper
+A LLaMA that normalizes the query and the key of each head before the rotary embedding. Its upper
 layers may have a sliding window, as in Qwen2.
 """
 
@@ -42,13 +42,13 @@ def build_block(config: ModelConfig, layer: int, weights: WeightSource) -> Block
 
 
 def config_from_hugging_face(fields: Fields) -> ModelConfig:
-    """config.json of a Qwen3ForCausalLM. Heads are 128 wide unless it says otherwise."""
+    """Map config.json of a Qwen3ForCausalLM. The default head size is 128."""
     config = config_fields.config_from_hugging_face(fields, "qwen3", head_dim=128)
     return with_upper_window(config, fields)
 
 
 def config_from_gguf(fields: Fields, vocab_size: int, tied_output: bool) -> ModelConfig:
-    """Metadata of architecture ``qwen3``. Rotary pairs are halves, as in Hugging Face's files."""
+    """Map metadata of architecture ``qwen3``. Rotary pairs are halves, as in Hugging Face files."""
     return config_fields.config_from_gguf(
         fields, "qwen3", vocab_size, tied_output, interleaved=False
     )

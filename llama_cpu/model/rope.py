@@ -12,7 +12,7 @@ Rotate = Callable[[Tensor], None]
 
 
 class Rope:
-    """The rotary angles of every position of the context, computed once."""
+    """The rotary angles of all positions of the context, computed once."""
 
     def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
         positions = torch.arange(max_seq_len, dtype=torch.float32) / config.rope_linear_factor
@@ -27,7 +27,7 @@ class Rope:
             self.sin = torch.cat([-sin, sin], dim=-1)
 
     def at(self, start: int, length: int) -> Rotate:
-        """The rotation of ``length`` positions from ``start`` on.
+        """Return the rotation for ``length`` positions from ``start`` on.
 
         It rotates a tensor [length, heads, head_dim] in place.
         """
@@ -41,7 +41,7 @@ class Rope:
 
 
 def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> None:
-    """Rotate neighbours (0, 1), (2, 3), ... in place: the order of wq and wk in Meta's files.
+    """Rotate adjacent pairs (0, 1), (2, 3), ... in place: the order of wq and wk in Meta's files.
 
     x: [seq, heads, head_dim]; freqs_cis: complex [seq, 1, head_dim / 2].
     """
@@ -50,7 +50,7 @@ def rotate_interleaved(x: Tensor, freqs_cis: Tensor) -> None:
 
 
 def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate (0, d/2), (1, d/2 + 1), ... in place: the order of wq and wk in Hugging Face's files.
+    """Rotate pairs (0, d/2), (1, d/2 + 1), ... in place: the order of wq and wk in Hugging Face.
 
     x: [seq, heads, head_dim]; cos, sin: [seq, 1, head_dim], sin negative in the first half.
     """
@@ -59,7 +59,7 @@ def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Radians per position of each rotated pair: float32 [head_dim / 2]."""
+    """Return the frequency of each rotary pair in radians per position: float32 [head_dim / 2]."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents
     if config.rope_factors is not None:
@@ -72,9 +72,9 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3.1: divide slow frequencies by ``factor``, keep fast ones, blend those between.
+    """Llama 3.1's scaling: divide low frequencies by ``factor``, keep high ones, and interpolate.
 
-    Slow and fast are measured in turns within the original context (Meta, llama_models,
+    The limits are numbers of turns within the original context (Meta, llama_models,
     ``apply_scaling``).
     """
     turns = scaling.original_context * frequencies / (2 * math.pi)
@@ -84,15 +84,15 @@ def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def yarn_frequencies(frequencies: Tensor, scaling: YarnScaling, theta: float) -> Tensor:
-    """YaRN: divide slow frequencies by ``factor``, keep fast ones, blend those between.
+    """YaRN's scaling: divide low frequencies by ``factor``, keep high ones, interpolate between.
 
-    The blend is linear in the pair's index (arXiv:2309.00071, section 3.2), between whole indices
-    as in the authors' implementation.
+    The interpolation is linear in the index of the pair (arXiv:2309.00071, section 3.2). Its limits
+    are rounded to whole indices, as in the authors' implementation.
     """
     pairs = len(frequencies)
 
     def pair_that_turns(turns: float) -> float:
-        """Index of the pair that makes so many turns within the original context."""
+        """Return the index of the pair that makes ``turns`` turns within the original context."""
         return pairs * math.log(scaling.original_context / (turns * 2 * math.pi)) / math.log(theta)
 
     low = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)
@@ -103,7 +103,7 @@ def yarn_frequencies(frequencies: Tensor, scaling: YarnScaling, theta: float) ->
 
 
 def attention_factor(config: ModelConfig) -> float:
-    """Factor of the rotated queries and keys: 1 but for YaRN (arXiv:2309.00071, section 3.4)."""
+    """Return the scale of queries and keys: 1 except for YaRN (arXiv:2309.00071, section 3.4)."""
     scaling = config.rope_scaling
     if not isinstance(scaling, YarnScaling):
         return 1.0

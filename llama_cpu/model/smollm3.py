@@ -14,11 +14,11 @@ from llama_cpu.model.tensors import LLAMA_TENSORS
 from llama_cpu.model.transformer import build_block
 from llama_cpu.system.fields import Fields
 
-_INTERVAL = 4  # the last of so many layers is not rotated
+_INTERVAL = 4  # every fourth layer has no rotary embedding
 
 
 def config_from_hugging_face(fields: Fields) -> ModelConfig:
-    """config.json of a SmolLM3ForCausalLM."""
+    """Map config.json of a SmolLM3ForCausalLM."""
     config = config_fields.config_from_hugging_face(fields, "smollm3", tied_output=True)
     unrotated = _unrotated_layers(fields, config.n_layers)
     window = None
@@ -29,7 +29,10 @@ def config_from_hugging_face(fields: Fields) -> ModelConfig:
 
 
 def _unrotated_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
-    """Layers with a 0 in ``no_rope_layers``, which despite its name has a 1 for rotated ones."""
+    """Return the layers without rotary embedding.
+
+    These have a 0 in ``no_rope_layers``; despite the name, a 1 means that the layer is rotated.
+    """
     rotated = fields.values.get("no_rope_layers")
     if rotated is None:
         interval = fields.integer("no_rope_layer_interval", 1, 10_000, default=_INTERVAL)
@@ -49,10 +52,10 @@ def _unrotated_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
 
 
 def config_from_gguf(fields: Fields, vocab_size: int, tied_output: bool) -> ModelConfig:
-    """Metadata of architecture ``smollm3``.
+    """Map metadata of architecture ``smollm3``.
 
-    It names neither the interval of layers without rotary embedding, which llama.cpp fixes, nor
-    the order of rotary pairs: its converter makes them neighbours, as it does for LLaMA.
+    The metadata lacks the interval of layers without rotary embedding, which is fixed in llama.cpp,
+    and the order of rotary pairs: its converter makes them adjacent, as for LLaMA.
     """
     config = config_fields.config_from_gguf(
         fields, "smollm3", vocab_size, tied_output, interleaved=True

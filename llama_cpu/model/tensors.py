@@ -1,4 +1,4 @@
-"""The tensors of a model: their names in each layout, and their shapes."""
+"""The tensors of a model: their names in each file format, and their shapes."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ _LAYER = re.compile(r"\.(\d+)\.", re.ASCII)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor, or one of each layer; ``{}`` stands for the layer's number in its names."""
+    """The names and shape of one tensor, or of one per layer: ``{}`` stands for its number."""
 
     name: str  # in this program, and in Meta's files
     hugging_face: str
@@ -27,8 +27,8 @@ class TensorSpec:
         return "{}" in self.name
 
 
-# What LLaMA has (names: Meta's llama, model.py; transformers, modeling_llama.py; llama.cpp,
-# gguf-py/gguf/constants.py), and its descendants with it.
+# The tensors of LLaMA and of the architectures derived from it. Names: Meta's llama, model.py;
+# transformers, modeling_llama.py; llama.cpp, gguf-py/gguf/constants.py.
 LLAMA_TENSORS = (
     TensorSpec(
         "tok_embeddings.weight",
@@ -103,13 +103,13 @@ LLAMA_TENSORS = (
 
 
 def shapes_of(specs: tuple[TensorSpec, ...], config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a model; no ``output.weight`` where it is tied."""
+    """Return the name and shape of every tensor; no ``output.weight`` if the output is tied."""
     of_layer = [spec for spec in specs if spec.of_layer]
     shapes = {}
     for spec in specs:
         if not spec.of_layer:
             shapes[spec.name] = spec.shape(config)
-        elif spec is of_layer[0]:  # the layers stand in the order of the table, one after another
+        elif spec is of_layer[0]:  # all tensors of layer 0, then those of layer 1, and so on
             for layer in range(config.n_layers):
                 shapes |= {spec.name.format(layer): spec.shape(config) for spec in of_layer}
     if config.tied_output:
@@ -118,9 +118,9 @@ def shapes_of(specs: tuple[TensorSpec, ...], config: ModelConfig) -> dict[str, t
 
 
 def renamed(tensors: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
-    """The tensors of a file under this program's names; unknown names stay as they are.
+    """Rename the tensors of a file to this program's names; unknown names stay unchanged.
 
-    ``names``: the file's name of each tensor -> its name here, with ``{}`` for the layer.
+    ``names``: name in the file -> name in this program, with ``{}`` for the layer's number.
     """
     return {_renamed(name, names): tensor for name, tensor in tensors.items()}
 

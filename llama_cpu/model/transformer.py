@@ -1,9 +1,9 @@
 """The transformer decoder, from token ids to logits.
 
 Read from top to bottom: model, block, then ``attention.py``, ``feed_forward.py``, ``norms.py``.
-What one architecture does differently stands in its own file (``qwen3.py``, ...). Activations are
-float32 throughout; only weights and the KV cache may have a smaller type. A pass processes ``seq``
-tokens at once; there is no batch dimension, as one person talks to one model.
+The files of the architectures (``qwen3.py``, ...) contain only their differences. Activations are
+float32 throughout; only weights and the KV cache may have a smaller dtype. A forward pass processes
+``seq`` tokens at once; there is no batch dimension, because one person talks to one model.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +25,10 @@ Norm = Callable[[Tensor], Tensor]
 
 
 class Positions(Protocol):
-    """How a model tells positions apart."""
+    """The position encoding of a model and its attention masks."""
 
     def place(self, start: int, seq: int) -> Placement:
-        """The placement of ``seq`` tokens after ``start`` earlier ones."""
+        """Return the placement of ``seq`` tokens that follow ``start`` earlier tokens."""
 
 
 class Layer(Protocol):
@@ -39,7 +39,7 @@ class Layer(Protocol):
 
 
 class Transformer:
-    """The whole model. It walks over ``blocks``, which need not be in memory all at once."""
+    """A complete model. ``blocks`` are iterated once per pass and need not all be in memory."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Transformer:
     ) -> None:
         """``tok_embeddings``: [vocab, dim]. ``output``: dim -> vocab.
 
-        ``prefill_chunk``: number of prompt tokens that are read in one pass.
+        ``prefill_chunk``: number of prompt tokens that are processed in one pass.
         """
         self.config = config
         self.prefill_chunk = prefill_chunk
@@ -71,22 +71,23 @@ class Transformer:
         stop: Event | None = None,
         all_logits: bool = False,
     ) -> Tensor:
-        """Read ``token_ids`` after those in the cache; returns the last token's logits [vocab].
+        """Process ``token_ids`` after the cached tokens; return the last token's logits [vocab].
 
-        ``all_logits``: returns the logits of every token, [len(token_ids), vocab]. Raises
-        Cancelled, the cache unchanged, if ``stop`` is set while the blocks are computed.
+        ``all_logits``: return the logits of every token, [len(token_ids), vocab]. Raises Cancelled
+        and leaves the cache unchanged if ``stop`` is set while the blocks are computed.
         """
         for x in self._layers(token_ids, cache, stop):
-            last = x  # of the last layer, in the end
+            last = x  # after the loop, the output of the last layer
         return self.logits(last) if all_logits else self.logits(last[-1:])[0]
 
     def _layers(
         self, token_ids: list[int], cache: KVCache, stop: Event | None = None
     ) -> Iterator[Tensor]:
-        """Run ``forward`` layer by layer, for callers that report progress.
+        """Run the layers of ``forward`` one by one, for callers that report progress.
 
-        Yields the output of each layer, [len(token_ids), dim], in the same memory as the one
-        before. The tokens count as read when the last one is yielded. Raises as ``forward``.
+        Yields the output of each layer, [len(token_ids), dim], which overwrites the previous one.
+        The tokens are appended to the cache before the last output is yielded. Raises Cancelled as
+        ``forward`` does.
         """
         start = len(cache)
         x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
@@ -100,16 +101,20 @@ class Transformer:
                 cache.extend(token_ids)
             yield x
 
-    layers = torch.inference_mode()(_layers)  # within forward it would be entered once per layer
+    # Not used within forward, because inference mode would be entered again for every layer.
+    layers = torch.inference_mode()(_layers)
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Logits of the token after each position: last layer's x [seq, dim] -> [seq, vocab]."""
+        """Return the logits of the next token at each position: x [seq, dim] -> [seq, vocab].
+
+        x: output of the last layer.
+        """
         return self.output(self.norm(x))
 
 
 class Block:
-    """One layer: attention, then feed-forward, each added to its input in place."""
+    """One layer: attention, then feed-forward; each is added to the residual stream in place."""
 
     def __init__(
         self, attention_norm: Norm, attention: Attention, ffn_norm: Norm, feed_forward: FeedForward
@@ -118,29 +123,29 @@ class Block:
         self.ffn_norm, self.feed_forward = ffn_norm, feed_forward
 
     def __call__(self, x: Tensor, placement: Placement, cache: LayerCache) -> Tensor:
-        # In place, as a new x would fragment the memory that the next layer can use again.
+        # In place, because a new x would fragment the memory that the next layer can reuse.
         x += self.attention(self.attention_norm(x), placement, cache)
         x += self.feed_forward(self.ffn_norm(x))
         return x
 
 
 class WeightSource(Protocol):
-    """Gives an architecture its weights, by the names of its table of tensors."""
+    """Provides the weights of an architecture by the names in its table of tensors."""
 
     def norm(self, name: str) -> Tensor:
-        """A vector: float32 [dim]."""
+        """Return the weight of a norm: float32 [dim]."""
 
     def weight(self, name: str) -> Weight:
-        """A table whose rows are looked up: [rows, dim]."""
+        """Return a table whose rows are looked up: [rows, dim]."""
 
     def linear(self, *names: str) -> Linear:
-        """The product with one matrix, or with several that read the same input, stacked.
+        """Return the product with one matrix, or the stacked product of several with one input.
 
-        It adds their biases where the architecture has them.
+        The product includes the biases if the architecture has them.
         """
 
     def output(self, tok_embeddings: Weight) -> Output:
-        """The product with the output matrix, or with the embedding where the two are tied."""
+        """Return the product with the output matrix, or with the embedding if they are tied."""
 
 
 BuildBlock = Callable[[ModelConfig, int, WeightSource], Layer]
@@ -172,10 +177,10 @@ def build_block(
 def build_model(
     config: ModelConfig, weights: WeightSource, max_seq_len: int, build_block: BuildBlock
 ) -> Transformer:
-    """Build a LLaMA-like model with all of its layers in memory."""
+    """Build a LLaMA-like model with all its layers in memory."""
     tok_embeddings = weights.weight("tok_embeddings")
-    # The output is the largest matrix and in memory twice while it is packed: it comes before the
-    # layers, while there is room.
+    # The output is the largest matrix and twice in memory while it is packed, so it is built before
+    # the layers, when most memory is free.
     output = weights.output(tok_embeddings)
     blocks = [build_block(config, layer, weights) for layer in range(config.n_layers)]
     norm = RMSNorm(weights.norm("norm"), config.norm_eps)
