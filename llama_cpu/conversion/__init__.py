@@ -1,1 +1,1 @@
-"""Checkpoints to other checkpoints: merge, split, and quantize ahead of time."""
+"""Conversion of checkpoints: merging, splitting, and quantising ahead of time."""

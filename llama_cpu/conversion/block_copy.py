@@ -1,8 +1,8 @@
-"""Copying tensors to their places in a file, block by block, with a few threads.
+"""Copying of tensors to their offsets in a file, in blocks, with a few threads.
 
-One thread reads, checks and writes a block, so that the block stays in that core's cache; two
-threads keep disk and processor busy at the same time. Memory: one block per thread, however large
-the model.
+Each block is read, checksummed and written by one thread, so that it stays in that core's cache.
+Two threads keep disk and processor busy at the same time. Memory use is one block per thread,
+whatever the size of the model.
 """
 
 import math
@@ -21,20 +21,20 @@ from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.system.file_io import write_at
 
 try:
-    from isal.isal_zlib import crc32  # ten times as fast as zlib's, which would cost the most
-except ImportError:  # not made for this processor or version of Python
+    from isal.isal_zlib import crc32  # ten times as fast as zlib's, which would be the bottleneck
+except ImportError:  # not available for this processor or version of Python
     from zlib import crc32
 
-BLOCK_BYTES = 1 << 20  # small enough for a core's cache: 32 MiB blocks take half as long again
-_THREADS = 2  # more of them read so far apart that the system no longer reads ahead for them
-_BLOCKS_WAITING = 8
+BLOCK_BYTES = 1 << 20  # fits a core's cache; with 32 MiB, copying takes 1.5 times as long
+_THREADS = 2  # with more threads, reads are so far apart that the system no longer reads ahead
+_BLOCKS_WAITING = 8  # maximum number of submitted blocks that are not finished
 
 OnBytes = Callable[[int], None]  # called with the number of bytes just written
 
 
 @dataclass(frozen=True)
 class PlacedTensor:
-    """A tensor with the type and the position at which it is written."""
+    """A tensor with the dtype and the byte offset at which it is written."""
 
     tensor: StoredTensor
     dtype: torch.dtype
@@ -55,11 +55,11 @@ class _Block(NamedTuple):
 def copy_tensors(
     file: FileIO, placed: Sequence[PlacedTensor], on_bytes: OnBytes, checksums: bool = True
 ) -> list[int]:
-    """Write every tensor, row-major, to its place in ``file`` and return their CRC-32 checksums.
+    """Write every tensor, row-major, at its offset in ``file``, and return their CRC-32 checksums.
 
     Without ``checksums`` all of them are 0.
 
-    Raises UserError where a source cannot be read, OSError where the file cannot be written.
+    Raises UserError if a source cannot be read, OSError if the file cannot be written.
     """
     results = [0] * len(placed)
     buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
@@ -76,7 +76,7 @@ def copy_tensors(
         on_bytes(size)
 
     torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the parallel work is over blocks
+    torch.set_num_threads(1)  # blocks are processed in parallel instead
     pool = ThreadPoolExecutor(_THREADS)
     try:
         for index, tensor in enumerate(placed):
@@ -119,9 +119,10 @@ def _copy(file: FileIO, block: _Block, buffers: SimpleQueue[torch.Tensor], check
         buffers.put(buffer)
 
 
-# CRC-32 of two pieces put together, from the CRC-32 of each: a CRC is the remainder of the bytes,
-# as a polynomial over GF(2), so the first one's only has to be multiplied by x^(8 * length of the
-# second). Bits are in reversed order: 1 << 31 is the polynomial 1, 1 << 30 is x.
+# The CRC-32 of two concatenated pieces can be computed from the CRC-32 of each. A CRC is the
+# remainder of the bytes as a polynomial over GF(2), so the first one only has to be multiplied by
+# x^(8 * length of the second). Bits are in reversed order: 1 << 31 is the polynomial 1, 1 << 30
+# is x.
 _POLYNOMIAL = 0xEDB88320
 
 

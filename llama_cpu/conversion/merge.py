@@ -1,6 +1,6 @@
-"""Merging shards into one file and splitting one file into shards, tensor by tensor.
+"""Merging of shards into one file, and splitting of one file into shards.
 
-No tensor is held whole: sources are joined or cut as their rows are read, block by block.
+No tensor is completely in memory: tensors are joined or cut while their rows are read in blocks.
 """
 
 import errno
@@ -30,23 +30,23 @@ from llama_cpu.system.safe_reading import reason
 
 Tensors = Mapping[str, StoredTensor]
 
-_HEADER_BYTES = 4096  # at most, for each tensor: its entries in a file's tables, and padding
+_HEADER_BYTES = 4096  # upper bound per tensor for padding and entries in the tables of a file
 
 
 @dataclass(frozen=True)
 class Written:
-    """The size of what was written, and the time it took."""
+    """The size of the written files and the time it took to write them."""
 
-    size: int  # bytes of tensors
-    seconds: float  # to write
-    sync_seconds: float  # to have it all on the disk
+    size: int  # bytes of all tensors
+    seconds: float  # time to write
+    sync_seconds: float  # time to sync the files to the disk afterwards
 
 
 def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
-    """Cut a checkpoint into ``count`` shards by the table of sharding: tensors by file name.
+    """Split a checkpoint into ``count`` shards and return their tensors by file name.
 
-    The embedding is cut as Meta cut it: a Llama 3's along the vocabulary, others along the
-    model's width. Raises UserError where ``count`` does not divide what is to be cut.
+    The embedding is split as in Meta's files: along the vocabulary in Llama 3, along the model's
+    width in others. Raises UserError if a dimension or the heads cannot be divided by ``count``.
     """
     _check_heads(checkpoint.config, count)
     embedding = embedding_dimension_of_model(checkpoint.config)
@@ -60,7 +60,7 @@ def split(checkpoint: Checkpoint, count: int) -> dict[str, Tensors]:
 
 
 def _check_heads(config: ModelConfig, count: int) -> None:
-    """Raise UserError if heads would be cut in half: their rows may divide where they do not."""
+    """Raise UserError if a head would be cut, which divisible numbers of rows do not exclude."""
     for what, heads in (("heads", config.n_heads), ("key-value heads", config.n_kv_heads)):
         if heads % count:
             raise UserError(
@@ -94,19 +94,20 @@ def write_model(
 ) -> Written:
     """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
 
-    ``dtype``: None keeps each tensor's own type, as quantised values always do. All files appear in
-    ``folder`` once they are complete and synced; until then, and if this fails, the previous files
-    stay. With ``before_verifying``, which is called first, they are read back and compared before
-    they appear.
+    ``dtype``: None keeps the dtype of each tensor; quantised values always keep theirs. The files
+    appear in ``folder`` once all of them are complete and synced. Until then, and if this fails,
+    the previous files stay. If ``before_verifying`` is given, it is called after writing, and the
+    files are then read back and compared before they appear.
 
-    Raises UserError: disk full, folder not writable, source damaged, or the comparison failed.
+    Raises UserError if the disk is full, the folder is not writable, a source is damaged, or the
+    comparison fails.
     """
     size = sum(total_bytes(tensors, dtype) for tensors in files.values())
     with _explained(folder), AtomicFiles(folder) as atomic_files:
         _check_free_space(folder, atomic_files.free_bytes(), size, sum(map(len, files.values())))
         opened = {name: atomic_files.open(name) for name in files}
-        # One file of weights that fits the params.json that is there is published alone, which
-        # cannot be interrupted; otherwise params.json comes last, and nothing loads without it.
+        # If params.json stays the same, a single file of weights is published alone, which is
+        # atomic. Otherwise params.json is published last: without it the model cannot be loaded.
         if len(files) > 1 or not _holds(folder / "params.json", params):
             write_at(atomic_files.open("params.json"), 0, memoryview(params))
         start = time.perf_counter()
@@ -131,7 +132,7 @@ def _holds(path: Path, content: bytes) -> bool:
 def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     dtypes = {}
     for name, tensor in tensors.items():
-        # Integers are what ``quantized`` made of a matrix.
+        # Only ``quantized`` makes tensors of integers.
         is_quantized = tensor.dtype is not None and not tensor.dtype.is_floating_point
         wanted = tensor.dtype if is_quantized else dtype or tensor.dtype
         if wanted not in WRITABLE:
@@ -142,7 +143,7 @@ def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtyp
 
 
 def total_bytes(tensors: Tensors, dtype: torch.dtype | None) -> int:
-    """Return the bytes of all values in that type (None: their own). Raises UserError."""
+    """Return the size of all values in ``dtype`` (None: their own dtypes). Raises UserError."""
     dtypes = _dtypes(tensors, dtype)
     return sum(math.prod(tensors[name].shape) * dtypes[name].itemsize for name in tensors)
 
@@ -212,7 +213,7 @@ def _same(
         values = torch.empty(2, last - first, *source.shape[1:], dtype=dtype)
         written.rows(first, last).fill(values[0])
         source.rows(first, last).fill(values[1])
-        # Bytes, so that NaN equals itself.
+        # Compare bytes, so that NaN equals itself.
         if not torch.equal(values[0].view(torch.uint8), values[1].view(torch.uint8)):
             return False
         on_bytes((last - first) * row_bytes)

@@ -1,12 +1,12 @@
-"""Writing ``torch.save`` files without holding them: a zip of one pickle and the tensors' bytes.
+"""Writing of ``torch.save`` files block by block: a zip of one pickle and the tensors' bytes.
 
 Layout: PyTorch, torch/serialization.py ("archive/data.pkl", "archive/data/N", "archive/version",
 "archive/byteorder"); zip: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (central
 directory), 4.3.14 to 4.3.16 (end), 4.5.3 (zip64). Records are stored uncompressed and begin at a
 multiple of 64 bytes, as torch's own do, so that they can be mapped.
 
-``archive/.format_version`` is left out on purpose: where it is there, torch may compute where the
-records lie, from the lengths of its own headers, instead of reading it from ours.
+``archive/.format_version`` is left out on purpose: if it is present, torch may compute the offsets
+of the records from the lengths of its own headers instead of reading them from the file.
 """
 
 import io
@@ -29,7 +29,7 @@ from llama_cpu.system import torch_private
 from llama_cpu.system.file_io import write_at
 
 _ALIGNMENT = 64
-_ELSEWHERE = 0xFFFFFFFF  # in a field of 32 bits: the zip64 field has the number
+_ELSEWHERE = 0xFFFFFFFF  # value of a 32-bit field whose number is in the zip64 field
 _ZIP64_FROM = _ELSEWHERE
 _UTF8_NAMES = 0x0800
 _DATE = 1 << 5 | 1  # 1 January 1980: the same tensors give the same file
@@ -46,7 +46,7 @@ WRITABLE = _STORAGES.keys()
 class _Record(NamedTuple):
     name: bytes
     size: int
-    start: int  # of the local header
+    start: int  # offset of the local header
 
     @property
     def data_start(self) -> int:
@@ -54,7 +54,7 @@ class _Record(NamedTuple):
         return -(-end // _ALIGNMENT) * _ALIGNMENT
 
     def _sizes(self) -> bytes:
-        """The zip64 field of a local header: size, then compressed size, which is the same."""
+        """Return the zip64 field of a local header: size and compressed size, which are equal."""
         return struct.pack("<HHQQ", 1, 16, self.size, self.size) if self._is_large else b""
 
     @property
@@ -90,9 +90,9 @@ def write_pth(
 ) -> None:
     """Write a file that ``torch.load(weights_only=True)`` reads, with and without ``mmap``.
 
-    ``dtypes``: float16, bfloat16, float32, float64 or int8 for each name. ``on_bytes`` is told of
-    the tensors' bytes as they are written. Raises UserError where a tensor cannot be read, OSError
-    where the file cannot be written.
+    ``dtypes``: float16, bfloat16, float32, float64 or int8 for each name. ``on_bytes`` is called
+    with the number of bytes of each block written. Raises UserError if a tensor cannot be read,
+    OSError if the file cannot be written.
     """
     small = {
         "data.pkl": _pickle(tensors, dtypes),
@@ -117,7 +117,7 @@ def write_pth(
 
 
 def tensor_bytes(tensor: StoredTensor, dtype: torch.dtype) -> int:
-    """Size of the tensor's values in that type."""
+    """Return the size of the tensor in this dtype, in bytes."""
     return math.prod(tensor.shape) * dtype.itemsize
 
 
@@ -160,7 +160,7 @@ class _Tensor:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes, for each _Tensor, what torch.save writes for a tensor: a call and a storage's key."""
+    """Pickles a _Tensor as torch.save pickles a tensor: a function call with a storage's key."""
 
     def persistent_id(self, obj: object) -> tuple[Any, ...] | None:
         if not isinstance(obj, _Storage):

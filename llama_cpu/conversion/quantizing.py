@@ -1,7 +1,7 @@
-"""Matrices that are quantised as they are read, ahead of time: for a file in a weight format.
+"""Quantising ahead of time: matrices that are quantised while they are read, to be written.
 
-A row is quantised whole, and rows of wo and w2 are spread over the shards: rows are joined before
-they are quantised, a few at a time.
+A scale belongs to a whole row, but the rows of wo and w2 are spread over the shards. Rows are
+therefore joined before they are quantised, a few at a time.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from llama_cpu.errors import UserError
 from llama_cpu.weights.operations import FilePart
 from llama_cpu.weights.weight_format import WeightFormat
 
-_CHUNK_BYTES = 1 << 20  # of float32 rows: they stay in a core's cache
+_CHUNK_BYTES = 1 << 20  # size of the float32 rows quantised at a time; they fit a core's cache
 
 
 def quantized(
     tensors: Mapping[str, StoredTensor], weight_format: WeightFormat
 ) -> dict[str, StoredTensor]:
-    """Replace each matrix by the tensors that a file of this format holds for it.
+    """Replace each matrix by the tensors that store it in this format.
 
-    Other tensors stay as they are, and so do all of them in a format that quantises nothing.
+    Other tensors stay unchanged, as do all tensors if the format is not a quantised one.
     """
     parts = weight_format.operations.file_parts
     result: dict[str, StoredTensor] = {}
@@ -33,7 +33,7 @@ def quantized(
             result[name] = tensor
             continue
         for part in parts:
-            stored = part.stored(tensor)  # was quantised when its file was written
+            stored = part.stored(tensor)  # already quantised in its file
             result[name + part.suffix] = (
                 QuantizedPart(tensor, part, name, weight_format)
                 if stored is None
@@ -44,11 +44,11 @@ def quantized(
 
 @dataclass(frozen=True)
 class QuantizedPart:
-    """One of the tensors that a matrix becomes."""
+    """One of the tensors that store a quantised matrix, computed from the matrix when read."""
 
     matrix: StoredTensor
     part: FilePart
-    name: str  # of the matrix
+    name: str  # name of the matrix
     weight_format: WeightFormat
 
     @property
@@ -63,7 +63,7 @@ class QuantizedPart:
         return None
 
     def fill(self, target: Tensor) -> None:
-        """Quantise all rows. Raises UserError for numbers that the format cannot express."""
+        """Quantise all rows. Raises UserError if the matrix holds infinite numbers or NaN."""
         rows, columns = self.matrix.shape
         step = max(1, _CHUNK_BYTES // (4 * columns))
         for first in range(0, rows, step):
@@ -73,8 +73,8 @@ class QuantizedPart:
             self.part.fill(values, target[first:last])
         if target.is_floating_point() and not bool(target.isfinite().all()):
             raise UserError(
-                f"The tensor '{self.name}' holds infinite numbers or such as are none, which "
-                f"{self.weight_format.label} cannot express; leave out "
+                f"The tensor '{self.name}' contains infinite numbers or NaN, which "
+                f"{self.weight_format.label} cannot represent; leave out "
                 f"{self.weight_format.merge_switch}."
             )
 

@@ -1,4 +1,4 @@
-"""Writing safetensors files without holding their tensors in memory."""
+"""Writing of safetensors files block by block."""
 
 import json
 import math
@@ -20,15 +20,15 @@ def write_safetensors(
     dtypes: Mapping[str, torch.dtype],
     on_bytes: OnBytes,
 ) -> None:
-    """Write the tensors to an empty file, each in its type of ``dtypes``.
+    """Write the tensors to an empty file, each in its dtype of ``dtypes``.
 
-    ``on_bytes`` is told how many bytes were written. Raises UserError if a tensor cannot be read,
-    OSError if the file cannot be written.
+    ``on_bytes`` is called with the number of bytes of each block written. Raises UserError if a
+    tensor cannot be read, OSError if the file cannot be written.
     """
     type_names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     end = 0
-    # Wide types first, so that each tensor begins at a multiple of its type's size.
+    # Large dtypes first, so that the offset of each tensor is a multiple of its item size.
     for name in sorted(tensors, key=lambda name: -dtypes[name].itemsize):
         shape = tensors[name].shape
         begin, end = end, end + math.prod(shape) * dtypes[name].itemsize
