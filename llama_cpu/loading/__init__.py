@@ -1,1 +1,1 @@
-"""A checkpoint to a model that is ready to run, and where models are found."""
+"""Loading: from a checkpoint to a model that is ready to run, and discovery of models."""

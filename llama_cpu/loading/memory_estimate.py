@@ -1,4 +1,4 @@
-"""The memory that a model will take, estimated before anything is loaded."""
+"""Estimate of the memory that a model needs, before anything is loaded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ _PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a model will take up."""
+    """The memory that a model is expected to need, in bytes."""
 
     weights: int
     kv_cache: int
@@ -30,7 +30,7 @@ class MemoryEstimate:
 
 
 def widest_product(config: ModelConfig) -> tuple[int, int]:
-    """Return the shape [out, in] of a layer's largest product: w1 and w3, or wq, wk and wv."""
+    """Return the shape [out, in] of a layer's largest stacked product: w1, w3 or wq, wk, wv."""
     heads = config.n_heads + 2 * config.n_kv_heads
     return max(2 * config.hidden_dim, heads * config.head_dim), config.dim
 
@@ -41,7 +41,7 @@ def estimate_memory(
     max_seq_len: int,
     products: ProductChoice[Any] | None = None,
 ) -> MemoryEstimate:
-    """Estimate a model's memory. ``products`` None: those preferred without measuring."""
+    """Estimate the memory of a model. ``products`` None: those preferred without a measurement."""
     operations = precision.operations
     products = products or preferred(operations)
     weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
@@ -55,7 +55,8 @@ def estimate_memory(
         working += 4 * rows * columns
     output = operations.output_product(products, config.tied_output)
     if config.tied_output and not output.in_place:
-        weights += precision.nbytes((config.vocab_size, config.dim))  # as a product and as a table
+        # A packed output matrix is a second copy, beside the embedding table.
+        weights += precision.nbytes((config.vocab_size, config.dim))
     return MemoryEstimate(weights, kv_cache, working)
 
 
@@ -66,7 +67,7 @@ def check_fits(
     available: int,
     products: ProductChoice[Any] | None = None,
 ) -> None:
-    """Raise UserError, saying what would help, if more than ``available`` bytes are needed."""
+    """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes."""
     needed = estimate_memory(config, precision, max_seq_len, products)
     if needed.total <= available:
         return
@@ -86,7 +87,7 @@ def _what_would_help(
     while lengths[-1] > 256:
         lengths.append(lengths[-1] // 2)
     smaller = smaller_than(precision)
-    # Rounded weights cost the user less than a short context.
+    # Smaller weight formats come first: they restrict the user less than a short context.
     options = [(other, max_seq_len) for other in smaller]
     options += [(other, length) for other in (precision, *smaller) for length in lengths]
     for other, length in options:

@@ -1,4 +1,4 @@
-"""Everything that is decided before weights are read: files, format, products, memory, context."""
+"""The load plan: files, weight format, products, memory and context, decided before loading."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from llama_cpu.weights.formats import DEFAULT, format_of
 from llama_cpu.weights.operations import ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 
-_LONGEST_CONTEXT = 1 << 20  # where the checkpoint names no limit
-DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for more
+_LONGEST_CONTEXT = 1 << 20  # maximum number of tokens if the checkpoint has no limit
+DEFAULT_CONTEXT = 4096  # tokens; less if the model was trained for fewer
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What to load and how. Making a plan raises whatever can be wrong with the files."""
+    """What to load and how. ``plan_loading`` makes it and checks the files."""
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
@@ -34,12 +34,12 @@ class LoadPlan:
     max_seq_len: int
     threads: int
     is_demo: bool
-    generation_config: dict[str, Any]  # generation_config.json; empty without such a file
-    mmap: bool  # multiply weights where they lie in the files, as far as these have the format
+    generation_config: dict[str, Any]  # generation_config.json; empty if there is no such file
+    mmap: bool  # whether weights that are stored in this format are memory-mapped
     products: ProductChoice[Any]
-    operators: Operators  # which chose the products, for another model of this run
+    operators: Operators  # chose the products; used again for the next model of this run
     lookup: bool = False  # prompt-lookup speculative decoding
-    draft: "LoadPlan | None" = None  # of a smaller model that proposes tokens instead
+    draft: "LoadPlan | None" = None  # plan of the draft model for speculative decoding
 
     @property
     def name(self) -> str:
@@ -63,13 +63,13 @@ def plan_loading(
     draft_ckpt_dir: Path | None = None,
     operators: Operators | None = None,
 ) -> LoadPlan:
-    """Open the checkpoint and its tokenizer, choose the products, and check that all fits.
+    """Open the checkpoint and its tokenizer, choose the products, and check that the model fits.
 
     ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
-    is downloaded if necessary. ``mmap`` None: unless a copy in another layout is faster on this
-    processor. ``lookup`` None: if several rows cost little more than one. ``operators`` choose the
-    products; None: by measuring, in at most about a second. Raises UserError for anything that is
-    wrong.
+    is downloaded if necessary. ``mmap`` None: map weights unless a packed copy is faster on this
+    processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
+    ``operators`` chooses the products; None: by measuring, which takes about a second at most.
+    Raises UserError if a file or an argument is wrong, or if the memory does not suffice.
     """
     is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
     if is_demo:
@@ -78,7 +78,7 @@ def plan_loading(
         ckpt_dir = fetch_demo_model()
     checkpoint = open_checkpoint(ckpt_dir or model_folder())
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
-    checkpoint = replace(checkpoint, metadata={})  # a vocabulary's lists are not needed again
+    checkpoint = replace(checkpoint, metadata={})  # releases the lists of the vocabulary
     context = _context(max_seq_len, checkpoint)
     operators = operators or MeasuredOperators()
     threads = threads or physical_cores()
@@ -116,7 +116,7 @@ def plan_loading(
 def _plan_draft(
     plan: LoadPlan, ckpt_dir: Path, tokenizer_path: Path | None, mmap: bool | None
 ) -> LoadPlan:
-    """Plan the model that proposes tokens to that of ``plan``, whose vocabulary it must share."""
+    """Plan a draft model for the model of ``plan``. Raises UserError if vocabularies differ."""
     draft = plan_loading(
         ckpt_dir,
         tokenizer_path,

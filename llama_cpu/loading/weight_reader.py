@@ -1,4 +1,4 @@
-"""Weights on their way from files into the products of a model: mapped, converted or packed."""
+"""Reading of a model's weights from files into products: mapped, converted or packed."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from llama_cpu.weights.linear import BiasedLinear, Linear, Output, SeparateLinea
 from llama_cpu.weights.operations import ProductChoice, StoredMatrix
 from llama_cpu.weights.weight_format import WeightFormat
 
-Progress = Callable[[int, int, str], None]  # bytes that are ready, of how many, and what comes next
+Progress = Callable[[int, int, str], None]  # (bytes done, bytes in total, name of the next tensor)
 
 
 class WeightReader:
     """Reads a checkpoint's tensors for an architecture and reports progress.
 
-    A tensor can be read again until ``release`` drops it. Whatever reads one raises Cancelled once
-    ``stop`` is set, UserError for a damaged file.
+    A tensor can be read repeatedly until ``release`` drops it. All methods that read tensors raise
+    Cancelled once ``stop`` is set, and UserError if a file is damaged.
     """
 
     def __init__(
@@ -36,9 +36,10 @@ class WeightReader:
         on_progress: Progress,
         stop: Flag,
     ) -> None:
-        """``mmap``: weights that a file holds in this format stay there.
+        """``mmap``: whether to map weights that are stored in this format.
 
-        ``products`` must be in place then. ``total``: bytes of all weights, for ``on_progress``.
+        In that case ``products`` must be in place. ``total``: bytes of all weights, for
+        ``on_progress``.
         """
         self._config, self._tensors = checkpoint.config, checkpoint.tensors
         self._format, self._operations = precision, precision.operations
@@ -46,7 +47,7 @@ class WeightReader:
         self._total, self._on_progress, self._stop = total, on_progress, stop
         self._passing = _PassingMemory()
         self.done = 0  # bytes of weights that are ready
-        self.mapped = 0  # of those, read in place
+        self.mapped = 0  # the part of ``done`` that is memory-mapped
         self._to_read_ahead: list[FileTensor] = []
 
     def norm(self, name: str) -> Tensor:
@@ -54,28 +55,28 @@ class WeightReader:
         return self._vector(name + ".weight")
 
     def weight(self, name: str) -> Weight:
-        """Return a matrix as a table, of which rows are taken."""
+        """Return a matrix as a table whose rows are looked up."""
         stored = self._find(name + ".weight")
         in_place = self._in_place(stored)
         return self._converted([stored]) if in_place is None else in_place
 
     def output(self, tok_embeddings: Weight) -> Output:
-        """Return the last product, with its own weight or that of the embedding."""
+        """Return the output product, with its own weight or, if tied, that of the embedding."""
         tied = self._config.tied_output
         product = self._operations.output_product(self._products, tied)
         weight = tok_embeddings if tied else self.weight("output")
         if tied and not product.in_place:
-            self.done += tok_embeddings.nbytes  # in memory as a table, too
+            self.done += tok_embeddings.nbytes  # the packed copy beside the embedding table
         return self._operations.make_output(weight, product)
 
     def linear(self, *names: str) -> Linear:
-        """Return the product with these matrices, stacked, and with the biases that they have."""
+        """Return the stacked product with these matrices, with their biases if they have any."""
         product = self._product(*names)
         biases = [self._vector(name + ".bias") for name in names if name + ".bias" in self._tensors]
         return BiasedLinear(product, torch.cat(biases)) if biases else product
 
     def _product(self, *names: str) -> Linear:
-        """Mapped matrices do not lie side by side in their file: they stay separate products."""
+        """Return one stacked product; separate ones if mapped, as files do not stack matrices."""
         stored = [self._find(name + ".weight") for name in names]
         in_place = [self._in_place(tensor) for tensor in stored]
         if all(weight is None for weight in in_place):
@@ -89,12 +90,12 @@ class WeightReader:
         return linears[0] if len(linears) == 1 else SeparateLinears(linears)
 
     def release(self, prefix: str) -> None:
-        """Drop the tensors whose names begin so, and with them the memory of files read whole."""
+        """Drop the tensors whose names begin with ``prefix``, and any memory that they use."""
         for name in [name for name in self._tensors if name.startswith(prefix)]:
             del self._tensors[name]
 
     def finish(self) -> None:
-        """Release everything, and read mapped weights ahead while the user types."""
+        """Release all tensors, and read mapped weights ahead in the background."""
         self._on_progress(self._total, self._total, "")
         self.release("")
         self._passing = _PassingMemory()
@@ -135,7 +136,7 @@ class WeightReader:
             self._to_read_ahead.append(stored)
 
     def _converted(self, stored: list[StoredTensor], passing: bool = False) -> Weight:
-        """Convert matrices to one [sum of outs, in]; ``passing``: in memory that is used again."""
+        """Convert matrices to one weight [sum of outs, in]; ``passing``: in reused memory."""
         shape = (sum(tensor.shape[0] for tensor in stored), stored[0].shape[1])
         self.done += self._format.nbytes(shape)
         new = self._passing.start() if passing else new_tensor
@@ -144,9 +145,10 @@ class WeightReader:
 
 
 class _PassingMemory:
-    """Memory for one weight at a time on its way to be packed.
+    """A buffer for one weight at a time that is converted before it is packed.
 
-    New memory costs more time than what is written to it, as the system fills it with zeros first.
+    Reusing memory is faster: the system fills new memory with zeros, which takes longer than
+    writing the weight.
     """
 
     def __init__(self) -> None:
@@ -154,7 +156,7 @@ class _PassingMemory:
         self._is_taken = False
 
     def start(self) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
-        """Return a function whose first tensor takes the memory of the weight before."""
+        """Return a function whose first tensor reuses the memory of the previous weight."""
         self._is_taken = False
         return self._new
 
@@ -164,13 +166,13 @@ class _PassingMemory:
         self._is_taken = True
         size = math.prod(shape) * dtype.itemsize
         if len(self._memory) < size:
-            self._memory = torch.empty(0, dtype=torch.uint8)  # not both at once
+            self._memory = torch.empty(0, dtype=torch.uint8)  # free the old buffer first
             self._memory = new_tensor((size,), torch.uint8)
         return self._memory[:size].view(dtype).view(shape)
 
 
 def can_map(checkpoint: Checkpoint, precision: WeightFormat) -> bool:
-    """Tell whether any matrix lies in a file in this format."""
+    """Return whether any matrix is stored in this format and can be mapped."""
     matrices = (tensor for tensor in checkpoint.tensors.values() if len(tensor.shape) == 2)
     return any(precision.operations.mappable(tensor) is not None for tensor in matrices)
 
@@ -181,11 +183,11 @@ def _read_ahead(tensors: list[FileTensor]) -> None:
 
 
 def new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Make an uninitialised tensor. Raises UserError if the system has no memory for it."""
+    """Create an uninitialised tensor. Raises UserError if there is not enough memory."""
     try:
         return torch.empty(shape, dtype=dtype)
-    except RuntimeError as error:  # with --force; otherwise the estimate refused it
+    except RuntimeError as error:  # only with --force; check_fits refuses it otherwise
         raise UserError(
-            "The system has no memory for these weights; close other programs or take a smaller "
+            "There is not enough memory for these weights; close other programs or take a smaller "
             "model."
         ) from error
