@@ -1,4 +1,4 @@
-"""Tokenizers: sentencepiece, Llama 3's and Tekken's ranks, tokenizer.json and GGUF."""
+"""Tokenizers: sentencepiece, tiktoken ranks (Llama 3, Tekken), tokenizer.json and GGUF."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +99,7 @@ def _template_beside(path: Path) -> str:
 
 
 def _template(value: Any, file: Path) -> str:
-    """A chat template from a file, where it is text, a list of named ones or missing."""
+    """Return the chat template in ``value``, which is a string, a list of named ones or None."""
     if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
         defaults = [entry.get("template") for entry in value if entry.get("name") == "default"]
         value = defaults[0] if defaults else None

@@ -1,4 +1,4 @@
-"""The interface that every tokenizer has, whichever library does the work."""
+"""The common interface of all tokenizers, whatever library they use."""
 
 import codecs
 import re
@@ -16,7 +16,7 @@ _END_TOKENS = (
     "<|end|>",
     "<|eot|>",
 )
-# Part of the text even where a vocabulary calls them special: the chat shows thinking folded.
+# Part of the text even if a vocabulary marks them as special: the chat shows thinking folded.
 SHOWN_TOKENS = frozenset({"<think>", "</think>"})
 
 
@@ -33,7 +33,7 @@ class Tokenizer(ABC):
     special_tokens: dict[str, int]
     bos_token: str = ""
     eos_token: str = ""
-    end_tokens: tuple[str, ...] = ()  # further end-of-answer tokens that the model's files name
+    end_tokens: tuple[str, ...] = ()  # further end-of-answer tokens from the model's files
     adds_bos: bool = False  # whether a prompt without a template begins with bos_token
     chat_template: str = ""  # the Jinja template from the model's files
 
@@ -86,7 +86,7 @@ def byte_level_bytes(piece: str) -> bytes:
 
 
 def _byte_of_symbol() -> dict[str, int]:
-    """GPT-2 writes printable bytes as themselves and the others as symbols from U+0100 on."""
+    """Return GPT-2's table: printable bytes stay the same, others are symbols from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
@@ -104,7 +104,7 @@ def sentencepiece_bytes(piece: str) -> bytes:
 
 
 class StreamDecoder:
-    """Decodes token by token, holding an incomplete character back until its last byte."""
+    """Decodes token by token and holds back an incomplete character until its last byte."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -120,5 +120,5 @@ class StreamDecoder:
         return bool(self._utf8.getstate()[0])
 
     def flush(self) -> str:
-        """Return what was held back, with U+FFFD in place of an incomplete character."""
+        """Return U+FFFD in place of an incomplete character that was held back."""
         return self._utf8.decode(b"", final=True)

@@ -1,7 +1,7 @@
-"""The vocabularies inside GGUF files, given to the library that each kind came from.
+"""Tokenizers of GGUF files: each kind of vocabulary is passed to the library it was made with.
 
-The keys ``tokenizer.ggml.*`` are those of ggml's document "GGUF", the names of the pre-tokenizers
-those of llama.cpp.
+The keys ``tokenizer.ggml.*`` are documented in ggml, docs/gguf.md; the names of the pre-tokenizers
+are those of llama.cpp.
 """
 
 import struct
@@ -21,7 +21,7 @@ T = TypeVar("T")
 # tokenizer.ggml.token_type has the same numbers as sentencepiece_model.proto.
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 
-# <|im_end|>, and DeepSeek's names with a fullwidth bar.
+# Control tokens such as <|im_end|>, and DeepSeek's with a fullwidth bar.
 _CONTROL_BEGINS, _CONTROL_ENDS = ("<|", "<\uff5c"), ("|>", "\uff5c>")
 
 # Patterns that split text into words, which BPE does not merge across. Those of Qwen2 and Tekken
@@ -53,9 +53,9 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
-    """The tokens' types, with control tokens and shown tokens corrected.
+    """Return the types of the tokens, with those of control tokens and shown tokens corrected.
 
-    Early converters call all added tokens user-defined, ``<|im_end|>`` among them.
+    Early converters mark all added tokens as user-defined, including ``<|im_end|>``.
     """
     types = _listed(metadata, "token_type", int) or [1] * len(tokens)
     if len(types) != len(tokens):
@@ -117,7 +117,7 @@ def _message(field: int, body: bytes) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    """Encode a number as a varint: seven bits a byte, lowest first, top bit set but on the last."""
+    """Encode a varint: seven bits per byte, lowest first; the top bit is set except in the last."""
     if value < 0:
         raise ValueError("a token id is negative")
     encoded = bytearray()
@@ -157,13 +157,13 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
             "eos_token": _token(tokens, metadata.get("tokenizer.ggml.eos_token_id")),
         },
     )
-    # Early files of Llama 3 do not say whether a prompt begins with the bos token.
+    # In early files of Llama 3 the field for the bos token at the beginning of a prompt is missing.
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre in _ADDS_BOS)
     hugging_face.adds_bos = bool(adds_bos) and hugging_face.bos_token in hugging_face.special_tokens
     return hugging_face
 
 
-# smaug-bpe is also SmolLM3's: Llama 3's words and vocabulary, but no bos token.
+# smaug-bpe is also used by SmolLM3: Llama 3's pattern and vocabulary, but no bos token.
 _LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "dbrx", "smaug-bpe")
 _QWEN2_NAMES = ("qwen2", "deepseek-r1-qwen", "megrez")
 _WHOLE_WORDS = (*_LLAMA3_NAMES, "tekken")  # a word that is in the vocabulary is not merged
@@ -171,7 +171,10 @@ _ADDS_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
 
 
 def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    """How text is split into words before BPE merges within them (``tokenizer.ggml.pre``)."""
+    """Return the splitter of text into words, across which BPE does not merge.
+
+    ``name``: the value of ``tokenizer.ggml.pre``. Raises ValueError if it is not known.
+    """
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("default", "gpt-2", "gpt2", "phi-2", "jina-es", "jina-de"):
         return gpt2
@@ -189,7 +192,10 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _listed(metadata: Mapping[str, Any], name: str, kind: type[T]) -> list[T]:
-    """A list, whose values are all of one type as in any GGUF list; [] if it is missing."""
+    """Return a list from the metadata, or [] if it is missing. Raises ValueError.
+
+    Only the first value is checked, because all values of a GGUF list have one type.
+    """
     values: Any = metadata.get(f"tokenizer.ggml.{name}", [])
     if not isinstance(values, list) or (values and not isinstance(values[0], kind)):
         raise ValueError(f"its {name} are of the wrong type")

@@ -84,12 +84,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def _is_failure(error: BaseException) -> bool:
-    """The library raises a bare Exception, and its Rust code panics with a BaseException."""
+    """Return whether the library failed: it raises Exception, or BaseException on Rust panics."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _token_text(value: Any) -> str:
-    """A token in tokenizer_config.json: its text, or an object with the field ``content``."""
+    """Return the text of a token: a string, or an object with the field ``content``."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""

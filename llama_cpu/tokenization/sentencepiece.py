@@ -16,7 +16,7 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     def __init__(self, model_proto: bytes, adds_bos: bool = True) -> None:
-        # LoadFromSerializedProto raises where the constructor would abort the process.
+        # LoadFromSerializedProto raises an error; the constructor would abort the process.
         self._at_start = sentencepiece.SentencePieceProcessor()
         self._at_start.LoadFromSerializedProto(model_proto)
         self._continued = sentencepiece.SentencePieceProcessor()
@@ -40,8 +40,8 @@ class SentencePieceTokenizer(Tokenizer):
             if isinstance(piece, int):
                 ids.append(piece)
                 continue
-            # After a control token sentencepiece puts a space before the text, too, unless the
-            # template has written that space itself, as "[INST] " of Mistral's does.
+            # sentencepiece also puts a space before text that follows a control token, unless the
+            # template itself contains that space, as Mistral's "[INST] " does.
             has_space = piece.startswith(" ") if index else continued
             encoder = self._continued if has_space else self._at_start
             ids += encoder.EncodeAsIds(piece)

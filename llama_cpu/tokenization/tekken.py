@@ -11,8 +11,8 @@ from typing import Any
 from llama_cpu.tokenization.base import SHOWN_TOKENS, Tokenizer
 from llama_cpu.tokenization.tiktoken import encode_words, encoding_of
 
-# The first control tokens of files that do not list them. Version 3 has no use for the last three,
-# and those without a name are <SPECIAL_20> and so on.
+# The first control tokens of files that do not list them. Version 3 lacks the last three. Control
+# tokens without a name are called <SPECIAL_20> and so on.
 _SPECIAL_NAMES = (
     "<unk>",
     "<s>",
@@ -91,7 +91,7 @@ def _count(value: Any) -> int:
 
 
 def _special_names(values: dict[str, Any], count: int) -> list[str]:
-    """The names of the control tokens, by id."""
+    """Return the names of the control tokens by id. Raises ValueError if they are wrong."""
     listed = values.get("special_tokens")
     if listed is None:
         names = list(_SPECIAL_NAMES[: -3 if values["config"].get("version") == "v3" else None])

@@ -29,7 +29,7 @@ _SPECIAL_NAMES = {
 
 
 def looks_like_ranks(data: bytes) -> bool:
-    """Tell whether a tokenizer.model is a list of ranks: base64, a space, a number."""
+    """Return whether a tokenizer.model is a list of ranks: base64, a space, a number."""
     return _RANK_LINE.fullmatch(data[:200].split(b"\n", 1)[0].rstrip()) is not None
 
 
@@ -75,7 +75,7 @@ def encoding_of(name: str, pattern: str, ranks: dict[bytes, int]) -> tiktoken.En
 def encode_words(encoding: tiktoken.Encoding, text: str) -> list[int]:
     """Encode plain text. Raises UserError if the library gives up on it."""
     try:
-        # encode_ordinary would panic where the pattern gives up, on a million spaces for example.
+        # encode_ordinary would panic if the pattern fails, for example on a million spaces.
         return encoding.encode(text, disallowed_special=())
     except ValueError as error:
         raise UserError(
