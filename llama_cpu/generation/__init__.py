@@ -1,1 +1,1 @@
-"""From prompt token ids to a stream of events."""
+"""Generation: from the token ids of a prompt to a stream of events."""

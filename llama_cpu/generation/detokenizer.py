@@ -6,7 +6,7 @@ from llama_cpu.tokenization import StreamDecoder, Tokenizer
 
 
 class TextStream:
-    """Takes token ids and returns text that is safe to show.
+    """Converts token ids to text that is safe to show.
 
     Incomplete characters and possible beginnings of a stop string are held back, so that no part of
     a stop string is ever shown. ``text`` is all the text returned so far.
@@ -22,7 +22,7 @@ class TextStream:
         self._stop_strings = stop_strings
         self._held = ""
         self.text = ""
-        self.stopped = False  # a stop string was found; everything from it on is discarded
+        self.stopped = False  # whether a stop string was found, which ends the text
 
     def push(self, token_id: int) -> str:
         """Take one token id and return the new text to show."""
@@ -47,7 +47,7 @@ class TextStream:
         return text
 
     def _length_of_partial_stop(self) -> int:
-        """Length of the longest suffix of the held text that is a prefix of a stop string."""
+        """Return the length of the longest suffix of the held text that begins a stop string."""
         longest = max(map(len, self._stop_strings), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             end = self._held[-length:]
@@ -57,7 +57,7 @@ class TextStream:
 
 
 def whole_characters(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[str, list[int]]:
-    """The text up to the last complete character, and the tokens of an incomplete one."""
+    """Return the text up to the last complete character, and the tokens of an incomplete one."""
     decoder = StreamDecoder(tokenizer)
     text = ""
     begun: list[int] = []

@@ -22,7 +22,7 @@ class StopReason(Enum):
 class TurnsDropped:
     """The oldest turns no longer fit in the context and were left out of the prompt."""
 
-    count: int  # of messages
+    count: int  # number of messages
 
 
 @dataclass(frozen=True)

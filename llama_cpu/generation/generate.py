@@ -1,4 +1,4 @@
-"""Generates an answer to prompt token ids, as a stream of events: prefill, then decode."""
+"""Generation of an answer to a prompt, as a stream of events: prefill, then decode."""
 
 import math
 import time
@@ -25,7 +25,7 @@ _NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends an answer: a number of tokens, end tokens, and stop strings."""
+    """The conditions that end an answer: a number of tokens, end tokens, and stop strings."""
 
     max_gen_len: int
     end_ids: frozenset[int]
@@ -87,7 +87,7 @@ class TextGenerator:
             )
 
     def _prefill(self, prompt_ids: list[int], stop: Flag) -> Generator[Event, None, Tensor]:
-        """Returns the logits [vocab] after the prompt."""
+        """Process the prompt and return the logits [vocab] after it."""
         reused = self.cache.reuse(prompt_ids)
         total = len(prompt_ids) - reused
         began = time.perf_counter()
@@ -96,7 +96,7 @@ class TextGenerator:
         for first in range(reused, len(prompt_ids), self.model.prefill_chunk):
             chunk = prompt_ids[first : first + self.model.prefill_chunk]
             for layer, x in enumerate(self.model.layers(chunk, self.cache, stop), start=1):
-                last = x[-1:]  # the last token's; after the loop, of the last layer
+                last = x[-1:]  # after the loop, the last layer's output for the last token
                 done = first - reused + len(chunk) * layer // n_layers
                 yield Prefill(reused, done, total, time.perf_counter() - began)
         return self.model.logits(last)[0]
@@ -110,17 +110,17 @@ class TextGenerator:
             if stop.is_set():
                 yield Finished(StopReason.STOPPED, answer.stream.flush())
                 return
-            if not math.isfinite(rows.sum()):  # a sum of what is not finite is not finite
+            if not math.isfinite(rows.sum()):  # the sum is not finite if any logit is not
                 yield Finished(StopReason.FAILED, answer.stream.flush(), _NOT_FINITE)
                 return
             tokens = answer.sample(rows, draft)
             if not answer.reason and len(answer.context) > self.cache.max_seq_len:
                 answer.reason = StopReason.CONTEXT
-            self.cache.truncate(len(answer.context) - 1)  # what was proposed and is not so
+            self.cache.truncate(len(answer.context) - 1)  # drop rejected draft tokens
             now = time.perf_counter()
             seconds = now - last
             last = now
-            if answer.count > len(tokens):  # the first comes without a pass
+            if answer.count > len(tokens):  # the first token needs no pass after the prefill
                 self.draft_length.observe(len(draft), len(tokens) - 1, now - pass_began)
             for position, (token_id, text) in enumerate(tokens):
                 yield Token(token_id, text, seconds / len(tokens), drafted=position > 0)
@@ -139,7 +139,7 @@ class TextGenerator:
                 return
 
     def _draft(self, drafter: Drafter, answer: "_Answer") -> list[int]:
-        """Draft tokens for after the next one, as many as the limits and the context allow."""
+        """Return draft tokens, as many as the limits and the context allow."""
         left = answer.limits.max_gen_len - answer.count - 1
         room = min(self.cache.max_seq_len - len(answer.context), left)
         count = min(self.draft_length.choose(), room)
@@ -162,7 +162,7 @@ class _Answer:
     def sample(self, rows: Tensor, draft: list[int]) -> list[tuple[int, str]]:
         """Sample tokens, with their texts, from the logits [1 + len(draft), vocab] of one pass.
 
-        One more than were proposed rightly, or fewer where the answer ends.
+        Returns the accepted draft tokens and one more token, or fewer if the answer ends.
         """
         tokens = []
         for row, proposed in zip(rows, [*draft, None], strict=True):

@@ -1,4 +1,4 @@
-"""Samples the next token from logits."""
+"""Sampling of the next token from logits."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llama_cpu.settings.generation_settings import RANGES, SETTINGS, require_allowed
 
-_CANDIDATES = 512  # how many of the best tokens are tried before the whole vocabulary is sorted
+_CANDIDATES = 512  # number of best tokens tried before the whole vocabulary is sorted
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def penalize_repetition(logits: Tensor, context_ids: list[int], penalty: float) 
 
 
 def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Unnormalised probabilities and ids of the tokens that may be sampled, best first."""
+    """Return unnormalised probabilities and ids of the tokens that may be sampled, best first."""
     # The maximum becomes 0, so that a tiny temperature cannot produce infinity.
     scaled = (logits - logits.max()) / max(sampling.temperature, 1e-30)
     probabilities = torch.softmax(scaled, dim=-1)
@@ -74,7 +74,7 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     best, ids = probabilities.topk(count)
     if not sampling.top_k and count < vocab and not _cuts_tail(best, sampling):
         best, ids = probabilities.sort(descending=True)
-    total = float(best.sum()) if sampling.top_k else 1.0  # top-p applies to what top-k has left
+    total = float(best.sum()) if sampling.top_k else 1.0  # top-p applies to the result of top-k
     if sampling.top_p < 1.0:
         before = best.cumsum(0) - best  # probability of all better tokens
         best = best[: max(1, int((before < sampling.top_p * total).sum()))]
@@ -84,7 +84,7 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 
 def _cuts_tail(best: Tensor, sampling: Sampling) -> bool:
-    """Whether top-p or min-p would drop everything less probable than ``best``."""
+    """Return whether top-p or min-p would drop all tokens less probable than ``best``."""
     by_top_p = sampling.top_p < 1.0 and float(best.sum()) >= sampling.top_p
     by_min_p = sampling.min_p > 0.0 and bool(best[-1] < sampling.min_p * best[0])
     return by_top_p or by_min_p

@@ -23,9 +23,9 @@ class Drafter(Protocol):
 
 
 class LookupDrafter:
-    """Prompt lookup: proposes what followed the last few tokens when they last occurred.
+    """Prompt lookup: proposes the tokens that followed the previous occurrence of the last few.
 
-    Effective where text is repeated, as when code is edited or a text is summarised.
+    It is effective for repetitive text, for example when code is edited or a text is summarised.
     """
 
     LENGTH = 3  # number of tokens that must match
@@ -43,9 +43,8 @@ class LookupDrafter:
             return []
         proposal: list[int] = []
         for place in range(start, start + count):
-            beyond = place - len(
-                context
-            )  # past the end: the text repeats, so reuse the proposal itself
+            # Past the end of the context, continue the repetition with the proposal itself.
+            beyond = place - len(context)
             proposal.append(context[place] if beyond < 0 else proposal[beyond])
         return proposal
 
@@ -75,7 +74,7 @@ class ModelDrafter:
 
 
 def vocabularies_differ(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether some id stands for different texts in the two vocabularies."""
+    """Return whether some id stands for different texts in the two vocabularies."""
     if one.n_tokens != other.n_tokens or one.special_tokens != other.special_tokens:
         return True
     return any(one.token_bytes(id_) != other.token_bytes(id_) for id_ in range(one.n_tokens))
@@ -101,7 +100,7 @@ class DraftLength:
         self.acceptance = self.FIRST_GUESS
 
     def choose(self) -> int:
-        """The number of tokens to propose now; 0 until a pass with one row was measured."""
+        """Return the number of tokens to propose now; 0 until a pass with one row was measured."""
         if 1 not in self._costs:
             return 0
         best = max([0, *self._lengths], key=self._tokens_a_second)

@@ -1,4 +1,4 @@
-"""The time of every token of one answer, and statistics of these times."""
+"""Times of the tokens of one answer, and their statistics."""
 
 import statistics
 from dataclasses import dataclass, field
