@@ -1,16 +1,18 @@
-"""Our engine beside others, and beside what the machine itself can do: one table.
+"""Compare our engine with other engines and with the limits of this machine, in one table.
 
     python -m benchmarks --peers ../peers/bin/python --folder /tmp/models
 
-Same weights, same threads, in turn: each side is a process that holds its model and waits while
-another works. Figures are medians over the rounds; a ratio above 1 is in our favour. "Of the
-limit" is the time that reading the weights and the KV cache once, or the prompt's products, would
-take at the speeds that are measured in the same rounds (workers/limits.py), over the time taken.
-The peers are no dependencies; make an environment for them:
+All engines use the same weights and the same number of threads, and run in turn: each side is a
+process that holds its model and waits while another one works. Figures are medians over the rounds;
+a ratio above 1 is in our favour. "Of the limit" is the shortest possible time divided by the time
+taken. The shortest possible time is that of reading the weights and the KV cache once, or of the
+products of the prompt, at the speeds measured in the same rounds (workers/limits.py).
+
+The peers are not dependencies of the project; create an environment for them:
 
     pip install llama-cpp-python ctranslate2 openvino-genai nncf
 
-The models of random weights take 50 GB in --folder with all that is made of them for the peers.
+The models of random weights, with their conversions for the peers, take 50 GB in --folder.
 """
 
 import argparse
@@ -60,9 +62,11 @@ def parse_arguments() -> argparse.Namespace:
         "--peers",
         metavar="PYTHON",
         default=sys.executable,
-        help="interpreter of the environment that has the peers (default: this one)",
+        help="Python interpreter of the environment with the peers (default: this one)",
     )
-    parser.add_argument("--folder", type=Path, help="where models are kept (default: nowhere)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the models (default: a temporary one)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument(
@@ -90,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def some_of(names: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    """Type of an option that is a list of names; the empty list is one, too."""
+    """Return the argparse type of an option that is a list of names, which may be empty."""
 
     def parse(text: str) -> tuple[str, ...]:
         chosen = tuple(name for name in text.split(",") if name)

@@ -1,10 +1,11 @@
-"""How the app feels while the model writes, and what the app costs the model.
+"""Measure the latency of the app during generation, and how much the app slows generation down.
 
-Starts the real program in a pseudo-terminal with the demo model, lets it write a long answer and
-types letters meanwhile: the time from a key press to the letter's arrival on the screen. Then the
-speed of generation in the app beside that of ``example_cpu.py``, same prompt, greedy, alternating.
-Conversations are kept in a folder that is gone afterwards. With ``--messages N`` the letters are
-typed in a conversation that has N messages already, and it is timed how soon the list opens it.
+The program runs in a pseudo-terminal with the demo model. While it generates a long answer, letters
+are typed, and the time from each key press to the letter on the screen is measured. Then the speed
+of generation in the app is compared with that of ``example_cpu.py``, in turn, with the same prompt
+and greedy sampling. Conversations are stored in a temporary folder. With ``--messages N`` the
+letters are typed in a conversation that already has N messages, and the time to open it from the
+list is measured as well.
 
     python -m benchmarks.app_latency
 """
@@ -35,7 +36,7 @@ from llama_cpu.history.store import History
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "Write a very long story about a fox who travels around the world."
-FIRST_LETTER = 0x10D0  # Georgian: in no answer to this question, so that each is seen once
+FIRST_LETTER = 0x10D0  # Georgian letters, which do not occur in answers to this question
 LETTERS = 33
 ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 SPEED = re.compile(r"Speed +([0-9.]+) tok/s")
@@ -48,10 +49,10 @@ ANSWER_SECONDS = 600
 
 
 class Terminal:
-    """The program in a pseudo-terminal, and all that it wrote since the last ``forget``."""
+    """The program in a pseudo-terminal, with its output since the last ``forget``."""
 
     def __init__(self, arguments: list[str], state: Path) -> None:
-        """``state``: the folder in which the app remembers that it was there before."""
+        """``state``: the folder for the app's state, prepared so that no welcome is shown."""
         (state / "llama_cpu").mkdir()
         (state / "llama_cpu" / "welcomed").touch()
         self._pid, self._fd = pty.fork()
@@ -67,12 +68,12 @@ class Terminal:
         os.write(self._fd, text.encode())
 
     def read(self, seconds: float) -> None:
-        """Take in what the program writes, for at most this long or until it has written."""
+        """Wait for output of the program for at most ``seconds``, and read it."""
         if select.select([self._fd], [], [], max(0.0, seconds))[0]:
             self._output += os.read(self._fd, 1 << 16)
 
     def wait_for(self, text: str, seconds: float) -> float:
-        """Seconds until the text was written."""
+        """Wait until the text appears in the output, and return the seconds that this took."""
         start = time.perf_counter()
         wanted = text.encode()
         while wanted not in self._output:
@@ -82,15 +83,15 @@ class Terminal:
         return time.perf_counter() - start
 
     def forget(self) -> None:
-        """Begin with an empty output."""
+        """Discard the output so far."""
         self._output.clear()
 
     def text(self) -> str:
-        """The output without escape sequences."""
+        """Return the output without escape sequences."""
         return ESCAPE_SEQUENCE.sub("", self._output.decode(errors="replace"))
 
     def memory(self) -> int:
-        """Resident bytes of the program when that was most."""
+        """Return the peak resident memory of the program in bytes."""
         status = Path(f"/proc/{self._pid}/status").read_text()
         return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
@@ -110,13 +111,13 @@ class Terminal:
 
 @dataclass
 class AppRun:
-    speed: float  # tokens a second of one answer
-    delays: list[float]  # of the letters typed meanwhile, in seconds
-    memory: int  # resident bytes at the most
+    speed: float  # tokens per second of one answer
+    delays: list[float]  # seconds from key press to screen of the letters typed meanwhile
+    memory: int  # peak resident memory in bytes
 
 
 def run_app(tokens: int, letters: int, messages: int = 0) -> AppRun:
-    """One answer in the app."""
+    """Generate one answer in the app."""
     words = ["example_chat.py", "--temperature", "0", "--max_gen_len", str(tokens)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.db"
@@ -127,7 +128,7 @@ def run_app(tokens: int, letters: int, messages: int = 0) -> AppRun:
 
 
 def make_conversation(path: Path, messages: int) -> None:
-    """Half of them questions, half answers of 1,300 characters."""
+    """Store a conversation of ``messages`` messages; the answers have 1,300 characters each."""
     with History(path) as history, history.together():
         conversation, parent = history.create(), None
         for number in range(0, messages, 2):
@@ -141,7 +142,7 @@ def make_conversation(path: Path, messages: int) -> None:
 
 
 def open_conversation(terminal: Terminal, messages: int) -> float:
-    """Seconds from Enter in the list until the end of its only conversation is on the screen."""
+    """Open the only conversation from the list, and return the seconds until its end is shown."""
     terminal.type("\x02")  # Ctrl+B
     terminal.wait_for("Duplicate", 10)  # in the footer
     time.sleep(1)
@@ -150,7 +151,7 @@ def open_conversation(terminal: Terminal, messages: int) -> float:
 
 
 def run_in_terminal(terminal: Terminal, letters: int, messages: int) -> AppRun:
-    """As run_app; quits the program."""
+    """Measure one answer as ``run_app`` does, in a started program, and quit the program."""
     try:
         terminal.wait_for("palette", START_SECONDS)  # in the footer
         time.sleep(1)
@@ -170,20 +171,20 @@ def run_in_terminal(terminal: Terminal, letters: int, messages: int) -> AppRun:
 
 
 def type_letter(terminal: Terminal, number: int) -> float:
-    """Press one key after a moment; seconds until it is on the screen."""
+    """Press one key after a pause, and return the seconds until it is on the screen."""
     pause_until = time.perf_counter() + random.uniform(0.1, 0.3)
     while (left := pause_until - time.perf_counter()) > 0:
         terminal.read(left)
     letter = chr(FIRST_LETTER + number % LETTERS)
     if number >= LETTERS:
-        terminal.type("\x15")  # Ctrl+U: the line is full of letters seen before
+        terminal.type("\x15")  # Ctrl+U deletes the line, which already contains this letter
         terminal.read(0.1)
     terminal.type(letter)
     return terminal.wait_for(letter, 10)
 
 
 def run_cli(tokens: int) -> tuple[float, int]:
-    """Tokens a second of the same answer without the app, and resident bytes at the most."""
+    """Generate the same answer without the app; return tokens per second and peak memory."""
     command = [sys.executable, "example_cpu.py", "--chat", "--json", "--temperature", "0"]
     command += ["--max_gen_len", str(tokens), QUESTION]
     with tempfile.TemporaryFile() as output:
@@ -200,8 +201,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=600, help="length of each answer")
-    parser.add_argument("--messages", type=int, default=0, help="in the conversation already")
-    parser.add_argument("--rounds", type=int, default=3, help="app and command line, each")
+    parser.add_argument(
+        "--messages", type=int, default=0, help="number of messages already in the conversation"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of comparisons of app and command line"
+    )
     arguments = parser.parse_args()
     os.chdir(ROOT)
 
@@ -216,7 +221,7 @@ def main() -> None:
 
 
 def compare(rounds: int, tokens: int) -> None:
-    """Speed and memory in the app and without, in turn; ratios of each pair, as machines drift."""
+    """Compare speed and memory with and without the app, in pairs, because machines drift."""
     ratios, more = [], []
     for _ in range(rounds):
         app = run_app(tokens, letters=0)
@@ -227,8 +232,8 @@ def compare(rounds: int, tokens: int) -> None:
             f"  app {app.speed:.1f} tok/s, {app.memory / 1e6:.0f} MB; "
             f"example_cpu.py {speed:.1f} tok/s, {memory / 1e6:.0f} MB"
         )
-    print(f"median of the pairs: {statistics.median(ratios):.3f} of the speed")
-    print(f"and {statistics.median(more) / 1e6:.0f} MB more memory")
+    print(f"median of the pairs: {statistics.median(ratios):.3f} times the speed in the app,")
+    print(f"with {statistics.median(more) / 1e6:.0f} MB more memory")
 
 
 if __name__ == "__main__":

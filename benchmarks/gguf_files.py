@@ -1,4 +1,4 @@
-"""Writes GGUF files: random weights, or another file's in another type, a few rows at a time."""
+"""Writing of GGUF files with random weights, or with the weights of another file converted."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +23,13 @@ TYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "int8": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_ROWS = 1024  # of a tensor are converted at once
+_ROWS = 1024  # number of rows of a tensor that are converted at once
 
 Field = tuple[Any, GGUFValueType, GGUFValueType | None]  # value, type, type of an array's items
 
 
 class RandomTensor:
-    """A piece of one pool of random numbers for each block of rows that is asked for."""
+    """A stored tensor whose rows are pieces of one pool of random numbers."""
 
     dtype = torch.bfloat16
     pool = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -53,14 +53,14 @@ class RandomTensor:
 
 
 def write_random(path: Path, config: ModelConfig) -> None:
-    """A GGUF file of random bfloat16 weights."""
+    """Write a GGUF file of random bfloat16 weights."""
     torch.manual_seed(0)
     tensors = {name: RandomTensor(shape) for name, shape in tensor_shapes(config).items()}
     write_gguf(path, _random_fields(config), renamed(tensors, GGUF_NAMES, "blk."), "bf16")
 
 
 def rewrite_gguf(source: Path, target: Path, precision: str) -> None:
-    """The weights and metadata of one GGUF file in another, in this precision."""
+    """Write the weights and metadata of one GGUF file to another in the given precision."""
     _, tensors = read_gguf(source)
     write_gguf(target, _fields_of(source), tensors, precision)
 
@@ -68,7 +68,7 @@ def rewrite_gguf(source: Path, target: Path, precision: str) -> None:
 def write_gguf(
     path: Path, fields: Mapping[str, Field], tensors: Mapping[str, StoredTensor], precision: str
 ) -> None:
-    """Write tensors under GGUF's names, a few rows at a time; norms stay float32."""
+    """Write tensors with GGUF's names, a few rows at a time; norms stay float32."""
     writer = GGUFWriter(path, fields["general.architecture"][0])
     for key, (value, kind, item_kind) in fields.items():
         if key != "general.architecture":
@@ -98,7 +98,7 @@ def _row_bytes(length: int, kind: GGMLQuantizationType) -> int:
 
 
 def _quantized(tensor: StoredTensor, kind: GGMLQuantizationType) -> np.ndarray:
-    """The tensor's bytes, uint8 [..., bytes of a row]."""
+    """Return the tensor converted to ``kind``: uint8 [..., bytes of a row]."""
     result = np.empty((*tensor.shape[:-1], _row_bytes(tensor.shape[-1], kind)), np.uint8)
     if len(tensor.shape) == 1:
         values = torch.empty(tensor.shape)
@@ -114,7 +114,7 @@ def _quantized(tensor: StoredTensor, kind: GGMLQuantizationType) -> np.ndarray:
 
 
 def _fields_of(path: Path) -> dict[str, Field]:
-    """A file's metadata, with the types that the program's own reader does not keep."""
+    """Return a file's metadata with its types, which the program's own reader drops."""
     left_out = ("general.file_type", "general.quantization_version")
     return {
         field.name: (field.contents(), field.types[0], field.types[-1])
@@ -124,7 +124,7 @@ def _fields_of(path: Path) -> dict[str, Field]:
 
 
 def _random_fields(config: ModelConfig) -> dict[str, Field]:
-    """A LLaMA's metadata, with a byte-level vocabulary that is filled up with invented words."""
+    """Return the metadata of a LLaMA with a byte-level vocabulary, padded with invented words."""
     vocabulary = gguf_vocabulary()
     tokens, kinds = vocabulary["tokenizer.ggml.tokens"], vocabulary["tokenizer.ggml.token_type"]
     words = [f"word{number}" for number in range(config.vocab_size - len(tokens))]

@@ -1,4 +1,4 @@
-"""How long a task would take at the least: everything read once, every product at its peak."""
+"""The shortest possible time of a task: weights read once, products at peak speed."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.model.config import ModelConfig
 from llama_cpu.weights.formats import format_of
 
-# A matrix may be widened before its product, where that is faster.
+# Types in which the product of a precision may be computed: a matrix may be widened first.
 _AT_LEAST_AS_WIDE = {
     "float32": ("float32",),
     "bf16": ("bf16", "float32"),
@@ -18,7 +18,7 @@ _AT_LEAST_AS_WIDE = {
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes and operations a second."""
+    """Speeds of this machine: bytes read per second, and operations per second by type."""
 
     read: float
     float32: float
@@ -30,7 +30,7 @@ class Machine:
 
 
 def weight_bytes(config: ModelConfig, precision: str) -> int:
-    """What one token reads of the weights: all but the embedding, of which it is one row."""
+    """Return the bytes of weights read for one token: all except an untied embedding."""
     return sum(
         format_of(precision).nbytes(shape)
         for name, shape in tensor_shapes(config).items()
@@ -39,24 +39,27 @@ def weight_bytes(config: ModelConfig, precision: str) -> int:
 
 
 def cache_bytes(config: ModelConfig, precision: str, context: int) -> int:
-    """Keys and values of so many tokens."""
+    """Return the bytes of the keys and values of ``context`` tokens."""
     return config.kv_cache_bytes(context, format_of(precision).cache_dtype.itemsize)
 
 
 def decode_bytes(config: ModelConfig, precision: str, context: int) -> int:
-    """What one token after so many reads."""
+    """Return the bytes that one token reads after ``context`` tokens: weights and KV cache."""
     return weight_bytes(config, precision) + cache_bytes(config, precision, context)
 
 
 def prefill_seconds(config: ModelConfig, precision: str, task: Task, machine: Machine) -> float:
-    """The prompt's tokens after those that are kept; logits of the last one alone."""
+    """Return the shortest possible time to prefill the tokens of a task that are not kept.
+
+    Logits are computed for the last token only.
+    """
     tokens = task.prompt - task.keep
     in_layers = sum(
         math.prod(shape)
         for name, shape in tensor_shapes(config).items()
         if name.startswith("layers.") and len(shape) > 1
     )
-    pairs = tokens * (task.keep + (tokens + 1) / 2)  # of a query and a key that it sees
+    pairs = tokens * (task.keep + (tokens + 1) / 2)  # pairs of a query and a key it attends to
     attention = 2 * pairs * config.n_layers * config.n_heads * config.head_dim
     operations = 2 * (tokens * in_layers + attention + config.vocab_size * config.dim)
     read = weight_bytes(config, precision) + cache_bytes(config, precision, task.keep)

@@ -1,4 +1,4 @@
-"""What is measured, and how it becomes rows of the table."""
+"""The measurements, and the rows of the table made from them."""
 
 import statistics
 import sys
@@ -26,7 +26,8 @@ NEW_ALONE = Task(prompt=20)
 MEMORY = Task(prompt=512, decode=16)
 TRIAL = Task(prompt=64, decode=2)
 CONTEXT = 2112
-PROGRAM_FACTOR, PROGRAM_BYTES = 1.03, 300e6  # what our process may need for each byte, and beside
+# Memory that our process may use: a factor on the weights and the KV cache, and a constant.
+PROGRAM_FACTOR, PROGRAM_BYTES = 1.03, 300e6
 
 AGAINST_PEERS = {"decode": DECODE, "prefill": PREFILL}
 KINDS = (*AGAINST_PEERS, "lookup", "long", "turn", "memory")
@@ -34,10 +35,10 @@ KINDS = (*AGAINST_PEERS, "lookup", "long", "turn", "memory")
 
 @dataclass(frozen=True)
 class Peer:
-    """Another program: the module of its worker, and which file of a model it reads.
+    """Another engine: the module of its worker, and the file of a model that it reads.
 
-    ``with_ours``: it is in our environment of development, and not where the others are.
-    ``memory``: what it was seen to take up beside ours, in sizes of the weights in float32.
+    ``memory``: its measured memory for each precision, relative to the weights in float32.
+    ``with_ours``: whether it is installed in our environment instead of that of the peers.
     """
 
     module: str
@@ -72,14 +73,14 @@ PEERS = {
 
 
 class Bench:
-    """What all measurements of one run share."""
+    """The state that all measurements of one run share."""
 
     def __init__(self, rounds: Rounds, report: Report, threads: int, python: str) -> None:
         self.rounds = rounds
         self.report = report
         self.threads = threads
-        self.python = python  # has the peers
-        self.missing: set[str] = set()  # peers that it has not
+        self.python = python  # interpreter of the environment with the peers
+        self.missing: set[str] = set()  # peers that are not installed there
         self.machine_samples: dict[str, list[float]] = {}
         self._limits = Side("limits", Options(threads=threads))
 
@@ -87,7 +88,7 @@ class Bench:
         self._limits.close()
 
     def take_turns(self, *turns: tuple[Side, Task]) -> tuple[Machine, list[list[Times]]]:
-        """The machine's limits, which have a turn of their own, and the times of each turn."""
+        """Return the machine's limits, measured as a turn of their own, and each turn's times."""
         limits, *results = self.rounds.run([(self._limits, Task(prompt=0)), *turns])
         medians = {}
         for kind in limits[0].figures:
@@ -136,7 +137,7 @@ class Subject:
         return Options(model, self.precision, self.bench.threads, CONTEXT, config)
 
     def _peer(self, peer: Peer) -> Side:
-        """Loaded and tried. Raises SideFailed."""
+        """Start a peer's worker and run a short task. Raises SideFailed."""
         self._require_memory(peer)
         options = self._options(str(peer.model(self.files, self.precision)))
         python = sys.executable if peer.with_ours else self.bench.python
@@ -153,7 +154,7 @@ class Subject:
         return side
 
     def _require_memory(self, peer: Peer) -> None:
-        """Raise SideFailed rather than have the system kill something."""
+        """Raise SideFailed if the memory does not suffice, before the system kills a process."""
         shapes = tensor_shapes(self.files.config).values()
         ours, in_float32 = (
             sum(kind.nbytes(shape) for shape in shapes)
@@ -167,11 +168,11 @@ class Subject:
             )
 
     def _compare(self, name: str, tasks: dict[str, Task]) -> bool:
-        """Rows of ours against one peer; False where the peer cannot do it."""
+        """Add rows that compare us with one peer; return False if the peer cannot run."""
         if name in self.bench.missing:
             return False
         try:
-            # The peer first: it may have to convert the model, and wants the memory for it.
+            # The peer starts first: it may have to convert the model, which needs memory.
             with opened(self._peer(PEERS[name])) as peer, self._ours() as ours:
                 self.bench.report.note(f"{name} is {peer.version}.")
                 for kind, task in tasks.items():
@@ -202,10 +203,10 @@ class Subject:
     def _take_turns(
         self, kind: str, task: Task, ours: Side, *others: tuple[Side, Task]
     ) -> tuple[str, list[list[Times]]]:
-        """Our share of the machine's limit, and the times of us and the others.
+        """Return our percentage of the machine's limit, and the times of all sides, ours first.
 
-        Reading speed changes from second to second, so that decoding has a further turn, in which
-        it is taken between the tokens.
+        Memory bandwidth changes from second to second. For decode it is therefore measured between
+        the tokens of a further turn.
         """
         if kind != "decode":
             machine, results = self.bench.take_turns((ours, task), *others)
@@ -217,13 +218,17 @@ class Subject:
         return percent(statistics.median(shares)), results
 
     def _of_reading(self, task: Task, times: Times) -> float:
-        """A token's time, were it only reading, as a share of what it took."""
+        """Return the time that reading alone would take, as a fraction of a token's time."""
         context = task.prompt + task.decode // 2
         read = decode_bytes(self.files.config, self.precision, context)
         return read / times.figures["read"] / statistics.median(times.decode)
 
     def _lookup(self) -> None:
-        """By the time of passes here, and by how many tokens one gives in the demo model's text."""
+        """Add the row of prompt lookup.
+
+        It combines the time of passes with this model and the number of tokens per pass that the
+        demo model reaches on real text.
+        """
         with opened(Side("lookup", self._options(""))) as demo:
             found = demo.run(Task(prompt=0)).figures
         drafted = replace(DECODE, rows=found["rows"])
@@ -297,7 +302,7 @@ def title(kind: str, task: Task) -> str:
 
 
 def speed(kind: str, task: Task, times: list[Times]) -> float:
-    """Tokens a second: the median over all tokens, or over the rounds."""
+    """Return tokens per second: the median over all tokens (decode) or the rounds (prefill)."""
     if kind == "decode":
         return 1 / statistics.median(seconds for one in times for seconds in one.decode)
     return (task.prompt - task.keep) / statistics.median(one.prefill for one in times)

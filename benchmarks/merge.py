@@ -1,12 +1,12 @@
-"""Merging against ``cat``, on shards of random float16 at LLaMA 13B's width.
+"""Compare merging with ``cat``, on shards of random float16 weights at the width of LLaMA 13B.
 
     python -m benchmarks.merge                    # 2 layers, 1.9 GB
     python -m benchmarks.merge --layers 40 --rounds 1 --cache cold    # 13B itself: 26 GB of shards
 
-Each round makes one file with ``cat`` and one with ``merge_weights.py``, from shards in the same
-state of the system's cache, in turn the one and the other first, and removes it again. Ratios are
-cat's time / ours, medians over the rounds: without waiting for the disk ("write"), and with the
-file synced, Python's start and everything else included ("whole"). POSIX only.
+Each round writes one file with ``cat`` and one with ``merge_weights.py``, and deletes them. The
+shards are in the same state of the system's cache, and the order alternates. Ratios are cat's time
+divided by ours, as medians over the rounds. "write" does not include waiting for the disk; "whole"
+includes syncing the file, the start of Python and everything else. POSIX only.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "merge_weights.py"
 
 
 class RandomTensor:
-    """Random float16, a piece of one pool of random numbers for each block that is asked for."""
+    """A stored float16 tensor whose rows are pieces of one pool of random numbers."""
 
     dtype = torch.float16
     pool = torch.randn(1 << 25).half()
@@ -51,7 +51,7 @@ class RandomTensor:
 
 
 class OnesTensor(RandomTensor):
-    """Norms: every shard must hold the same copy."""
+    """A stored tensor of ones, for norms: every shard must hold the same copy."""
 
     def fill(self, target: torch.Tensor) -> None:
         target.fill_(1)
@@ -93,7 +93,7 @@ def _shard(name: str, shape: tuple[int, ...]) -> RandomTensor:
 
 
 def prepare(files: list[Path], cache: str) -> None:
-    """Bring the shards into the cache, or out of it."""
+    """Load the shards into the system's cache ("warm"), or drop them from it."""
     os.sync()
     for path in files:
         with path.open("rb") as file:
@@ -103,7 +103,7 @@ def prepare(files: list[Path], cache: str) -> None:
 
 
 def time_cat(files: list[Path], output: Path) -> tuple[float, float]:
-    """(seconds to write, seconds until synced)"""
+    """Return the seconds to write, and the seconds until the file is synced."""
     start = time.perf_counter()
     with output.open("wb") as file:
         subprocess.run(["cat", *files], stdout=file, check=True)
@@ -153,8 +153,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2, help="40 for the real 13B (52 GB of disk)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cache", choices=("warm", "cold", "both"), default="both")
-    parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a new)")
-    parser.add_argument("options", nargs="*", help="for merge_weights.py, after --")
+    parser.add_argument("--folder", type=Path, help="working folder (default: a temporary one)")
+    parser.add_argument("options", nargs="*", help="options for merge_weights.py, after --")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
         start = time.perf_counter()

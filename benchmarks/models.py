@@ -1,7 +1,6 @@
-"""The models that are measured, written once in each format that a side wants to read.
+"""The measured models, written once in each file format that a side reads.
 
-The random ones hold bfloat16 numbers, so that a file in bfloat16 and one in float32 are the same
-weights.
+The random models have bfloat16 weights, so that their files in bfloat16 and float32 are equal.
 """
 
 from collections.abc import Callable
@@ -37,7 +36,7 @@ MODELS: dict[str, ModelConfig | None] = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One model in a folder. ``source`` is what our engine reads in every precision."""
+    """One model in a folder. Our engine reads ``source`` in every precision."""
 
     source: Path
     source_precision: str | None  # None: quantised
@@ -45,7 +44,7 @@ class ModelFiles:
     folder: Path
 
     def as_gguf(self, precision: str) -> Path:
-        """The same weights in a GGUF file of this precision."""
+        """Return a GGUF file with the same weights in this precision; write it if necessary."""
         if precision == self.source_precision:
             return self.source
         path = self.folder / f"{self.source.stem}.{precision}.gguf"
@@ -54,7 +53,7 @@ class ModelFiles:
         return path
 
     def as_safetensors(self) -> Path:
-        """The same weights under Meta's names, unquantised."""
+        """Return a safetensors file with Meta's names, unquantised; write it if necessary."""
         path = self.folder / f"{self.source.stem}.safetensors"
         if not path.exists():
             tensors = open_gguf(self.source).tensors
@@ -69,7 +68,7 @@ class ModelFiles:
 
 
 def prepare(name: str, folder: Path) -> ModelFiles:
-    """The model of this name, its source written or fetched if it is not there yet."""
+    """Return the files of a model, after writing or downloading its source if necessary."""
     config = MODELS[name]
     if config is None:
         source = fetch_demo_model()
@@ -83,7 +82,7 @@ def prepare(name: str, folder: Path) -> ModelFiles:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Have ``path`` appear only once it is complete."""
+    """Call ``write`` with a temporary path, and rename the file to ``path`` once complete."""
     partial = path.with_suffix(".partial")
     write(partial)
     partial.replace(path)

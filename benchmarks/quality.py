@@ -1,16 +1,18 @@
-"""What each precision keeps of the model's quality, on ordinary English text and in answers.
+"""Compare the quality of a model in each precision, on ordinary English text and in answers.
 
     python -m benchmarks.quality                      # the model of the chat, each precision
     python -m benchmarks.quality --ckpt_dir PATH --precisions float32,bf16
 
-All is compared with the first precision of the list. In the table that is printed:
+The reference is the first precision of the list. The table contains:
 
-- perplexity of each text of benchmarks/text, read in windows of 512 tokens, each from an empty
-  cache, the first token of a window not counted; the ratio is to the first precision's. A window
-  is read at once, as a prompt is; with ``--pass_tokens 16`` by the products that write answers;
-- next token: at how many places of these texts the likeliest next token is the same;
-- answers: how much of a greedy answer comes before its first token that differs, over some
-  questions, an answer being 64 tokens at most.
+- the perplexity of each text of benchmarks/text, and its ratio to that of the reference. Texts are
+  read in chunks of 512 tokens; each begins with an empty KV cache, and its first token does not
+  count. A chunk is read in one pass, like a prompt; ``--pass_tokens 16`` measures the products that
+  are used for few rows instead;
+- "same next token": the fraction of positions in these texts at which the most probable next token
+  is that of the reference;
+- "same answers": the fraction of greedy answers (64 tokens at most) to some questions that comes
+  before the first different token.
 """
 # ruff: noqa: E402
 
@@ -47,7 +49,7 @@ from llama_cpu.weights.weight_format import WeightFormat
 TEXTS = sorted((Path(__file__).parent / "text").glob("*.txt"))
 WINDOW = 512
 ANSWER = 64  # tokens
-_ROWS = 64  # of logits in float64 at a time; a row of Llama 3's is a mebibyte
+_ROWS = 64  # rows of logits converted to float64 at a time; a row of Llama 3 takes 1 MiB
 QUESTIONS = (
     "What is the capital of France, and what is it known for?",
     "Explain in a few sentences why the sky is blue.",
@@ -66,10 +68,10 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model made of a text: of every token that it was to foretell, in order."""
+    """A model's predictions for the tokens of a text, in order."""
 
     log_likelihoods: Tensor  # float64 [tokens], natural logarithms
-    greedy: Tensor  # int64 [tokens], the ids that it held likeliest
+    greedy: Tensor  # int64 [tokens], the most probable ids
 
     @property
     def perplexity(self) -> float:
@@ -78,11 +80,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Quality:
-    """One precision's figures."""
+    """The results of one precision."""
 
     weights_bytes: int
-    readings: dict[str, Reading]  # by the text's name
-    answers: list[list[int]]  # ids, the end token included
+    readings: dict[str, Reading]  # by the name of the text
+    answers: list[list[int]]  # token ids, including the end token
 
 
 def main() -> None:
@@ -91,12 +93,16 @@ def main() -> None:
     )
     parser.add_argument("--ckpt_dir", type=Path, help="default: as in the chat")
     parser.add_argument("--tokenizer_path", type=Path)
-    parser.add_argument("--tokens", type=int, default=4000, help="of each text, at most")
+    parser.add_argument(
+        "--tokens", type=int, default=4000, help="maximum number of tokens of each text"
+    )
     parser.add_argument("--precisions", type=precisions, default=FORMATS)
-    parser.add_argument("--pass_tokens", type=int, default=WINDOW, help="tokens read in one pass")
+    parser.add_argument(
+        "--pass_tokens", type=int, default=WINDOW, help="number of tokens per forward pass"
+    )
     args = parser.parse_args()
     if args.tokens < 2:
-        parser.error("--tokens must be at least 2, as the first token is not foretold.")
+        parser.error("--tokens must be at least 2, because the first token is not predicted.")
     if args.pass_tokens < 1:
         parser.error("--pass_tokens must be at least 1.")
     try:
@@ -114,7 +120,7 @@ def main() -> None:
 
 
 def precisions(text: str) -> list[WeightFormat]:
-    """The names of an option's value, ``float32,bf16``; what is wrong with it is for argparse."""
+    """Parse the value of an option, such as ``float32,bf16``. Raises ArgumentTypeError."""
     try:
         return [format_of(name) for name in text.split(",")]
     except ValueError as error:
@@ -123,8 +129,10 @@ def precisions(text: str) -> list[WeightFormat]:
 
 
 def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
-    """Loads the model, has it read at most ``tokens`` of each text, ``pass_tokens`` at once, and
-    asks it the questions."""
+    """Load a model and measure its quality.
+
+    ``tokens``: maximum number of tokens of each text. ``pass_tokens``: tokens per forward pass.
+    """
     precision = plan.precision.label
     loaded = load(plan, lambda done, total, name: None, Flag())
     readings = {}
@@ -138,9 +146,9 @@ def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
 
 
 def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> list[list[int]]:
-    """The text's first ``tokens`` ids, cut into windows of ``window`` ids at most.
+    """Return the first ``tokens`` ids of the text in chunks of at most ``window`` ids.
 
-    Where the model expects a bos token before a prompt, every window begins with it.
+    If the model expects a bos token before a prompt, every chunk begins with it.
     """
     bos = [tokenizer.special_tokens[tokenizer.bos_token]] if tokenizer.adds_bos else []
     ids = tokenizer.encode(text, specials=False)[:tokens]
@@ -153,7 +161,7 @@ def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> l
 def read(
     model: Transformer, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
 ) -> Reading:
-    """Each window is read from an empty cache; its first token is not foretold."""
+    """Predict the tokens of each chunk, except its first, beginning with an empty KV cache."""
     log_likelihoods, greedy = [], []
     for ids in windows:
         cache.reuse([])
@@ -169,7 +177,7 @@ def read(
 
 
 def answers(loaded: LoadedModel) -> list[list[int]]:
-    """The ids of the greedy answer to each question, asked in a chat of its own."""
+    """Return the token ids of the greedy answer to each question, each in a new conversation."""
     template = choose_template(None, loaded.tokenizer, loaded.plan.name)
     session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
     try:
@@ -185,7 +193,7 @@ def answer(session: ChatSession, question: str) -> list[int]:
 
 
 def table(qualities: dict[str, Quality]) -> str:
-    """In Markdown, a row a precision."""
+    """Return a Markdown table with one row per precision."""
     first = next(iter(qualities.values()))
     head = ["precision", "weights"]
     for name, reading in first.readings.items():
@@ -203,7 +211,7 @@ def table(qualities: dict[str, Quality]) -> str:
 
 
 def same_next_token(quality: Quality, first: Quality) -> float:
-    """Share of all places, in all texts, at which both hold the same token likeliest."""
+    """Return the fraction of positions, in all texts, with the same most probable token."""
     same = [
         reading.greedy == first.readings[name].greedy for name, reading in quality.readings.items()
     ]
@@ -211,13 +219,13 @@ def same_next_token(quality: Quality, first: Quality) -> float:
 
 
 def same_answers(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> float:
-    """Share of their tokens that come before the first one that differs."""
+    """Return the fraction of their tokens that come before the first different token."""
     same = sum(common(one, other) for one, other in zip(ours, theirs, strict=True))
     return same / sum(map(len, theirs))
 
 
 def common(ours: list[int], theirs: list[int]) -> int:
-    """How many tokens two answers begin with alike."""
+    """Return the length of the common prefix of two answers."""
     pairs = takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
     return sum(1 for _ in pairs)
 

@@ -1,12 +1,12 @@
-"""How long one waits for the first token in a conversation that was opened again.
+"""Measure the time to the first token after a stored conversation is opened again.
 
     python -m benchmarks.reopening                     # the model of the chat
     python -m benchmarks.reopening --ckpt_dir PATH --precision bf16 --tokens 1500 --rounds 5
 
-One long message, of a text of benchmarks/text, is answered and the conversation left. Then, by
-turns, the same short question is asked with the file of its KV cache and without; the time is that
-from the opening of the conversation to the first token, the loading of the model not counted. The
-file is read from the disk, not from the system's memory, where Linux lets a program ask for that.
+A long message, from a text of benchmarks/text, is answered, and the conversation is left. Then the
+same short question is asked, alternately with and without the stored KV cache. The time is measured
+from opening the conversation to the first token, without the loading of the model. On Linux the
+file is dropped from the system's cache first, so that it is read from the disk.
 """
 # ruff: noqa: E402
 
@@ -44,7 +44,7 @@ LIMIT = 1 << 40
 
 
 class Reopening:
-    """One conversation, opened again and again."""
+    """One conversation that is opened repeatedly."""
 
     def __init__(self, loaded: LoadedModel, weights: str, folder: Path) -> None:
         self._loaded, self._weights = loaded, weights
@@ -52,7 +52,10 @@ class Reopening:
         self._store = KVStore(self._history, LIMIT, LIMIT, folder / "kv")
 
     def begin(self, tokens: int) -> float:
-        """A conversation with a message of so many tokens; returns the seconds of leaving it."""
+        """Create a conversation with a message of ``tokens`` tokens.
+
+        Returns the seconds that it takes to store the KV cache when the conversation is left.
+        """
         session = self._session(Conversation(self._history))
         tokenizer = self._loaded.tokenizer
         ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"), specials=False)
@@ -72,7 +75,11 @@ class Reopening:
         return self._store.path(self._conversation_id)
 
     def ask(self, with_file: bool) -> tuple[float, Prefill]:
-        """Seconds to the first token, and what was reused."""
+        """Open the conversation and ask a question.
+
+        Returns the seconds to the first token, and the last Prefill event, which tells how many
+        tokens were reused.
+        """
         self._loaded.cache.truncate(0)
         with self.file.open("r+b", buffering=0) as file:
             forget_cached(file)
@@ -141,8 +148,8 @@ def run(reopening: Reopening, tokens: int, rounds: int) -> None:
             name = "with" if with_file else "without"
             print(f"{name:8} {waited:7.3f} s  reused {prefill.reused}+{prefill.total}")
     reopening.close()
-    kept, anew = (statistics.median(each) for each in times.values())
-    print(f"medians: with {kept:.3f} s, without {anew:.3f} s, {anew / kept:.1f} times as long")
+    stored, anew = (statistics.median(each) for each in times.values())
+    print(f"medians: with {stored:.3f} s, without {anew:.3f} s, {anew / stored:.1f} times as long")
 
 
 if __name__ == "__main__":

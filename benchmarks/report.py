@@ -1,4 +1,4 @@
-"""The table, a row at a time, and the notes below it."""
+"""The table of results, printed row by row, and the notes below it."""
 
 import statistics
 from dataclasses import astuple, dataclass
@@ -20,7 +20,7 @@ class Row:
 
 
 class Report:
-    """Prints rows as they come, so that a run that is stopped was not for nothing."""
+    """Prints rows at once, so that the results of an interrupted run are not lost."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -34,7 +34,7 @@ class Report:
         _print_cells(astuple(row))
 
     def note(self, text: str) -> None:
-        """Said below the table, once."""
+        """Add a note below the table, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -48,7 +48,7 @@ def _print_cells(cells: tuple[str, ...]) -> None:
 
 
 def rate(value: float) -> str:
-    """Tokens a second, with three figures."""
+    """Format a rate with three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -57,7 +57,7 @@ def percent(share: float) -> str:
 
 
 def machine_note(samples: dict[str, list[float]], threads: int) -> str:
-    """``samples``: bytes and operations a second, by kind."""
+    """Describe the machine. ``samples``: bytes and operations per second, by kind."""
 
     def both(kind: str) -> str:
         values = [value / 1e9 for value in samples[kind]]

@@ -1,4 +1,4 @@
-"""Worker processes, and measuring them in turn: one works, the others wait."""
+"""Worker processes, which are measured in turn: one works while the others wait."""
 
 import json
 import signal
@@ -15,12 +15,12 @@ import psutil
 from benchmarks.workers.protocol import Options, Task, Times
 
 ROOT = Path(__file__).resolve().parent.parent
-QUIET = 0.05  # share of the cores that other programs may take
-_PAUSE_SECONDS = 0.3  # as some libraries' threads look for work for a while
+QUIET = 0.05  # fraction of the cores that other programs may use
+_PAUSE_SECONDS = 0.3  # the threads of some libraries spin for a while after their work
 
 
 class SideFailed(Exception):
-    """A worker could not load or do its task; one line says why."""
+    """A worker could not load its model or do its task. The message is one line."""
 
 
 class Side:
@@ -43,7 +43,7 @@ class Side:
             raise
 
     def run(self, task: Task) -> Times:
-        """Raises SideFailed."""
+        """Send a task to the worker and return its times. Raises SideFailed."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(asdict(task)) + "\n")
@@ -53,7 +53,7 @@ class Side:
         return Times(**self._answer())
 
     def cpu_seconds(self) -> float:
-        """What its threads have computed since it began."""
+        """Return the processor time of the worker since its start, in seconds."""
         times = psutil.Process(self._process.pid).cpu_times()
         return times.user + times.system
 
@@ -88,15 +88,15 @@ def opened(side: Side) -> Iterator[Side]:
 
 
 class Rounds:
-    """Runs tasks in turn, and keeps what other programs took of the cores meanwhile."""
+    """Runs tasks in turn, and records how much of the cores other programs used meanwhile."""
 
     def __init__(self, rounds: int, patience: float) -> None:
         self.rounds = rounds
-        self.patience = patience  # seconds to try a task again for, until the machine is quiet
-        self.disturbed: list[float] = []  # share of the cores that others took in each task
+        self.patience = patience  # seconds during which a disturbed task is repeated
+        self.disturbed: list[float] = []  # fraction of the cores that others used, for each task
 
     def run(self, turns: Sequence[tuple[Side, Task]]) -> list[list[Times]]:
-        """Every turn once to warm up, then in every round, backwards in each other one."""
+        """Run every turn once to warm up, then once per round; every second round is reversed."""
         for side, task in turns:
             side.run(task)
         results: list[list[Times]] = [[] for _ in turns]
@@ -107,7 +107,7 @@ class Rounds:
         return results
 
     def _quiet(self, side: Side, task: Task) -> Times:
-        """The try in which other programs took the least; the first that they hardly disturbed."""
+        """Repeat a task until it is hardly disturbed, and return the least disturbed times."""
         deadline = time.monotonic() + self.patience
         tries: list[tuple[float, int, Times]] = []
         while not tries or (min(tries)[0] > QUIET and time.monotonic() < deadline):
@@ -124,19 +124,19 @@ class Rounds:
 
 
 def _pause() -> float:
-    """Share of the cores that is used while all sides wait."""
+    """Pause while all sides wait, and return the fraction of the cores that is used."""
     busy, began = _busy_seconds(), time.perf_counter()
     time.sleep(_PAUSE_SECONDS)
     return _share(_busy_seconds() - busy, began)
 
 
 def _share(seconds: float, began: float) -> float:
-    """Of what all cores could have computed since then."""
+    """Return ``seconds`` as a fraction of the time that all cores could have worked."""
     return max(0.0, seconds / (time.perf_counter() - began) / (psutil.cpu_count() or 1))
 
 
 def _busy_seconds() -> float:
-    """What all cores together have computed, for any program or another virtual machine."""
+    """Return the busy time of all cores, other virtual machines included, in seconds."""
     times = psutil.cpu_times()
     kinds = ("user", "nice", "system", "irq", "softirq", "steal")
     return sum(getattr(times, kind, 0.0) for kind in kinds)

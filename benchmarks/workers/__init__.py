@@ -1,1 +1,1 @@
-"""One process a side: each loads its model once, then does what it is told, line by line."""
+"""Worker processes, one per side: each loads its model once, then runs one task per input line."""

@@ -1,4 +1,4 @@
-"""CTranslate2: safetensors under Meta's names, converted once to its own format."""
+"""Worker for CTranslate2: safetensors with Meta's names, converted once to its own format."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def load(options: Options) -> tuple[str, Run]:
 
 
 def convert(source: Path, folder: Path, config: dict, compute_type: str) -> None:
-    """What its converter for transformers does, without transformers."""
+    """Convert a model as CTranslate2's converter for transformers does, without transformers."""
     import numpy as np
     from ctranslate2.specs import common_spec, transformer_spec
 
@@ -88,7 +88,7 @@ def convert(source: Path, folder: Path, config: dict, compute_type: str) -> None
 
 
 def _read_safetensors(path: Path) -> dict:
-    """Every tensor as float32; numpy has no bfloat16, for which the library's own reader fails."""
+    """Return every tensor as float32. The library's own reader fails for bfloat16 in numpy."""
     import numpy as np
 
     data = np.memmap(path, np.uint8, "r")

@@ -1,7 +1,7 @@
-"""What the machine itself can do: reading memory, and matrix products in three types.
+"""Worker for the limits of the machine: memory bandwidth, and matrix products in three types.
 
-Not a side but run in turn with the sides, so that it sees the same moments. Each figure is the
-best of a few, with nothing but the operator that is fastest at it.
+It is not a side but runs in turn with the sides, so that conditions are the same. Each figure is
+the best of a few calls of the fastest operator.
 """
 
 import time
@@ -40,7 +40,7 @@ def load(options: Options) -> tuple[str, Run]:
 
 
 def memory_reader() -> Callable:
-    """A function that reads BYTES of memory."""
+    """Return a function that reads BYTES of memory."""
     import torch
 
     values = torch.randn(BYTES // 4 // INNER, INNER)
@@ -49,7 +49,7 @@ def memory_reader() -> Callable:
 
 
 def best(work: Callable) -> float:
-    """Seconds of the quickest of a few."""
+    """Return the seconds of the fastest of TRIES calls."""
     seconds = []
     for _ in range(TRIES):
         began = time.perf_counter()

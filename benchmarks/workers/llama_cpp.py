@@ -1,4 +1,4 @@
-"""llama.cpp, by way of llama-cpp-python: a GGUF file, the library's own choices but the threads."""
+"""Worker for llama.cpp through llama-cpp-python: a GGUF file, defaults except for the threads."""
 
 import time
 
@@ -24,7 +24,7 @@ class LlamaCpp:
             n_ubatch=BATCH,
             n_threads=options.threads,
             n_threads_batch=options.threads,
-            flash_attn=True,  # llama.cpp's own default where it can, but not the binding's
+            flash_attn=True,  # the default of llama.cpp where supported, but not of the binding
             verbose=False,
         )
         self.context = self.model.ctx
@@ -44,7 +44,7 @@ class LlamaCpp:
         return Times(prefill, decode)
 
     def read(self, ids: list[int]) -> int:
-        """Read tokens; the most probable one after them."""
+        """Process tokens and return the most probable next token."""
         for first in range(0, len(ids), BATCH):
             part = ids[first : first + BATCH]
             tokens = (self.api.llama_token * len(part))(*part)
@@ -56,9 +56,9 @@ class LlamaCpp:
 
 
 def _without_repacking(api) -> None:
-    """No weights in a layout of their own, hence no AMX, whose tiles some builds set up wrongly.
+    """Turn off repacked weights, and with them AMX, whose tiles some builds set up wrongly.
 
-    (ggml-org/llama.cpp, pull request 26954.) The binding has no option for it.
+    See ggml-org/llama.cpp, pull request 26954. The binding has no option for it.
     """
     defaults = api.llama_model_default_params
 

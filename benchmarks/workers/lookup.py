@@ -1,6 +1,6 @@
-"""How many tokens a pass lookup finds where a page of code is repeated with one name changed.
+"""Worker for the tokens per pass of prompt lookup, when code is repeated with one name changed.
 
-The real text of the demo model, whatever model is measured: random weights repeat nothing.
+It always uses the demo model, because models with random weights do not repeat text.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from llama_cpu.system.process import prepare_for_torch
 
 PAGE = Path(__file__).with_name("heap.txt")
 QUESTION = "Repeat this code word for word, but rename the class Heap to {}:\n\n```python\n{}```"
-NAMES = ("Queue", "Pile", "Store", "Ranking")  # as one answer alone may happen to repeat little
-ANSWER = 500  # tokens at the most
+NAMES = ("Queue", "Pile", "Store", "Ranking")  # several, because a single answer may repeat little
+ANSWER = 500  # maximum number of tokens
 
 
 def load(options: Options) -> tuple[str, Run]:
@@ -29,7 +29,7 @@ def load(options: Options) -> tuple[str, Run]:
     from llama_cpu.weights.formats import format_of
 
     class Longest(DraftLength):
-        """The demo model's own costs do not matter here."""
+        """Always the longest draft: the costs of the demo model do not matter here."""
 
         def choose(self) -> int:
             return loaded.longest_draft

@@ -1,6 +1,6 @@
-"""OpenVINO GenAI: a float16 GGUF file, converted once to its own format.
+"""Worker for OpenVINO GenAI: a float16 GGUF file, converted once to its own format.
 
-int8 is what its tools make by default: symmetric, one scale a row (nncf).
+int8 weights are symmetric with one scale per row, the default of its tools (nncf).
 """
 
 import itertools
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
 
-# For the arithmetic; float32 as it comes would be computed in bfloat16 where there is AMX.
+# Without the hint, float32 would be computed in bfloat16 on processors with AMX.
 HINTS = {"float32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {}, "int8": {}}
 
 
@@ -27,7 +27,7 @@ def load(options: Options) -> tuple[str, Run]:
 
     def run(task: Task) -> Times:
         ids = np.array([prompt_ids(task.prompt)])
-        ids[0, 0] = next(first_tokens)  # else it would know the prompt from the last time
+        ids[0, 0] = next(first_tokens)  # otherwise it would reuse the cache of the last prompt
         inputs = openvino_genai.TokenizedInputs(ov.Tensor(ids), ov.Tensor(np.ones_like(ids)))
         config = openvino_genai.GenerationConfig()
         config.ignore_eos = True
@@ -40,7 +40,7 @@ def load(options: Options) -> tuple[str, Run]:
 
 
 def converted(source: Path, is_int8: bool) -> Path:
-    """The folder of the model in OpenVINO's format, made if it is not there yet."""
+    """Return the folder of the model in OpenVINO's format, after converting it if necessary."""
     folder = source.with_suffix(".openvino-int8" if is_int8 else ".openvino")
     if not folder.exists():
         partial = folder.with_suffix(".partial")
@@ -54,7 +54,7 @@ def converted(source: Path, is_int8: bool) -> Path:
 
 
 def _convert(source: Path, folder: Path) -> None:
-    """Its own reader writes what it made beside the GGUF file."""
+    """Convert a GGUF file with OpenVINO's reader, which writes its result beside the file."""
     import openvino_genai
 
     link = folder / source.name

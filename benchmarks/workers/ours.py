@@ -1,4 +1,4 @@
-"""Our engine, by the way that the chat takes: the loader, then the generator."""
+"""Worker for our engine, with the same loader and generator as the chat."""
 
 import statistics
 import time
@@ -34,7 +34,7 @@ def load(options: Options) -> tuple[str, Run]:
     loaded = load_model(plan, lambda done, total, name: None, Flag())
 
     class Wrong(DraftLength):
-        """Proposes the same number of tokens each time, and none that is right."""
+        """Proposes the same number of tokens in each pass, all of them wrong."""
 
         def choose(self) -> int:
             return self._lengths[-1]
@@ -50,9 +50,9 @@ def load(options: Options) -> tuple[str, Run]:
         wrong = Wrong(task.rows - 1)
         generator = TextGenerator(loaded.model, loaded.cache, loaded.tokenizer, lambda: wrong)
         generator.draft_length = wrong
-        loaded.cache.reuse([*ids[: task.keep], -1])  # what is after them is forgotten
+        loaded.cache.reuse([*ids[: task.keep], -1])  # drops all other tokens from the cache
         timings = Timings()
-        read = reader() if task.reads else None  # has its memory before the first token
+        read = reader() if task.reads else None  # allocates its memory before the first token
         limits = Limits(task.decode + 1, frozenset())
         reads: list[float] = []  # seconds
         for event in generator.generate(ids, Sampler(greedy), limits, Flag()):
@@ -63,7 +63,7 @@ def load(options: Options) -> tuple[str, Run]:
         assert timings.time_to_first_token is not None
         decode, figures = timings.token_seconds[1:], memory()
         if reads:
-            # A token's time begins with the one before, and so has the reading in it.
+            # The time of a token begins with the previous token, so it includes the reading.
             decode = [token - reading for token, reading in zip(decode, reads, strict=False)]
             figures["read"] = BYTES / statistics.median(reads)
         return Times(timings.time_to_first_token, decode, figures)

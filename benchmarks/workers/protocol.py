@@ -1,8 +1,8 @@
-"""What a worker process reads and answers: one JSON object a line. Standard library only.
+"""The protocol of the worker processes: one JSON object per line. Standard library only.
 
 A worker is started as ``python -m benchmarks.workers.NAME OPTIONS`` and answers with
-``{"version": ...}`` once its model is loaded, or with ``{"error": ...}``. Then each line is a Task
-and each answer a Times, or an error. A worker that waits for the next line does nothing.
+``{"version": ...}`` once its model is loaded, or with ``{"error": ...}``. After that, each line of
+input is a Task, and each answer is a Times or an error. A worker is idle while it waits for input.
 """
 
 import json
@@ -14,23 +14,23 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True)
 class Options:
-    """What a worker loads, and how."""
+    """The model that a worker loads, and how."""
 
-    model: str = ""  # a path; what a worker converts it to, it keeps beside it
+    model: str = ""  # a path; a worker stores its converted copy beside it
     precision: str = "float32"  # or bf16, int8
     threads: int = 1
     context: int = 4096  # tokens that the KV cache must have room for
-    config: dict = field(default_factory=dict)  # of the model: the fields of ModelConfig
-    is_plain: bool = False  # without what is known to crash on some machines
+    config: dict = field(default_factory=dict)  # the fields of the model's ModelConfig
+    is_plain: bool = False  # whether to turn off code that is known to crash on some machines
 
 
 @dataclass(frozen=True)
 class Task:
     """Keep ``keep`` tokens of the last task's prompt, read up to ``prompt``, generate ``decode``.
 
-    The prompt's tokens are those of ``prompt_ids``. Of our engine only: with ``rows`` as many
-    tokens are proposed in each pass, all of them wrong; with ``reads`` memory is read between the
-    tokens, for its speed in the same moments.
+    The tokens of the prompt are those of ``prompt_ids``. For our engine only: ``rows`` is the
+    number of rows of each decode pass, with ``rows`` - 1 wrong draft tokens; with ``reads`` the
+    memory bandwidth is measured between the tokens.
     """
 
     prompt: int
@@ -42,28 +42,28 @@ class Task:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds until the first token was there, and of each one after it."""
+    """The times of a task in seconds."""
 
-    prefill: float
-    decode: list[float]
-    figures: dict = field(default_factory=dict)  # of our engine: bytes; of the machine: rates
+    prefill: float  # time to the first token
+    decode: list[float]  # time of each further token
+    figures: dict = field(default_factory=dict)  # our engine: bytes; limits: rates per second
 
 
 Run = Callable[[Task], Times]
 
 
 def prompt_ids(count: int) -> list[int]:
-    """The same tokens for every side; none of them is special in any of the models."""
+    """Return the prompt, which is the same for every side and has no control tokens."""
     return [300 + number * 7919 % 20000 for number in range(count)]
 
 
 def serve(load: Callable[[Options], tuple[str, Run]]) -> None:
-    """Load with the options of the command line, then obey standard input until it ends.
+    """Load with the options of the command line, then run the tasks from standard input.
 
-    ``load`` returns the library's version and a function that does a task.
+    ``load`` returns the library's version and a function that runs a task.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # output that a library prints must not be read as an answer
 
     def answer(value: dict) -> None:
         answers.write(json.dumps(value) + "\n")
@@ -83,6 +83,6 @@ def serve(load: Callable[[Options], tuple[str, Run]]) -> None:
 
 
 def describe(error: Exception) -> str:
-    """One line."""
+    """Return a description of the error in one line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[-1][:200]}".removesuffix(": ")

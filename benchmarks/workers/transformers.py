@@ -1,4 +1,4 @@
-"""Hugging Face's transformers on the same weights: safetensors under Meta's names."""
+"""Worker for Hugging Face's transformers: safetensors with Meta's names."""
 
 import time
 from pathlib import Path
