@@ -146,9 +146,8 @@ def _stored(file: MappedFile, name: str, tensor: Tensor) -> StoredTensor:
             f"{file.path}: '{name[:80]}' has no data; get a complete copy of this file."
         )
     file.check_range(name, storage_start, storage_bytes)
-    if (
-        int(tensor.numel()) * tensor.itemsize > storage_bytes
-    ):  # strides of 0: one number stands for many
+    # Strides of 0 would make a tensor larger than its storage.
+    if int(tensor.numel()) * tensor.itemsize > storage_bytes:
         raise _damaged(file.path)
     if not tensor.is_contiguous():
         whole = file.tensor(storage_start, (storage_bytes // tensor.itemsize,), tensor.dtype)

@@ -87,9 +87,8 @@ class MappedFile:
         count = math.prod(shape)
         if count == 0:
             return torch.empty(tuple(shape), dtype=dtype)
-        with (
-            warnings.catch_warnings()
-        ):  # torch warns of read-only memory; weights are never written
+        with warnings.catch_warnings():
+            # torch warns that the memory is read-only, but weights are never written.
             warnings.simplefilter("ignore", UserWarning)
             flat = torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=start)
         return flat.view(*shape)

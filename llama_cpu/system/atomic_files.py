@@ -72,8 +72,8 @@ class AtomicFiles:
     def open(self, name: str, private: bool = False) -> FileIO:
         """Create an empty file, unbuffered, for reading and writing.
 
-        ``private``: only this user may read it. Raises OSError, and UserError if an existing file
-        of this name cannot be replaced, which is better known before the file is written.
+        ``private``: only this user may read it. Raises OSError. Raises UserError if an existing
+        file of this name cannot be replaced, so that this is known before the file is written.
         """
         _require_replaceable(self.folder / name)
         if self._is_new_folder:

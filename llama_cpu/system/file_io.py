@@ -47,9 +47,7 @@ def write_at(file: FileIO, start: int, data: memoryview) -> None:
 def read_ahead(file: FileIO, start: int, length: int) -> None:
     """Ask the system to read this range of the file into its cache; may wait for the disk."""
     if hasattr(os, "posix_fadvise"):  # Linux
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # the file was closed because the program is ending
+        with contextlib.suppress(OSError, ValueError):  # closed, as the program is ending
             os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llama_cpu.errors import UserError
 
-SMALL_FILE_BYTES = 256 << 20  # the largest tokenizer.json known has 35 MB
+SMALL_FILE_BYTES = 256 << 20  # the largest known tokenizer.json has 35 MB
 
 
 def require_regular(path: Path, of: str = "the model") -> None:
@@ -21,7 +21,10 @@ def require_regular(path: Path, of: str = "the model") -> None:
 
 
 def read_small_file(path: Path, of: str = "the model") -> bytes:
-    """Read a whole file that holds no weights. Raises UserError; ``of`` as in require_regular."""
+    """Read a whole file that contains no weights. Raises UserError.
+
+    ``of``: as in ``require_regular``.
+    """
     try:
         require_regular(path, of)
         with path.open("rb") as file:
@@ -36,7 +39,7 @@ def read_small_file(path: Path, of: str = "the model") -> bytes:
 
 
 def read_json(path: Path, of: str = "the model") -> dict[str, Any]:
-    """Read a JSON object from a file. Raises UserError if the file holds anything else."""
+    """Read a JSON object from a file. Raises UserError if the file contains anything else."""
     try:
         values = json.loads(read_small_file(path, of).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

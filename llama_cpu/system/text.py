@@ -10,7 +10,7 @@ _VISIBLE.update(dict.fromkeys(range(0x80, 0xA0), "\ufffd"))
 def printable(text: str) -> str:
     """Replace every control character except tab and newline by a visible symbol.
 
-    A model's output is data: an escape sequence in it is displayed, never obeyed by the terminal.
+    Escape sequences in a model's output are therefore displayed and not executed by the terminal.
     """
     return text.translate(_VISIBLE)
 

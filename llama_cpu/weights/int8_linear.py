@@ -64,7 +64,7 @@ class ByteProduct(Protocol):
 
 
 def in_bytes(x: Tensor, product: ByteProduct) -> Tensor:
-    """Multiply float32 x [rows, in] by a weight, using its product of bytes: float32 [rows, out]."""
+    """Multiply float32 x [rows, in] by a weight, given its byte product: float32 [rows, out]."""
     greatest = x.abs().amax(1, keepdim=True)  # [rows, 1]
     in_steps = _in_16_bits if x.shape[0] <= Int8Linear.FEW_ROWS else _in_8_bits
     # A row of zeros was divided by zero, but its result is multiplied by zero.
