@@ -89,7 +89,7 @@ def cache_keeper(store: KVStore, loaded: LoadedModel, weights: str) -> CacheKeep
 
 
 def _fingerprint(plan: LoadPlan) -> str:
-    """Empty if the files cannot be read; KV caches are not saved then."""
+    """Fingerprint the weights; "" if the files cannot be read, so that no KV cache is saved."""
     try:
         return fingerprint(plan.checkpoint)
     except OSError:
