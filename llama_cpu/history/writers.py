@@ -40,7 +40,7 @@ class Writers:
             if self._database:
                 self._file = _locked_file(_path(self._database, token))
             self._own = token
-        # Every time, as an earlier transaction may have been rolled back.
+        # Insert it every time, as an earlier transaction may have been rolled back.
         self._connection.execute("INSERT OR IGNORE INTO writers (token) VALUES (?)", (self._own,))
         return self._own
 
