@@ -1,4 +1,4 @@
-"""Loads and saves KV caches while the app runs; shown only if that takes a while."""
+"""Loads and saves KV caches while the app runs, and shows the progress if it takes a while."""
 
 import asyncio
 from concurrent.futures import Executor
@@ -49,10 +49,10 @@ class CacheWork:
                 if not finished.done():
                     self._show()
             await finished
-        except asyncio.CancelledError:  # the screen was left: nobody waits for the cache
+        except asyncio.CancelledError:  # the screen was closed, so the cache is not needed
             stop.set()
             raise
-        except Exception as error:  # nothing of the conversation depends on it
+        except Exception as error:  # the conversation does not depend on the cache
             self._view.post_message(AnswerFailed(error))
         finally:
             self._under_way -= 1

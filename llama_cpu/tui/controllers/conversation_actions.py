@@ -1,4 +1,4 @@
-"""What can be done with whole conversations: the actions behind the keys of the list."""
+"""Actions on whole conversations, such as those in the list of conversations."""
 
 import asyncio
 from collections.abc import Callable
@@ -65,7 +65,7 @@ class ConversationActions:
 
     async def open(self, conversation: StoredConversation) -> None:
         """Show another conversation."""
-        self._view.leave_sidebar()  # at once: what is typed next is for the input
+        self._view.leave_sidebar()  # at once, as the user may type on
         if conversation.id != self._conversation.stored_id:
             async with self._answering.changing:
                 await self._answering.stop_and_wait()
@@ -120,7 +120,7 @@ class ConversationActions:
         """Call ``work`` in a thread and list the conversations again; return False if it failed."""
         try:
             await asyncio.to_thread(work, *arguments)
-        except UserError as error:  # the disk, or another window was first
+        except UserError as error:  # the disk failed, or another window was faster
             self._view.warn(str(error))
             return False
         finally:

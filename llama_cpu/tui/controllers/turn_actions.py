@@ -1,4 +1,4 @@
-"""What can be done with the turns of a conversation: the actions behind the chat's keys."""
+"""Actions on the turns of a conversation: send, answer again, edit, branch, delete, copy."""
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.thinking import split_thinking
