@@ -195,7 +195,7 @@ def _named(name: str) -> ChatTemplate:
         return ChatTemplate(path.name, read_small_file(path).decode(), asked=name)
     except UserError as error:
         raise UserError(
-            f"--template {name}: no such file can be read, and the names known are "
+            f"--template {name} is neither a readable file nor a known name; the known names are "
             f"{', '.join(NAMED_TEMPLATES)}."
         ) from error
     except ValueError as error:
