@@ -166,7 +166,7 @@ class ChatSession:
         return ids
 
     def _assigning_cache(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Pass on the events and tell the keeper whose tokens the cache holds.
+        """Pass on the events, and tell the keeper to which message the cached tokens belong.
 
         A refused prompt yields no events, and the cache remains as it was.
         """

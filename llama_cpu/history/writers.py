@@ -18,7 +18,7 @@ from llama_cpu.system.safe_reading import reason
 
 
 class Writers:
-    """The writer token of this process, and those of other processes.
+    """The writer tokens of this process and of other processes.
 
     ``database``: the resolved path of the database, the same for all processes; None for a
     database in memory, which has no other writers.

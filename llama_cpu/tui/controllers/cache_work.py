@@ -8,7 +8,7 @@ from llama_cpu.system.text import human_bytes
 from llama_cpu.tui.controllers.view import ChatView
 from llama_cpu.tui.messages import AnswerFailed
 
-PATIENCE = 1.0  # seconds until the user is told what is going on
+PATIENCE = 1.0  # seconds before the progress is shown
 
 
 class CacheWork:

@@ -18,9 +18,9 @@ LOST = "Start a new conversation? This one will be lost."
 
 
 class ConversationActions:
-    """One method for each action.
+    """Actions on whole conversations, one method each.
 
-    When another conversation is to be shown, an answer in progress is stopped and kept.
+    An answer in progress is stopped and kept before another conversation is shown.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ConversationActions:
         return self._view.session.conversation
 
     async def perform(self, verb: str, conversation: StoredConversation) -> None:
-        """Perform what the list requested."""
+        """Perform the action that the list requested."""
         verbs = {
             "open": self.open,
             "rename": self.rename,

@@ -21,7 +21,7 @@ EDITING = "Editing: Enter sends a new branch, Esc cancels"
 
 
 class TurnActions:
-    """One method for each action.
+    """Actions on the turns of a conversation, one method each.
 
     No action waits for an answer. While the conversation is changing, further actions that would
     change it do nothing.

@@ -29,7 +29,7 @@ class Sidebar(Vertical):
     BINDINGS = bindings(Scope.SIDEBAR)
 
     class Requested(Message):
-        """``verb``: open, rename, delete or duplicate."""
+        """The user chose an action. ``verb``: open, rename, delete or duplicate."""
 
         def __init__(self, verb: str, conversation: StoredConversation) -> None:
             super().__init__()
