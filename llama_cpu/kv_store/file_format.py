@@ -44,8 +44,8 @@ def write_kv(
 ) -> None:
     """Write the cache's first ``length`` tokens to an empty file.
 
-    ``label``: entries that a reader checks before it uses the file. Raises OSError, and Cancelled once
-    ``stop`` is set.
+    ``label``: entries that a reader checks before using the file. Raises OSError, and Cancelled
+    once ``stop`` is set.
     """
     header = _header(label, cache, length, _NO_CHECKSUM)
     ids = _packed(cache.token_ids[:length])
