@@ -83,7 +83,7 @@ class AnswerSettings:
             self._use(self._defaults)
 
     def begin_answer(self) -> tuple[Sampler, Limits]:
-        """The sampler and limits of one answer; it keeps them whatever is applied meanwhile."""
+        """Return the sampler and limits of one answer, which later changes do not affect."""
         self.follow_conversation()
         self._close_retired()
         return self.sampler, self.limits

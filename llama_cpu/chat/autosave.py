@@ -9,7 +9,7 @@ from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, To
 from llama_cpu.history.rows import Run, State
 from llama_cpu.history.store import History
 
-SAVE_SECONDS = 0.5  # what a kill or a power failure loses, plus the time of a write
+SAVE_SECONDS = 0.5  # between saves; a kill or a power failure loses no more than this and a write
 _COMPLETE = (StopReason.END, StopReason.STOP_STRING)
 
 
@@ -20,8 +20,8 @@ class Autosave:
     until ``finish``, which saves the final state.
 
     ``begin``: creates the answer in the database and returns its id; called before the first save.
-    ``text``, ``token_ids``, ``token_seconds``, ``runs``: what an answer that is continued has
-    already. ``problem``: why the last save failed, or None.
+    ``text``, ``token_ids``, ``token_seconds``, ``runs``: the stored contents of an answer that is
+    continued. ``problem``: why the last save failed, or None.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Autosave:
         self._save(self.state)
 
     def save_into(self, store: History, begin: Callable[[], int]) -> None:
-        """Save the whole answer in another store. ``problem`` tells whether that worked."""
+        """Save the whole answer in another store; ``problem`` is None if that worked."""
         self._store, self._begin, self.message = store, begin, None
         self._save(self.state)
 

@@ -21,7 +21,7 @@ class Choice:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory that it will need."""
+        """Bytes of memory that the model will need."""
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
         return sum(
             estimate_memory(

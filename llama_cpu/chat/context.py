@@ -12,7 +12,7 @@ from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tokenization import Tokenizer
 
 Turn = list[StoredMessage]  # one or several user messages, then the answer
-_TOKENS_AROUND = 5  # that a template adds to a message, roughly
+_TOKENS_AROUND = 5  # roughly what a template adds to each message
 
 
 class ModelContext:
@@ -43,15 +43,15 @@ class ModelContext:
 
         ``begun``: the ids of an answer to be continued, which end the prompt.
 
-        Dropping turns means that everything after them is computed again. So that this does not
-        happen at every turn, a quarter of the context (or the maximum length of an answer, if that
-        is less) is kept free. The generator refuses a prompt that is still too long.
+        After turns are dropped, the rest of the prompt must be computed again. To avoid this at
+        every turn, a quarter of the context is kept free, or the maximum length of an answer if
+        that is less. The generator refuses a prompt that is still too long.
         """
         turns = _turns(line)
         before = self._already_dropped(turns)
         room = min(longest_answer, self._context // 4)
         ids, dropped = self._fitting(turns, begun, before, room, renderer)
-        if len(ids) >= self._context:  # refused by the generator: do not drop the other turns
+        if len(ids) >= self._context:  # the generator refuses it, so drop nothing
             return ids
         if dropped > before:
             self._first_kept = _mark(turns[dropped])
@@ -61,7 +61,7 @@ class ModelContext:
     def prompt_before(
         self, line: Sequence[StoredMessage], answer: list[int], renderer: TemplateRenderer
     ) -> list[int]:
-        """The prompt to which an answer with these ids belongs."""
+        """Return the prompt that comes before an answer with these ids."""
         turns = _turns(line)
         # The last token is not processed, so the ids may exceed the context by one.
         whole, _ = self._fitting(turns, answer, self._already_dropped(turns), -1, renderer)
@@ -75,7 +75,7 @@ class ModelContext:
         room: int,
         renderer: TemplateRenderer,
     ) -> tuple[list[int], int]:
-        """The prompt with the begun answer, and the number of turns dropped.
+        """Return the prompt with the begun answer, and the number of dropped turns.
 
         At least ``before`` turns are dropped, and enough to leave room for ``room`` tokens.
         """
@@ -118,7 +118,7 @@ class ModelContext:
         return count + _TOKENS_AROUND
 
     def _already_dropped(self, turns: list[Turn]) -> int:
-        """How many turns of this line were dropped last time."""
+        """Return how many turns of this line were dropped last time."""
         marks = [_mark(turn) for turn in turns]
         return marks.index(self._first_kept) if self._first_kept in marks else 0
 
@@ -181,5 +181,5 @@ def _turns(line: Sequence[StoredMessage]) -> list[Turn]:
 
 
 def _mark(turn: Turn) -> tuple[int, float]:
-    """Ids alone are not enough, as a conversation may move between disk and memory."""
+    """Identify a turn. Ids alone change when a conversation moves between disk and memory."""
     return turn[0].id, turn[0].created

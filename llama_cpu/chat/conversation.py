@@ -60,7 +60,7 @@ class Conversation:
         return self.stored.id if self.stored and is_there else None
 
     def take_trouble(self) -> str:
-        """Why the conversation cannot be saved, in a sentence or two; "" if already told."""
+        """Return why the conversation cannot be saved; "" if it can, or on a second call."""
         trouble, self._trouble = self._trouble, ""
         return trouble
 
@@ -96,7 +96,7 @@ class Conversation:
         return {**system, **self.settings}
 
     def close(self) -> None:
-        """Try once more to save what is only in memory. The caller closes the history."""
+        """Try once more to save messages that are only in memory. The caller closes the history."""
         self._back_to_disk()
         if self._store is not self.history:
             self._store.close()
@@ -203,7 +203,7 @@ class Conversation:
         text: str,
         token_ids: Sequence[int],
     ) -> Iterator[Event]:
-        """Do the same for a continuation of the last message, which is an answer.
+        """Pass on the events of a continuation of the last answer, and save it while it grows.
 
         ``text``, ``token_ids``: the answer so far, including leading spaces. Raises UserError if
         the answer is being written in another window.

@@ -185,10 +185,10 @@ class _Namer:
         self._special = {id: name for name, id in tokenizer.special_tokens.items()}
 
     def text(self, id: int) -> str:
-        """The token by itself."""
+        """Return the text of a single token."""
         own = self._tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
         return own or self._special.get(id, "")
 
     def shown(self, id: int) -> str:
-        """What the next token of the answer adds to its text."""
+        """Return what the next token adds to the text of the answer."""
         return self._decoder.push(id)

@@ -65,7 +65,7 @@ def session_opener(
 
     def open_session(on_progress: Progress, stop: Flag) -> ChatSession:
         store = _kv_store(args, conversation)
-        weights = _fingerprint(plan) if store else ""  # before loading consumes the checkpoint
+        weights = _fingerprint(plan) if store else ""  # before loading releases the tensors
         loaded = load(plan, on_progress, stop)
         keeper = cache_keeper(store, loaded, weights) if store and weights else None
         return ChatSession(
@@ -89,7 +89,7 @@ def cache_keeper(store: KVStore, loaded: LoadedModel, weights: str) -> CacheKeep
 
 
 def _fingerprint(plan: LoadPlan) -> str:
-    """Empty if the files cannot be read; KV caches are not saved then."""
+    """Fingerprint the weights; "" if the files cannot be read, so that no KV cache is saved."""
     try:
         return fingerprint(plan.checkpoint)
     except OSError:

@@ -10,7 +10,7 @@ from llama_cpu.tokenization import Tokenizer
 
 # Private-use characters; they are removed from messages before rendering.
 _ANSWER_OPEN, _ANSWER_CLOSE, _PLAIN_OPEN, _PLAIN_CLOSE = "\ue000", "\ue001", "\ue002", "\ue003"
-_TAIL = 8  # characters that tell the end of a generation prompt from others
+_TAIL = 8  # number of characters by which the end of a generation prompt is recognized
 _MARKS = re.compile("[\ue000-\ue003]")
 
 
@@ -32,7 +32,7 @@ def build_prompt(
     placeholders for them, the text between the placeholders is encoded, and the generated ids are
     inserted. So the prompt of one turn begins with the ids that the turn before left in the KV
     cache. An answer with thinking has two placeholders, because many templates leave the thinking
-    out of earlier turns: what the template drops is dropped, what it keeps has its generated ids.
+    out of earlier turns. A part that the template keeps is replaced by its generated ids.
 
     Text of messages that looks like a control token (``<|im_end|>``, ``[INST]``) is encoded as
     plain letters. Raises UserError if the template fails.
@@ -118,7 +118,7 @@ class _Answer:
         return sorted(parts)
 
     def _start_of_all(self, before: str, opening: str) -> int | None:
-        """Where all the ids go; None if the template shows the thinking in another form."""
+        """Return where the whole answer begins; None if the template rewrites its thinking."""
         if OPENING in self._text(0, self.thinking[0]):
             before = before.rstrip()
             if not before.endswith(OPENING):

@@ -114,7 +114,7 @@ class ChatSession:
         self.close()
         del self._generator
         self._keeper = None
-        self.loaded = replace(self.loaded, model=None, cache=None, new_drafter=None)  # type: ignore[arg-type]  # nobody may use them any more
+        self.loaded = replace(self.loaded, model=None, cache=None, new_drafter=None)  # type: ignore[arg-type]  # must not be used from here on
 
     def answer(self, stop: Flag) -> Iterator[Event]:
         """Answer the last message, as a stream of events; see llama_cpu.generation.events.
@@ -166,7 +166,7 @@ class ChatSession:
         return ids
 
     def _assigning_cache(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Pass on the events and tell the keeper whose tokens the cache holds.
+        """Pass on the events, and tell the keeper to which message the cached tokens belong.
 
         A refused prompt yields no events, and the cache remains as it was.
         """
@@ -312,7 +312,7 @@ class ChatSession:
 
     @property
     def kv_cache_used_bytes(self) -> int:
-        """Bytes of the tokens in the KV cache now."""
+        """Bytes of the tokens that are in the KV cache now."""
         return len(self.loaded.cache) * self.loaded.cache.bytes_per_token
 
     @property

@@ -1,6 +1,6 @@
-"""What the app needs from a chat session and from the plan of a model.
+"""Protocols for the parts of a chat session and of a loading plan that the app uses.
 
-``ChatSession`` (chat/session.py) and ``LoadPlan`` (loading/load.py) satisfy these protocols. The
+``ChatSession`` (chat/session.py) and ``LoadPlan`` (loading/plan.py) satisfy these protocols. The
 app knows only the protocols, so that it starts without importing PyTorch, and its tests run without
 a model.
 """
@@ -171,7 +171,7 @@ class ModelChoice(Protocol):
 
     @property
     def needed(self) -> int:
-        """Bytes that it will take up."""
+        """Bytes of memory that it will need."""
         ...
 
     @property

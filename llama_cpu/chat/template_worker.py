@@ -2,7 +2,7 @@
 
 jinja2's sandbox keeps a template from accessing anything outside of it, but not from running
 forever or filling the memory. The parent process kills this one after a time limit, and this one
-limits its own memory. It reads one JSON object a line and writes one for each.
+limits its own memory. It reads one JSON object per line and answers each with another.
 """
 
 import json
@@ -22,7 +22,7 @@ from llama_cpu.system.process import limit_memory, limit_time
 _UNUSED = {"tools": None, "documents": None}
 _MEMORY_LIMIT = 1 << 30  # bytes
 _LONGEST = 1 << 24  # characters
-_SECONDS = 20  # this process ends itself if the parent is gone and does not
+_SECONDS = 20  # after this time the process ends itself, in case the parent was killed
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The functions and settings that Hugging Face gives to chat templates.
+    """Create an environment with the functions and settings that transformers gives to templates.
 
     Source: transformers, documentation "Writing a chat template".
     """

@@ -43,7 +43,7 @@ def _mistral(name: str, space: str, system_has_turn: bool) -> ChatTemplate:
 
     ``space`` comes before each message, as sentencepiece would put it. ``system_has_turn``: the
     system prompt has control tokens of its own; otherwise it goes before the first message.
-    Mistral's code puts it before the last one instead, so that each turn computes everything anew.
+    Mistral's own code puts it before the last message, which would recompute all turns each time.
     """
     turn = "{% if system %}[SYSTEM_PROMPT]" + space + "{{ system }}[/SYSTEM_PROMPT]{% endif %}"
     before = "{% if loop.first and system %}{{ system }}\n\n{% endif %}"
@@ -165,7 +165,7 @@ def _guess(tokenizer: Tokenizer, model_name: str) -> str:
     """Return the name of a template by the vocabulary's control tokens or the model's name.
 
     A vocabulary does not say whether its model was trained to chat. Most copies of Llama 3 and of
-    Mistral's newer models were; of Llama 2 and Mistral 7B v0.1 and v0.2 those whose name says so.
+    Mistral's newer models were. For Llama 2 and Mistral 7B v0.1 and v0.2, the name must say so.
     """
     if "<|start_header_id|>" in tokenizer.special_tokens:
         return "llama-3"
@@ -195,7 +195,7 @@ def _named(name: str) -> ChatTemplate:
         return ChatTemplate(path.name, read_small_file(path).decode(), asked=name)
     except UserError as error:
         raise UserError(
-            f"--template {name}: no such file can be read, and the names known are "
+            f"--template {name} is neither a readable file nor a known name; the known names are "
             f"{', '.join(NAMED_TEMPLATES)}."
         ) from error
     except ValueError as error:

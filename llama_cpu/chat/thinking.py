@@ -1,7 +1,7 @@
 """The thinking that reasoning models write before their answer, between ``<think>`` tags.
 
 Qwen3, DeepSeek-R1, SmolLM3 and others write ``<think>reasoning</think>answer``. Some chat templates
-put the opening tag into the prompt; then only ``</think>`` shows up in the text of the answer.
+put the opening tag into the prompt; then only ``</think>`` appears in the text of the answer.
 """
 
 import re

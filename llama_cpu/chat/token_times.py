@@ -1,4 +1,4 @@
-"""The time of every token of a conversation, in prefill and decode, and statistics of them."""
+"""The time of every token of a conversation, in prefill and decode, with statistics."""
 
 import math
 import statistics
@@ -57,8 +57,8 @@ def answer_times(
 ) -> list[AnswerTimes]:
     """The times of the answers in a line.
 
-    ``now``: those of the answer that ``model`` is generating, which is not in the line yet or
-    continues its last message.
+    ``now``: the timings of the answer that ``model`` is generating. This answer is not in the line
+    yet, or it continues the last message.
     """
     answers = [_stored(each) for each in line if each.role == "assistant"]
     if now is None:
@@ -74,7 +74,7 @@ def _stored(message: StoredMessage) -> AnswerTimes:
 
 
 def _going_on(answer: AnswerTimes, now: Timings) -> AnswerTimes:
-    # A time for every token or for none, and none for an end token; see chat/autosave.py.
+    # Either every token has a time or none has, and an end token has none; see chat/autosave.py.
     has_seconds = len(answer.token_seconds) >= len(answer.token_ids)
     earlier = list(answer.token_seconds[: len(answer.token_ids)]) if has_seconds else []
     seconds = [*earlier, *now.token_seconds.copy()] if has_seconds else []

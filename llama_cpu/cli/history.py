@@ -173,7 +173,7 @@ def _caches(args: argparse.Namespace, history: History) -> int:
 
 
 def _clear_caches() -> int:
-    """Returns exit code 1 if some files could not be removed."""
+    """Remove all KV cache files. Returns exit code 1 if some could not be removed."""
     files = list_files(kv_folder())
     removed = [file for file in files if remove_file(file.path)]
     left = [file for file in files if os.path.lexists(file.path)]

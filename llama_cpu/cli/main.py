@@ -1,4 +1,4 @@
-"""The commands of ``llama-cpu``: finds the one that was asked for, and reports errors.
+"""The commands of ``llama-cpu``: chooses the one on the command line and reports errors.
 
 PyTorch and Textual are imported by the functions that need them, so that --help is quick.
 """
@@ -64,7 +64,7 @@ COMMANDS = {
         run_history,
     ),
     "config": Command(
-        "Print all settings, as a config.toml.",
+        "Print all settings as a config.toml file.",
         add_config_command_arguments,
         run_config,
     ),
@@ -73,7 +73,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``llama-cpu COMMAND ...``. Returns the exit code."""
-    parser = Parser(prog="llama-cpu", description="Run LLaMA models on the CPU.")
+    parser = Parser(prog="llama-cpu", description="Run language models on the CPU.")
     parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -102,7 +102,7 @@ def merge_main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_parser(name: str, prog: str) -> Parser:
-    """A parser for the options of one command alone."""
+    """Create a parser for the options of a single command."""
     parser = Parser(prog=prog, description=COMMANDS[name].about)
     _add_to(parser, COMMANDS[name])
     return parser

@@ -86,7 +86,7 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_merge(args: argparse.Namespace) -> int:
-    """Returns exit code 0, or 1 if the user declined to overwrite a file. Raises UserError."""
+    """Run the command. Returns exit code 1 if the user declined to overwrite. Raises UserError."""
     if args.split is not None and not 1 <= args.split <= 100:
         raise UserError(f"--split is {args.split}, but must be from 1 to 100.")
     if args.split is not None and args.format != "pth":

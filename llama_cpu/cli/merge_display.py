@@ -1,4 +1,4 @@
-"""How far a merge is, and the memory it takes."""
+"""Displays the progress of a merge and the memory that it uses."""
 
 import sys
 import time

@@ -177,8 +177,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument(
         "--template",
         metavar="NAME",
-        help="chat template: llama-2, llama-3, chatml, vicuna, alpaca, transcript or a Jinja file "
-        "(default: the model's own)",
+        help="chat template: llama-2, llama-3, mistral-v1, mistral-v3, mistral-v3-tekken, "
+        "mistral-v7-tekken, chatml, vicuna, alpaca, transcript, or a Jinja file (default: the "
+        "model's own, or a guess)",
     )
     add_config_arguments(parser)
     add_debug_argument(parser)
@@ -213,7 +214,7 @@ def add_debug_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def mebibytes(text: str) -> int:
-    """An option's size in MiB. Raises ArgumentTypeError."""
+    """Parse an option's size in MiB. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdigit() and int(text[:12]) <= LARGEST_MIB):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number up to {LARGEST_MIB}")
     return int(text)

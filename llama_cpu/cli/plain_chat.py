@@ -86,7 +86,7 @@ def _add_user(session: ChatSession, line: str) -> None:
 
 
 def _report_trouble(session: ChatSession) -> None:
-    """Say why the conversation cannot be saved, if so."""
+    """If the conversation cannot be saved, print the reason."""
     if trouble := session.conversation.take_trouble():
         _note(printable(trouble))
 

@@ -12,7 +12,7 @@ from llama_cpu.loading.plan import LoadPlan
 
 
 def load_with_progress(plan: LoadPlan, open_session: OpenSession) -> ChatSession:
-    """Load, showing how far it is if standard error is a terminal. Ctrl+C interrupts it."""
+    """Load the model, with a progress bar if standard error is a terminal. Ctrl+C interrupts it."""
     with Progress(
         TextColumn(f"Loading {plan.name}", markup=False),
         BarColumn(),

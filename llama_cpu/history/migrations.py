@@ -3,8 +3,8 @@
 # Stored in the file's header, so that another program's database is never written to.
 APPLICATION_ID = 0x6C6C616D
 
-# The statements from each version to the next; released ones never change. AUTOINCREMENT prevents
-# that the id of a deleted conversation, which another window may still show, is used again.
+# The statements from each version to the next; released ones never change. AUTOINCREMENT keeps the
+# id of a deleted conversation, which another window may still show, from being used again.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE conversations (

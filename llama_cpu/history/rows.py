@@ -99,7 +99,7 @@ def by_day(
 
 
 def first_words(text: str) -> str:
-    """Make a title of the beginning of a text: one line of at most 50 characters."""
+    """Make a title from the beginning of a text: one line of at most 50 characters."""
     line = " ".join(text[:1000].split())
     if len(line) <= _DERIVED_TITLE:
         return line
@@ -109,7 +109,7 @@ def first_words(text: str) -> str:
 
 
 def one_line(title: str) -> str:
-    """The user's title without line breaks, cut to LONGEST_TITLE."""
+    """Remove line breaks from a title and cut it to LONGEST_TITLE."""
     return " ".join(title.split())[:LONGEST_TITLE].rstrip()
 
 

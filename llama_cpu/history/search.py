@@ -18,7 +18,7 @@ _MOST_WORDS, _LONGEST_WORD = 32, 100
 _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-_AROUND = 40  # characters of an excerpt before and after the word found
+_AROUND = 40  # characters of an excerpt before and after the matching word
 
 
 @dataclass(frozen=True)

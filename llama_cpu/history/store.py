@@ -366,13 +366,13 @@ class History:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """For a single query, or several within a transaction."""
+        """Hold the lock for a single query, or for several within a transaction."""
         with self._lock, explained(self._path):
             yield
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
-        """For several queries that must see the same state of the database.
+        """Run several queries that see the same state of the database.
 
         Answers whose writers have died are marked as cut first.
         """
@@ -390,7 +390,7 @@ class History:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """For changes: one transaction, or part of the enclosing one."""
+        """Make changes in one transaction, which may be the enclosing one."""
         with self._reading():
             if self._connection.in_transaction:
                 yield

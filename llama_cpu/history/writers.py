@@ -18,7 +18,7 @@ from llama_cpu.system.safe_reading import reason
 
 
 class Writers:
-    """The writer token of this process, and those of other processes.
+    """The writer tokens of this process and of other processes.
 
     ``database``: the resolved path of the database, the same for all processes; None for a
     database in memory, which has no other writers.
@@ -40,7 +40,7 @@ class Writers:
             if self._database:
                 self._file = _locked_file(_path(self._database, token))
             self._own = token
-        # Every time, as an earlier transaction may have been rolled back.
+        # Insert it every time, as an earlier transaction may have been rolled back.
         self._connection.execute("INSERT OR IGNORE INTO writers (token) VALUES (?)", (self._own,))
         return self._own
 

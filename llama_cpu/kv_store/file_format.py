@@ -44,8 +44,8 @@ def write_kv(
 ) -> None:
     """Write the cache's first ``length`` tokens to an empty file.
 
-    ``label``: what a reader checks before it uses the file. Raises OSError, and Cancelled once
-    ``stop`` is set.
+    ``label``: entries that a reader checks before using the file. Raises OSError, and Cancelled
+    once ``stop`` is set.
     """
     header = _header(label, cache, length, _NO_CHECKSUM)
     ids = _packed(cache.token_ids[:length])
@@ -110,7 +110,7 @@ class KVFile:
     def read_into(
         self, cache: KVCache, vocab_size: int, on_progress: Progress, stop: Flag
     ) -> list[int]:
-        """Replace the contents of the cache by those of the file; returns the token ids.
+        """Replace the contents of the cache by the tokens in the file, and return their ids.
 
         If that fails, the cache is unchanged or empty. Raises Damaged, OSError, and Cancelled once
         ``stop`` is set.

@@ -11,10 +11,9 @@ from llama_cpu.checkpoint.stored import StoredTensor
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Hash what identifies the weights.
+    """Hash the configuration, the files' properties, and three rows of each tensor.
 
-    That is the configuration, each file's name, size and modification time, and three rows of each
-    tensor.
+    The properties of a file are its name, size and modification time.
 
     Changing a file in place changes its modification time. Another file of the same size and time
     differs in some of those rows, as training and merging change every matrix. A copied or touched

@@ -34,7 +34,7 @@ def file_path(folder: Path, database: Path, conversation_id: int) -> Path:
 
 
 def database_key(database: Path) -> str:
-    """The part of a file's name that says which conversation database it belongs to."""
+    """Return the part of a file's name that identifies the conversation database."""
     return hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
 
 

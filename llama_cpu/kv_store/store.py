@@ -27,7 +27,7 @@ from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
 from llama_cpu.system.paths import kv_folder
 
 MIN_TOKENS = 64  # a shorter cache is not saved, as prefill is as fast as reading a file
-MIN_FREE_BYTES = 1 << 30  # that must stay free on the disk
+MIN_FREE_BYTES = 1 << 30  # disk space that saving must leave free
 MAX_SECONDS = 5.0  # for writing a file: the user is waiting to leave
 
 
@@ -99,7 +99,7 @@ class KVStore:
         on_progress: Progress,
         stop: Flag,
     ) -> bool:
-        """Write the cache's first tokens, as many as the limit allows, unless they are too few.
+        """Save the first tokens of the cache, as many as the limit allows, unless they are too few.
 
         Returns whether a new file was written; an older file remains if writing fails. Raises
         Cancelled once ``stop`` is set or when the disk is too slow.
@@ -126,7 +126,7 @@ class KVStore:
         return {"history": str(self._database), "conversation": str(conversation_id)}
 
     def storable_length(self, cache: KVCache) -> int:
-        """How many of the cache's tokens a file may hold; 0 if no file would be written."""
+        """Return how many of the cache's tokens a file may hold; 0 if no file would be written."""
         room = max(0, self._file_limit - (1 << 16)) // (cache.bytes_per_token + 4)
         length = min(len(cache), room)
         return length if length >= MIN_TOKENS else 0

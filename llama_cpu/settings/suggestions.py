@@ -1,4 +1,4 @@
-"""What to say about an unknown name: the known name that is most like it."""
+"""Error messages for unknown names, which suggest the most similar known name."""
 
 import difflib
 from collections.abc import Iterable

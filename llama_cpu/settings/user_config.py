@@ -22,7 +22,7 @@ _FORMAT = "the settings of llama_cpu"
 
 @dataclass(frozen=True)
 class Choice:
-    """An entry that is one of some words, a path, a list of paths, or true or false."""
+    """An entry whose value is a word from a list, a path, a list of paths, or true or false."""
 
     wanted: str
     about: str

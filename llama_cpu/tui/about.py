@@ -8,7 +8,7 @@ from llama_cpu.system.text import printable
 
 
 def title(session: ModelInfo) -> str:
-    """Name the model and how it runs, the least important last, where a narrow screen cuts."""
+    """Name the model and how it runs; a narrow screen cuts off the end, which matters least."""
     guess = " (a guess; --template)" if session.template_guessed else ""
     parts = [
         session.model_name,

@@ -33,8 +33,8 @@ class Scope(Enum):
     ASK = auto()
 
 
-# The headings of the help screen. Within a heading, and together with the first, which is in force
-# everywhere, a key stands for one action only.
+# The headings of the help screen. The keys of the first heading work everywhere, so each key must
+# be unique among those and the keys under its own heading.
 HEADINGS: dict[str, tuple[Scope, ...]] = {
     "Everywhere": (Scope.APP,),
     "In the chat": (Scope.INPUT, Scope.CHAT),
@@ -53,7 +53,7 @@ HEADINGS: dict[str, tuple[Scope, ...]] = {
     "In a text field": (Scope.ASK,),
 }
 
-# Their keys come before those of the focused widget.
+# Scopes whose keys take priority over those of the focused widget.
 _COME_FIRST = {Scope.APP, Scope.CHAT, Scope.FIND_BAR, Scope.FIGURES, Scope.SETTINGS}
 
 
@@ -62,11 +62,11 @@ class Action:
     """One row of the table."""
 
     id: str  # its name under [keys] in config.toml
-    keys: str  # the default ones, separated by commas; empty: a slash command with arguments
+    keys: str  # default keys, separated by commas; empty: a slash command with arguments
     label: str
     help: str
     scope: Scope
-    run: str = ""  # what Textual runs, where that is not the id
+    run: str = ""  # the Textual action, if its name is not the id
     footer: str = ""  # its label in the footer; empty: not shown there
     key_label: str = ""  # how the footer writes the key
     in_palette: bool = False

@@ -109,7 +109,7 @@ class ChatApp(App[int]):
     def _save(self, name: str, value: object) -> None:
         with self._saving:  # one after the other, in order
             preferences = self._preferences
-            if getattr(preferences, name) != value:  # another value was chosen since
+            if getattr(preferences, name) != value:  # another value was chosen in the meantime
                 return
             try:
                 preferences.save(name)
@@ -122,7 +122,7 @@ class ChatApp(App[int]):
         return any(isinstance(each, LeavingScreen) for each in self.screen_stack)
 
     async def uncover(self) -> None:
-        """Close whatever lies over the chat or loading screen, as if the user had cancelled it."""
+        """Close all screens above the chat or loading screen, as if the user had cancelled them."""
         while len(self.screen_stack) > 2:  # Textual's own screen is the lowest
             await self.screen.dismiss()
 
@@ -134,7 +134,7 @@ class ChatApp(App[int]):
         await (self.switch_screen(screen) if in_place else self.push_screen(screen))
 
     async def show_chat(self, state: ScreenState) -> None:
-        """Go on with the present session in place of the present screen."""
+        """Return to the present session in place of the present screen."""
         assert self.session
         await self.switch_screen(self._chat_screen(self.session, state))
 

@@ -1,8 +1,8 @@
-"""Splits Markdown into the pieces that an answer is shown in.
+"""Splits the Markdown of an answer into pieces, each shown as one widget.
 
 Textual's own Markdown widget, with one widget for each paragraph, list item and bullet, takes two
-and a half times as much of a core to stream an answer (16% instead of 6% at 30 tokens/s). Here a
-piece is one widget, and only the last pieces of a growing text are parsed and shown again.
+and a half times as much of a core to stream an answer (16% instead of 6% at 30 tokens/s). Here,
+only the last pieces of a growing text are parsed and shown again.
 
 HTML, links and images are shown as they were written: a tag is text, an address can be read, and
 nothing can be clicked.
@@ -109,7 +109,7 @@ def _inlines(node: SyntaxTreeNode) -> Content:
 
 def _inline(node: SyntaxTreeNode) -> Content:
     if node.type in ("softbreak", "hardbreak"):
-        return Content("\n")  # models mean the line breaks that they write
+        return Content("\n")  # models intend the line breaks that they write
     if node.type == "code_inline":
         return Content.styled(node.content, INLINE_CODE_STYLE)
     if node.children:

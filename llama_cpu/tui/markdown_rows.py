@@ -26,7 +26,7 @@ class Row:
     def lines(self, width: int) -> list[Content]:
         """Lay out the row in ``width`` columns."""
         if not self.rest:
-            return [self.content]  # wrapped by the widget, so that it is copied without breaks
+            return [self.content]  # the widget wraps it, so that copies contain no line breaks
         wrapped = self.content.wrap(max(NARROWEST, width - cell_len(self.rest))) or [Content()]
         starts = [self.first] + [self.rest] * (len(wrapped) - 1)
         return [

@@ -18,7 +18,7 @@ class Preferences:
     keymap: Mapping[str, str] = field(default_factory=dict)
     theme: str = DEFAULT_THEME
     panels: bool = True  # shown beside the conversation if there is room
-    welcome_marker: Path | None = None  # exists once the welcome was seen; None: never show it
+    welcome_marker: Path | None = None  # exists after the welcome screen; None: never show it
 
     def save(self, name: str) -> None:
         """Write ``theme`` or ``panels`` to config.toml. Raises UserError if that fails."""

@@ -151,5 +151,5 @@ def test_choice_of_template(tmp_path) -> None:
     assert choose_template("vicuna", tokenizer, "8B").name == "vicuna"
     (tmp_path / "mine.jinja").write_text("mine")
     assert choose_template(str(tmp_path / "mine.jinja"), tokenizer, "8B").source == "mine"
-    with pytest.raises(UserError, match="the names known are llama-2"):
+    with pytest.raises(UserError, match="the known names are llama-2"):
         choose_template("lama-2", tokenizer, "8B")

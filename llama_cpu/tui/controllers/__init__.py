@@ -1,1 +1,1 @@
-"""Carry out actions. They know protocols of the view (view.py), no screens and no widgets."""
+"""Controllers carry out actions. They know the protocols of view.py, no screens or widgets."""

@@ -15,7 +15,7 @@ E = TypeVar("E")
 
 SHORTEST_PAUSE = 0.1  # seconds; ten updates a second look like steady writing
 LONGEST_PAUSE = 0.7
-UI_SHARE = 0.03  # of one core; the model lacks what the view takes
+UI_SHARE = 0.03  # of one core; the view takes this time from the model
 
 
 class Pace:
@@ -52,7 +52,7 @@ class AnswerStream(Generic[E]):
         try:
             for event in self._make(self._stop):
                 self._events.append(event)
-        except Exception as error:  # of any kind: the conversation must not be lost
+        except Exception as error:  # catch any kind: the conversation must not be lost
             self.error = error
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Answers, one at a time: requested from the session, shown as they grow, and how each ended."""
+"""Requests answers from the session, one at a time, and shows them as they grow and end."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,9 +30,9 @@ TakeBack = Callable[[str], None]
 
 
 class Answering:
-    """The answer that is being written, and the lock that keeps changes of the conversation apart.
+    """The answer in progress, and the lock that serializes changes to the conversation.
 
-    The other controllers share it.
+    All controllers share this object.
     """
 
     def __init__(self, view: ChatView, model_thread: Executor) -> None:
@@ -60,7 +60,7 @@ class Answering:
 
     @property
     def timings_now(self) -> Timings | None:
-        """The timings of the present answer, until the conversation has that answer."""
+        """The timings of the answer in progress; None once the conversation contains it."""
         line = self._conversation.line
         is_there = not line or line[-1] is not self._began_after
         return None if is_there or not self.is_answering else self.timings
@@ -115,7 +115,7 @@ class Answering:
     def go_on(self) -> None:
         """Continue the last message, which is an answer."""
         stream = AnswerStream(self._view.session.continue_answer, self._model_thread)
-        # An incomplete character comes again, together with the rest of it.
+        # An incomplete character at the end is generated again, together with its remaining bytes.
         self._begin(stream, self._conversation.line[-1].text.rstrip("\ufffd"), None)
 
     def _begin(
@@ -141,7 +141,7 @@ class Answering:
         try:
             async for events in stream.batches():
                 ending = await self._show_events(events, answer) or ending
-        finally:  # also if the app is being closed
+        finally:  # even if the app is being closed
             stream.stop()
         await answer.finish()
         await self._end(stream, answer, take_back)
@@ -185,7 +185,7 @@ class Answering:
                 take_back(await asyncio.to_thread(conversation.take_back))
             elif not has_answer:  # an earlier answer to the same message is the last one again
                 await asyncio.to_thread(conversation.reload)
-        except UserError as error:  # the disk, or another window
+        except UserError as error:  # the disk failed, or another window deleted it
             problem = f"{problem} {error}".strip()
         await self.show(problem)
 

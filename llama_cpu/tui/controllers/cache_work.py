@@ -1,4 +1,4 @@
-"""Loads and saves KV caches while the app runs; shown only if that takes a while."""
+"""Loads and saves KV caches while the app runs, and shows the progress if it takes a while."""
 
 import asyncio
 from concurrent.futures import Executor
@@ -8,7 +8,7 @@ from llama_cpu.system.text import human_bytes
 from llama_cpu.tui.controllers.view import ChatView
 from llama_cpu.tui.messages import AnswerFailed
 
-PATIENCE = 1.0  # seconds until the user is told what is going on
+PATIENCE = 1.0  # seconds before the progress is shown
 
 
 class CacheWork:
@@ -49,10 +49,10 @@ class CacheWork:
                 if not finished.done():
                     self._show()
             await finished
-        except asyncio.CancelledError:  # the screen was left: nobody waits for the cache
+        except asyncio.CancelledError:  # the screen was closed, so the cache is not needed
             stop.set()
             raise
-        except Exception as error:  # nothing of the conversation depends on it
+        except Exception as error:  # the conversation does not depend on the cache
             self._view.post_message(AnswerFailed(error))
         finally:
             self._under_way -= 1

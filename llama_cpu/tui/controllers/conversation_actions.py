@@ -1,4 +1,4 @@
-"""What can be done with whole conversations: the actions behind the keys of the list."""
+"""Actions on whole conversations, such as those in the list of conversations."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,9 +18,9 @@ LOST = "Start a new conversation? This one will be lost."
 
 
 class ConversationActions:
-    """One method for each action.
+    """Actions on whole conversations, one method each.
 
-    When another conversation is to be shown, an answer in progress is stopped and kept.
+    An answer in progress is stopped and kept before another conversation is shown.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ConversationActions:
         return self._view.session.conversation
 
     async def perform(self, verb: str, conversation: StoredConversation) -> None:
-        """Perform what the list requested."""
+        """Perform the action that the list requested."""
         verbs = {
             "open": self.open,
             "rename": self.rename,
@@ -65,7 +65,7 @@ class ConversationActions:
 
     async def open(self, conversation: StoredConversation) -> None:
         """Show another conversation."""
-        self._view.leave_sidebar()  # at once: what is typed next is for the input
+        self._view.leave_sidebar()  # at once, as the user may type on
         if conversation.id != self._conversation.stored_id:
             async with self._answering.changing:
                 await self._answering.stop_and_wait()
@@ -120,7 +120,7 @@ class ConversationActions:
         """Call ``work`` in a thread and list the conversations again; return False if it failed."""
         try:
             await asyncio.to_thread(work, *arguments)
-        except UserError as error:  # the disk, or another window was first
+        except UserError as error:  # the disk failed, or another window was faster
             self._view.warn(str(error))
             return False
         finally:

@@ -1,6 +1,6 @@
 """Copies text to the terminal's clipboard (OSC 52) and to a file.
 
-A program cannot find out whether the terminal obeys; if it does not, the file has the text.
+A program cannot find out whether the terminal supports this, so the text is also in the file.
 """
 
 import os

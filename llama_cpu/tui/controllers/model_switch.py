@@ -1,9 +1,9 @@
 """Switches to another model while the conversation stays.
 
 If both models fit in memory, the present one is kept until the other one is ready, so that loading
-can be cancelled or fail without any change. Otherwise the user is asked, the present model is freed
-first, and it is loaded again if the other one cannot be. Everything that can be checked without
-loading is checked before.
+can be cancelled or fail without any change. Otherwise the user is asked first, the present model is
+freed, and it is loaded again if the other one cannot be loaded. Everything that does not require
+loading is checked beforehand.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Switch:
 
 
 class ModelSwitch:
-    """One switch at a time; the app reports what became of the loading screen."""
+    """Performs one switch at a time; the app reports the result of the loading screen."""
 
     def __init__(self, app: AppView, choose: ChooseModel) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class ModelSwitch:
 
     @property
     def has_way_back(self) -> bool:
-        """Whether loading may fail or be cancelled."""
+        """Whether there is a model to return to if loading fails or is cancelled."""
         return self._switch is not None and not self._switch.is_way_back
 
     async def begin(self, chosen: ChosenModel, chat: ReplaceableChat) -> None:

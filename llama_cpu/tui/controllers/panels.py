@@ -52,12 +52,12 @@ class Panels:
 
     @property
     def sign(self) -> str:
-        """What the system is doing now, in a word or two; usually empty."""
+        """The present kind of paging, in a word or two; empty if there is none."""
         return SIGNS[self._paging] if self._paging else ""
 
 
 def warning(paging: Paging, precision: str, keys: str) -> str:
-    """What happens and what helps. ``keys``: the keys that show the models."""
+    """Say what happens and what helps. ``keys``: the keys that show the models."""
     smaller = " or ".join(labels(smaller_than(format_of(precision))))
     return (
         f"{HAPPENS[paging]}: the model and its KV cache no longer fit in memory, and answers "

@@ -61,7 +61,7 @@ class SlashCommands:
     async def _system(self, text: str) -> None:
         settings = self._view.session.settings
         if not text:
-            shown = settings.system or "There is none."
+            shown = settings.system or "(none)"
             self._tell(f"The system prompt: {shown}\n/set system {DEFAULT} removes it.")
             return
         self._apply(replace(settings, system=text))

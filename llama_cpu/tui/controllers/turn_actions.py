@@ -1,4 +1,4 @@
-"""What can be done with the turns of a conversation: the actions behind the chat's keys."""
+"""Actions on the turns of a conversation: send, answer again, edit, branch, delete, copy."""
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.thinking import split_thinking
@@ -21,7 +21,7 @@ EDITING = "Editing: Enter sends a new branch, Esc cancels"
 
 
 class TurnActions:
-    """One method for each action.
+    """Actions on the turns of a conversation, one method each.
 
     No action waits for an answer. While the conversation is changing, further actions that would
     change it do nothing.

@@ -19,7 +19,7 @@ from llama_cpu.tui.input_history import InputHistory
 
 @dataclass(frozen=True)
 class Branch:
-    """An alternative that was chosen in the token lens; the answer is to go on from it."""
+    """An alternative chosen in the token lens, from which the answer continues."""
 
     answer: StoredMessage
     token_ids: list[int]  # of the answer, up to and including the chosen alternative
@@ -28,7 +28,7 @@ class Branch:
 
 @dataclass
 class ScreenState:
-    """What the chat screen hands on to the chat screen of the next model."""
+    """What one chat screen passes to the chat screen of the next model."""
 
     draft: str
     history: InputHistory
@@ -36,7 +36,7 @@ class ScreenState:
 
 
 class InputView(Protocol):
-    """The box in which the user writes."""
+    """The text area in which the user writes a message."""
 
     @property
     def text(self) -> str: ...
@@ -84,7 +84,7 @@ class AnswerView(Protocol):
     async def finish(self) -> None: ...
 
     def keep(self, message: StoredMessage) -> None:
-        """Let the answer stand for this message from now on."""
+        """Link the answer to its stored message."""
         ...
 
     def remove(self) -> Awaitable[None]: ...
@@ -189,7 +189,7 @@ class ReplaceableChat(ChatView, Protocol):
     def restore(self, state: ScreenState) -> None: ...
 
     def retire(self) -> None:
-        """Measure no more: the model is about to be freed."""
+        """Stop measuring, as the model is about to be freed."""
         ...
 
 
@@ -203,7 +203,7 @@ class AppView(Protocol):
     def is_leaving(self) -> bool: ...
 
     async def uncover(self) -> None:
-        """Close whatever lies over the chat screen, or over the loading screen in its place."""
+        """Close all screens above the chat screen, or above the loading screen in its place."""
         ...
 
     async def show_loading(

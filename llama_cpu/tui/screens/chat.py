@@ -67,10 +67,10 @@ class ChatScreen(Screen[None]):
         shows_panels: bool = True,
         state: ScreenState | None = None,
     ) -> None:
-        """``state``: what the chat screen of the previous model handed on."""
+        """``state``: what the chat screen of the previous model passed on."""
         super().__init__()
         self.session = session
-        self.is_retired = False  # the model is about to be freed and must not be asked
+        self.is_retired = False  # the model is about to be freed and must not be queried
         self._state = state
         self._is_demo = is_demo
         self._model_thread = model_thread
@@ -101,7 +101,7 @@ class ChatScreen(Screen[None]):
 
     async def on_mount(self) -> None:
         """Show the conversation and start to measure."""
-        if self.app.return_value is not None:  # quit just now: the widgets may be gone already
+        if self.app.return_value is not None:  # the app has quit: the widgets may be gone
             return
         if self._is_demo:
             self.conversation_view.add_notice(about.demo_notice(), kind="demo")
@@ -113,7 +113,7 @@ class ChatScreen(Screen[None]):
         self.input.focus()
         self.show_timings()
         self._show_memory()
-        # Apart from the answer's own updates: together they would redraw the whole screen.
+        # Separate from the answer's own updates: together, they would redraw the whole screen.
         self.set_interval(0.5, self._refresh_timings)
         self.set_interval(1, self._show_memory)
 
@@ -152,10 +152,10 @@ class ChatScreen(Screen[None]):
         self.conversation_view.add_notice(state.notice)
 
     def retire(self) -> None:
-        """Measure no more: the model is about to be freed."""
+        """Stop measuring, as the model is about to be freed."""
         self.is_retired = True
 
-    # What the controllers ask for
+    # Requests of the controllers (ChatView)
 
     def conversation_changed(self) -> None:
         """Update the title line and the list."""
@@ -315,8 +315,8 @@ class ChatScreen(Screen[None]):
 
     @property
     def _esc_is_elsewhere(self) -> bool:
-        """Whether Esc belongs to the focused widget, or to what is open above the input."""
-        if not self.query(MessageArea):  # quit just now
+        """Whether Esc belongs to the focused widget, or to a menu or search above the input."""
+        if not self.query(MessageArea):  # the app has just quit
             return False
         is_open = self.query_one(MessageArea).is_completing or self.query_one(FindBar).display
         is_chosen = self.conversation_view.chosen is not None
@@ -330,7 +330,7 @@ class ChatScreen(Screen[None]):
 
     @on(Sidebar.Left)
     def leave_sidebar(self) -> None:
-        """Go back to the input; hide a list that lies over the conversation."""
+        """Go back to the input, and hide the list if it covers the conversation."""
         self.sidebar.step_aside()
         self.input.focus()
 
@@ -340,7 +340,7 @@ class ChatScreen(Screen[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """Show or hide the list as the width allows."""
-        if self.query(Sidebar):  # else quit just now
+        if self.query(Sidebar):  # otherwise the app has just quit
             self.sidebar.fit(event.size.width)
 
     # Figures

@@ -38,7 +38,7 @@ DECODE_TITLE = "Decode: time of every token"
 
 @dataclass(frozen=True)
 class FiguresSource:
-    """What the chat screen tells the figures. The model of a retired screen is not asked."""
+    """What the figures need from the chat screen. A retired screen's model is not queried."""
 
     timings_now: Callable[[], Timings | None]  # of the answer that is being written
     paging_sign: Callable[[], str]
@@ -191,7 +191,7 @@ class FiguresScreen(Screen[None]):
 
 
 def export_path(text: str) -> Path:
-    """An absolute path for the export. Raises UserError if its suffix names no known format."""
+    """Return an absolute path for the export. Raises UserError if the suffix is unknown."""
     try:
         path = Path(text).expanduser().absolute()
     except (RuntimeError, OSError) as error:  # ~ of an unknown user; no current folder

@@ -59,9 +59,9 @@ def _entry(left: str, right: str) -> str:
 
 
 class WelcomeScreen(ModalScreen[None]):
-    """What a new user has to know, and where to find the rest.
+    """Tells a new user the most important keys, and where to find the rest.
 
-    Text that is typed or pasted goes to the input behind this screen and closes it.
+    Typed or pasted text closes this screen and goes to the input behind it.
     """
 
     BINDINGS = bindings(Scope.WELCOME)

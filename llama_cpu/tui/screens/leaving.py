@@ -22,7 +22,7 @@ BAR_WIDTH = 48
 
 
 class LeavingScreen(ModalScreen[None]):
-    """Saves the KV cache, and is dismissed when that is done. Shows itself only if it takes long.
+    """Saves the KV cache, then closes. The screen is visible only if this takes long.
 
     ``stop_work`` stops the model's work and waits until it has ended; ``save_cache`` is the
     session's and is called in the model's thread.
@@ -50,7 +50,7 @@ class LeavingScreen(ModalScreen[None]):
             yield Static("Esc quits without saving it.", classes="dim")
 
     def on_mount(self) -> None:
-        """Start to save; most often that is done before anything is shown."""
+        """Start to save, which usually ends before anything is shown."""
         self.set_timer(PATIENCE, lambda: self.add_class("-slow"))
         self.set_interval(0.2, self._show_progress)
         self._keep()
@@ -60,7 +60,7 @@ class LeavingScreen(ModalScreen[None]):
         self._stop.set()
 
     def on_unmount(self) -> None:
-        """Stop saving when the app ends for whatever reason."""
+        """Stop saving when the app ends for any other reason."""
         self._stop.set()
 
     @work
@@ -71,7 +71,7 @@ class LeavingScreen(ModalScreen[None]):
             await loop.run_in_executor(
                 self._model_thread, self._keep_cache, self._observe, self._stop
             )
-        except Exception as error:  # the app ends all the same
+        except Exception as error:  # the app ends in any case
             self.post_message(AnswerFailed(error))
         self.dismiss()
 

@@ -1,4 +1,4 @@
-"""The token lens: an answer as the model sees it, token by token, and branches from any of them."""
+"""The token lens: the probability of each token of an answer, and branches from any token."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -95,7 +95,7 @@ class LensScreen(Screen[Branch | None]):
             self._stream.stop()
 
     def on_key(self, event: events.Key) -> None:
-        """Close the lens with the key that opens it, also if the user has changed that key."""
+        """Close the lens with the key that opens it, even if the user has changed that key."""
         if event.key in keys_of("lens", self._keymap).split(","):
             event.stop()
             self.dismiss(None)
@@ -217,7 +217,7 @@ class LensScreen(Screen[Branch | None]):
         self.action_branch(event.number)
 
     def action_branch(self, number: int) -> None:
-        """Close the lens; the answer goes on from an alternative of the present token."""
+        """Close the lens and continue the answer from an alternative to the present token."""
         text = self.query_one(LensText)
         place = text.pointed
         if place is None or number >= len(text.tokens[place].alternatives):

@@ -106,7 +106,7 @@ class SettingsScreen(ModalScreen[bool]):
         return SETTINGS[name].parsed(text)
 
     def _check(self, name: str, text: str) -> bool:
-        """Check a value, and show below its field what is wrong with it."""
+        """Check a value, and show a problem below its field."""
         line = self.query_one(f"#about_{name}", Static)
         try:
             self._value(name, text)

@@ -22,7 +22,7 @@ MessageWidget = UserMessage | Answer | FinishedAnswer
 
 
 class Messages(Vertical):
-    """Holds the messages; at least as high as the view, so that they begin at its top."""
+    """Contains the messages. It is at least as high as the view, so that they begin at the top."""
 
     virtual_size = Reactive(Size(0, 0))  # as in message_views.Passage
 
@@ -32,10 +32,10 @@ class Earlier(Static):
 
 
 class ConversationView(VerticalScroll, can_focus=False):
-    """Shows the messages of a conversation; stays at the end until the user scrolls up.
+    """Shows the messages of a conversation, and follows its end until the user scrolls up.
 
-    Of a long conversation only the last messages have widgets; earlier ones are added when the user
-    scrolls to the top.
+    In a long conversation, only the last messages have widgets. Earlier ones are added when the
+    user scrolls to the top.
     """
 
     virtual_size = Reactive(Size(0, 0))  # as in message_views.Passage
@@ -219,7 +219,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         return [child for child in children if isinstance(child, MessageWidget)]
 
     def _kept(self) -> list[MessageWidget]:
-        """The first widgets, up to the first one whose message has changed."""
+        """Return the widgets that precede the first changed message."""
         kept = []
         for widget, message in zip(self._shown(), self._line[self._first :], strict=False):
             if widget.message is None or not _is_same(widget.message, message):
@@ -240,7 +240,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         return f"‹ {ids.index(message.id) + 1}/{len(ids)} ›" if len(ids) > 1 else ""
 
     async def _remove_after(self, last: MessageWidget | None) -> None:
-        """Remove everything below a widget; with None, everything but the demo model's notice."""
+        """Remove everything below a widget; None: everything but the demo model's notice."""
         children = list(self.messages.children)
         rest = children[children.index(last) + 1 :] if last else children
         await self._remove(widget for widget in rest if not widget.has_class("demo"))

@@ -17,7 +17,7 @@ FOUND = "found"  # CSS class of the message with the present match
 
 
 class SearchedView(Protocol):
-    """What is searched."""
+    """The view whose messages are searched."""
 
     @property
     def line(self) -> Sequence[StoredMessage]:
@@ -59,13 +59,13 @@ class FindBar(Horizontal):
         self._look()
 
     def action_close(self) -> None:
-        """Close the search; the conversation stays scrolled as it is."""
+        """Close the search without scrolling the conversation."""
         self._mark(None)
         self.display = False
         self.post_message(self.Closed())
 
     def action_step(self, by: int) -> None:
-        """Go to the previous (-1) or next (1) match; the first one follows the last one."""
+        """Go to the previous (-1) or next (1) match; the search wraps around."""
         found = self._matches()
         if found:
             at = found.index(self._shown) + by if self._shown in found else -1

@@ -1,4 +1,4 @@
-"""Lays out the tokens of an answer in lines, so that each token has a place on the screen."""
+"""Breaks the tokens of an answer into lines, and gives each token a place on the screen."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # imports PyTorch
 PART_OF_CHARACTER = "▯"
 _LINE_END = "↵"
 _TAB = "⇥   "
-_UNDER = "◌"  # carries a combining character that stands alone
+_UNDER = "◌"  # base for a combining character that stands alone
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 # Bidirectional controls, which would make a terminal reorder the whole line.
 _TURNING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], PART_OF_CHARACTER)

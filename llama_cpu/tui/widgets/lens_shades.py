@@ -1,4 +1,4 @@
-"""The shades of tokens, by their probability or by the time that they took.
+"""The shades of tokens, by probability or by time.
 
 All shades but the first two, which stand for usual tokens, differ in more than their colour.
 """

@@ -22,12 +22,12 @@ Shading = Callable[["Sequence[LensToken]"], list[int]]
 
 
 class LensText(ScrollView, can_focus=True):
-    """Shows the tokens as they come; ``pointed`` is the one under the mouse or at the cursor."""
+    """Shows tokens as they arrive; ``pointed`` is the one under the mouse or at the cursor."""
 
     BINDINGS = bindings(Scope.LENS_TEXT)
 
     class Pointed(Message):
-        """Another token is pointed at."""
+        """The mouse or the cursor has moved to another token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,13 +69,13 @@ class LensText(ScrollView, can_focus=True):
         self.post_message(self.Pointed())
 
     def shade(self, shading: Shading) -> None:
-        """Shade the tokens by something else."""
+        """Shade the tokens by another figure."""
         self._shading = shading
         self._shades = shading(self._tokens)
         self.refresh()
 
     def _lay_out(self) -> None:
-        # Leave room for the scroll bar, also while there is none.
+        # Leave room for the scroll bar, even while it is hidden.
         width = max(1, self.scrollable_content_region.width)
         self._lines = laid_out(self._tokens, width)
         self._shades = self._shading(self._tokens)
@@ -83,7 +83,7 @@ class LensText(ScrollView, can_focus=True):
         self.refresh()
 
     def on_mount(self) -> None:
-        """Use the theme's colours, also when the theme changes."""
+        """Use the theme's colours, now and whenever the theme changes."""
         self.app.theme_changed_signal.subscribe(self, lambda _: self._take_colours())
         self._take_colours()
 

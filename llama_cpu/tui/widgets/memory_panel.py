@@ -54,7 +54,7 @@ class MemoryPanel(Static):
 
 
 def memory_rows(report: MemoryReport, model: ModelMemory) -> list[Content]:
-    """Make the rows of all figures; the machine's is the last one."""
+    """Make the rows of all figures, with the machine's in the last one."""
     return [
         row("Process now", human_bytes(report.resident)),
         *division(report, model),

@@ -1,4 +1,4 @@
-"""The input with its aids: completion of commands, earlier messages, the number of tokens."""
+"""The message input with command completion, earlier messages and the number of tokens."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from textual.widgets.option_list import Option
 from llama_cpu.tui.slash_commands import as_message, completions, is_command, is_complete
 from llama_cpu.tui.widgets.message_input import MessageInput
 
-COUNT_SECONDS = 0.3  # the least time between two counts
-COUNT_SHARE = 10  # that time as a multiple of the duration of the last count
+COUNT_SECONDS = 0.3  # minimum time between two counts of the tokens
+COUNT_SHARE = 10  # minimum of the same time, as a multiple of the duration of the last count
 
 
 class SlashMenu(OptionList, can_focus=False):
@@ -35,7 +35,7 @@ class SlashMenu(OptionList, can_focus=False):
 
 
 class MessageArea(Vertical):
-    """Holds the input. ``count_tokens`` is called in a thread."""
+    """Contains the message input. ``count_tokens`` is called in a thread."""
 
     def __init__(self, count_tokens: Callable[[str], int], keymap: Mapping[str, str]) -> None:
         super().__init__()

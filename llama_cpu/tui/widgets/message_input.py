@@ -1,4 +1,4 @@
-"""The box in which the user writes."""
+"""The text area in which the user writes a message."""
 
 from collections.abc import Callable, Mapping
 
@@ -43,7 +43,7 @@ class MessageInput(TextArea):
             tab_behavior="focus",
         )
         self._keymap = keymap
-        self.cursor_blink = False  # each blink would be sent over the wire
+        self.cursor_blink = False  # over a network, each blink would be traffic
         self.input_history = InputHistory()
         # Called with each key first; returns whether it has handled the key.
         self.before_key: Callable[[str], bool] = lambda key: False
@@ -114,7 +114,7 @@ class MessageInput(TextArea):
         return row == self.wrapped_document.height - 1
 
     def on_text_area_changed(self) -> None:
-        """Remove the hint once the user writes on."""
+        """Remove the hint once the user types."""
         if self.text:
             self.say("")
 
@@ -125,8 +125,8 @@ class MessageInput(TextArea):
     async def on_key(self, event: events.Key) -> None:
         """Handle the keys of the box, before TextArea's own handler.
 
-        The bindings are only for the footer: Textual looks bindings up while letters that were
-        typed before may still wait in this widget's queue.
+        The bindings only serve the footer. Textual looks up bindings while letters that were typed
+        earlier may still wait in this widget's queue.
         """
         if self.before_key(event.key):
             pass

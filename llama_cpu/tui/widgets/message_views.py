@@ -20,8 +20,8 @@ from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.markdown import Piece, pieces
 from llama_cpu.tui.markdown_rows import Row
 
-GROWTH = 3  # a growing answer becomes higher by this many lines
-CLICKABLE = "thinking"  # key of a style's meta data: a click here folds or unfolds the thinking
+GROWTH = 3  # lines by which a growing answer becomes higher at a time
+CLICKABLE = "thinking"  # key in a style's metadata: a click there folds or unfolds the thinking
 HOW_IT_ENDED = {
     State.CUT: "cut off",
     State.STOPPED: "stopped",
@@ -61,7 +61,7 @@ class UserMessage(Static):
         self.focus()
 
     def on_blur(self) -> None:
-        """Be skipped by clicks and Tab again."""
+        """Stop accepting the focus, so that clicks and Tab skip this message."""
         self.can_focus = False
 
     def _show(self) -> None:
@@ -79,8 +79,8 @@ class Notice(Static):
 class Passage(Widget):
     """Shows some pieces of an answer, one below the other."""
 
-    # Textual lays out the screen a second time when this changes. Nothing scrolls in a passage, so
-    # that the second layout can be left out: plain ``Reactive`` has none.
+    # Textual lays out the screen a second time when this attribute changes. Nothing scrolls in a
+    # passage, so plain ``Reactive`` is used, which leaves the second layout out.
     virtual_size = Reactive(Size(0, 0))
 
     def __init__(self, pieces: list[Piece]) -> None:
@@ -122,7 +122,7 @@ class Passage(Widget):
 
 
 def thinking_pieces(thinking: str, is_shown: bool, is_under_way: bool = False) -> list[Piece]:
-    """A line that stands for the model's thinking and, if ``is_shown``, the text of it."""
+    """Make the line that stands for the model's thinking and, if ``is_shown``, its text."""
     if not thinking and not is_under_way:
         return []
     words = len(thinking.split())
@@ -139,9 +139,9 @@ def thinking_pieces(thinking: str, is_shown: bool, is_under_way: bool = False) -
 
 
 class FinishedAnswer(Passage):
-    """An answer that was there before.
+    """A complete answer, as one widget.
 
-    It is one widget, as the cost of a layout grows with the number of widgets on the screen.
+    The cost of a layout grows with the number of widgets on the screen.
     """
 
     def __init__(
@@ -184,8 +184,8 @@ class FinishedAnswer(Passage):
 class Answer(Vertical):
     """An answer in Markdown that can grow.
 
-    While it grows each piece is a widget, of which only the last ones change; once it is finished
-    they are one widget. The model's thinking is a widget of its own above them.
+    While it grows, each piece is a widget, and only the last ones change. Once it is finished, one
+    widget shows all pieces. The model's thinking is a separate widget above them.
     """
 
     virtual_size = Reactive(Size(0, 0))  # as in Passage
@@ -230,7 +230,7 @@ class Answer(Vertical):
             self.say("")
 
     def keep(self, message: StoredMessage) -> None:
-        """Let the answer stand for this message from now on."""
+        """Link the answer to its stored message."""
         self.message = message
 
     def add_notice_above(self, text: str) -> None:
@@ -247,7 +247,7 @@ class Answer(Vertical):
         if self._splitter is None:
             self._splitter = ThinkingSplitter(self._begins_in_thinking())
         answer = self._splitter.feed(printable(text))
-        with self.app.batch_update():  # one layout for what changed and what is new
+        with self.app.batch_update():  # one layout for changed and new pieces
             if not self._settled and not self._growing:  # else the thinking is complete
                 await self._update_thinking()
             if answer:
@@ -280,7 +280,7 @@ class Answer(Vertical):
         await self.mount_all(new)
 
     def _settle(self) -> None:
-        """From now on parse from the last piece of which the first line is complete.
+        """Continue parsing at the last piece whose first line is complete.
 
         The ``1`` that a text ends with is a paragraph; with the next characters it may turn out
         to be the list item ``10.``
@@ -296,9 +296,9 @@ class Answer(Vertical):
         self._tail = self._tail.split("\n", start)[-1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Leave a few lines of a growing answer empty for what comes next.
+        """Leave a few lines at the end of a growing answer empty for the next text.
 
-        Each growth scrolls, and so draws, the whole conversation.
+        Each change of height scrolls, and therefore redraws, the whole conversation.
         """
         height = super().get_content_height(container, viewport, width)
         return height if self._is_finished else -(-height // GROWTH) * GROWTH
@@ -323,7 +323,7 @@ class Answer(Vertical):
         return thinking_pieces(self._splitter.thinking, self._shows_thinking, is_under_way)
 
     async def _update_thinking(self) -> None:
-        """Show the thinking so far; an empty block leaves nothing behind."""
+        """Show the thinking so far; an empty block shows nothing."""
         shown = self._thinking_pieces()
         self._tail_has_gap = bool(shown)
         if self._thinking and shown:

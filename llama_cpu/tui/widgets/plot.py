@@ -1,7 +1,7 @@
 """A plot of times in braille dots, readable without colour.
 
 A character has two columns of four dots. If there are more values than columns, a column spans its
-share of the values from the minimum to the maximum, so that no slow one is missed.
+share of the values from the minimum to the maximum, so that slow tokens stay visible.
 """
 
 import math

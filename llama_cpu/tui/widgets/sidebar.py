@@ -17,19 +17,19 @@ from llama_cpu.history.rows import StoredConversation, by_day
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
 
-ROOM_FOR_SIDEBAR = 120  # columns; with fewer it lies over the conversation, and only on request
-MOST_LISTED = 500  # the search finds older ones
+ROOM_FOR_SIDEBAR = 120  # columns; with fewer, it covers the conversation, and only on request
+MOST_LISTED = 500  # the search finds older conversations
 NOTHING_YET = "Conversations will be listed here."
 NOTHING_FOUND = "No conversation contains these words."
 
 
 class Sidebar(Vertical):
-    """Lists conversations; what the user wants done with one is posted as ``Requested``."""
+    """Lists conversations, and posts ``Requested`` for the action that the user chooses."""
 
     BINDINGS = bindings(Scope.SIDEBAR)
 
     class Requested(Message):
-        """``verb``: open, rename, delete or duplicate."""
+        """The user chose an action. ``verb``: open, rename, delete or duplicate."""
 
         def __init__(self, verb: str, conversation: StoredConversation) -> None:
             super().__init__()
@@ -54,7 +54,7 @@ class Sidebar(Vertical):
     def _list(self) -> OptionList:
         return self.query_one(OptionList)
 
-    # Where there is room for it
+    # Showing and hiding
 
     def toggle(self) -> bool:
         """Show the list and move the focus there, or hide it if the focus is there already.
@@ -69,7 +69,7 @@ class Sidebar(Vertical):
         return self.display
 
     def step_aside(self) -> None:
-        """Hide the list if it lies over the conversation."""
+        """Hide the list if it covers the conversation."""
         if self.screen.size.width < ROOM_FOR_SIDEBAR:
             self.display = self._has_toggled = False
 

@@ -13,7 +13,7 @@ Part = tuple[int, str]  # rank and text; parts with high ranks are dropped first
 
 
 class Summary(Widget):
-    """Shows as many parts as fit."""
+    """Shows as many of the figures as fit in the line."""
 
     def __init__(self) -> None:
         super().__init__(id="summary")
