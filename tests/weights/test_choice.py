@@ -70,7 +70,7 @@ def toy_format(products: Sequence[Product[Tensor]]) -> WeightFormat:
 def test_the_quickest_in_decode_is_taken() -> None:
     clock = Clock()
     slow = product(clock, "slow", one=1.0, prompt=5.0)
-    quick = product(clock, "quick", one=0.5, prompt=6.0, in_place=False)
+    quick = product(clock, "quick", one=0.5, prompt=5.4, in_place=False)
     chosen = MeasuredOperators(clock).choose(toy_format([slow, quick]), SHAPE, 2)
     assert chosen.product.name == "quick" and chosen.in_place.name == "slow"
     assert only_in_place(chosen).product.name == "slow"
@@ -85,6 +85,13 @@ def test_a_prompt_counts_where_decode_is_the_same() -> None:
     # It must be quicker in decode, too: noise in a long prompt alone decides little.
     third = product(clock, "third", one=0.0011, prompt=0.1)
     assert operators.choose(toy_format([first, third]), SHAPE, 2).product.name == "first"
+
+
+def test_quick_decode_does_not_pay_for_slow_prompts() -> None:
+    clock = Clock()
+    first = product(clock, "first", one=1.0, prompt=5.0)
+    second = product(clock, "second", one=0.5, prompt=6.0)
+    assert MeasuredOperators(clock).choose(toy_format([first, second]), SHAPE, 2).product is first
 
 
 def test_a_little_quicker_is_not_enough() -> None:
