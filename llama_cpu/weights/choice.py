@@ -43,7 +43,7 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 4, 12
 _CLEARLY = 0.85
 # ... and is faster in at least this fraction of the rounds, so that a disturbance does not decide.
 _MOSTLY = 0.75
-# ... and reads prompts in less than this multiple of the time: fast decode does not pay for it.
+# ... and reads prompts in at most this multiple of the time: fast decode does not pay for it.
 _SLOWER_PROMPT = 1.1
 _HARDLY_LONGER = 1.5  # several rows "take hardly longer" up to this multiple of one row's time
 
@@ -238,7 +238,7 @@ def _best(candidates: list[_Candidate[Any]], shape: tuple[int, int]) -> _Candida
         wins = sum(theirs < ours for theirs, ours in rounds)
         is_clear = _turn(other, shape) < _CLEARLY * _turn(best, shape)
         prompt, best_prompt = (min(each.seconds[PREFILL_CHUNK]) for each in (other, best))
-        if is_clear and wins >= _MOSTLY * len(rounds) and prompt < _SLOWER_PROMPT * best_prompt:
+        if is_clear and wins >= _MOSTLY * len(rounds) and prompt <= _SLOWER_PROMPT * best_prompt:
             best = other
     return best
 
