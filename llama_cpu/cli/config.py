@@ -16,8 +16,8 @@ def run_config(args: argparse.Namespace) -> int:
     from llama_cpu.settings.generation_settings import Settings
     from llama_cpu.settings.user_config import ENTRIES, sample
     from llama_cpu.tui.actions import KEYED
-    from llama_cpu.tui.keymap import keys_of
     from llama_cpu.tui.preferences import preferences_from
+    from llama_cpu.tui.user_keys import keys_of
 
     preferences = preferences_from(args.user_config)
     defaults = {name: getattr(entry, "default", None) for name, entry in ENTRIES.items()}

@@ -1,6 +1,7 @@
 """Merging of shards into one file, and splitting of one file into shards.
 
 No tensor is completely in memory: tensors are joined or cut while their rows are read in blocks.
+``checkpoint/meta.py`` finds the shards and joins their tensors, because loading does so, too.
 """
 
 import errno

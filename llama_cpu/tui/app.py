@@ -20,7 +20,6 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import ACTIONS, Scope, bindings
 from llama_cpu.tui.controllers.model_switch import ModelSwitch
 from llama_cpu.tui.controllers.view import ScreenState
-from llama_cpu.tui.keymap import keys_of, shown
 from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
@@ -31,6 +30,7 @@ from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.lens import LensScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
 from llama_cpu.tui.screens.models import ModelScreen
+from llama_cpu.tui.user_keys import keys_of, shown
 
 EXIT_OK = 0
 EXIT_CANCELLED = 130

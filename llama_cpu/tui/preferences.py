@@ -7,7 +7,7 @@ from pathlib import Path
 from textual.theme import BUILTIN_THEMES
 
 from llama_cpu.settings.user_config import DEFAULT_THEME, UserConfig, save_entry
-from llama_cpu.tui.keymap import keymap_from
+from llama_cpu.tui.user_keys import keymap_from
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from llama_cpu.system.memory import MemoryReport
 from llama_cpu.system.paging import Paging, PagingWatch, paging_report
 from llama_cpu.tui.controllers.view import ChatView
-from llama_cpu.tui.keymap import keys_of, shown
+from llama_cpu.tui.user_keys import keys_of, shown
 from llama_cpu.weights.formats import format_of, labels, smaller_than
 
 HAPPENS = {

@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Static
 
 from llama_cpu.tui.actions import COMMANDS, HEADINGS, KEYED, Scope, bindings
-from llama_cpu.tui.keymap import keys_of, shown
+from llama_cpu.tui.user_keys import keys_of, shown
 
 _KEYS, _ABOUT = 19, 36  # columns; with the names they just fit 80
 

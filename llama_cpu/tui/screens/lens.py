@@ -20,8 +20,8 @@ from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.controllers.answer_stream import AnswerStream
 from llama_cpu.tui.controllers.answering import failed
 from llama_cpu.tui.controllers.view import Branch
-from llama_cpu.tui.keymap import keys_of
 from llama_cpu.tui.messages import AnswerFailed
+from llama_cpu.tui.user_keys import keys_of
 from llama_cpu.tui.widgets.lens_details import LensDetails
 from llama_cpu.tui.widgets.lens_shades import (
     BY_PROBABILITY,

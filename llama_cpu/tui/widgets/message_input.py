@@ -9,8 +9,8 @@ from textual.widgets import TextArea
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.input_history import InputHistory
-from llama_cpu.tui.keymap import keys_of, shown
 from llama_cpu.tui.slash_commands import as_message, as_typed, is_command
+from llama_cpu.tui.user_keys import keys_of, shown
 
 
 class MessageInput(TextArea):

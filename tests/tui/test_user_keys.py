@@ -13,9 +13,9 @@ import llama_cpu.tui
 from llama_cpu.errors import UserError
 from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.tui.actions import ACTIONS, COMMANDS, HEADINGS, KEYED, Scope, bindings
-from llama_cpu.tui.keymap import keymap_from, normalized, shown
 from llama_cpu.tui.preferences import Preferences, preferences_from
 from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.user_keys import keymap_from, normalized, shown
 from tests.tui.driving import ask_and_wait, chat, conversation, is_answering, prompt, screen, until
 from tests.tui.fakes import FakeSession, script
 
