@@ -14,6 +14,7 @@ from llama_cpu.generation.events import Prefill
 from llama_cpu.loading.load import LoadedModel, load
 from llama_cpu.loading.plan import plan_loading
 from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.choice import MeasuredOperators
 from llama_cpu.weights.float32 import FLOAT32
 from tests.support.checkpoints import read_all, write_hugging_face, write_meta
 from tests.support.engine import GREEDY, greedy
@@ -104,9 +105,15 @@ def test_other_layouts_give_the_same_ids(
     else:
         write_meta(tmp_path, config, weights, n_shards=3 if layout == "meta-3" else 1)
     precision = BF16 if layout == "bf16" else FLOAT32
-    plan = plan_loading(tmp_path, demo_model, max_seq_len=1024, precision=precision)
+    # As in one run of the program: other products would round bfloat16 in another way.
+    operators = MeasuredOperators()
+    plan = plan_loading(
+        tmp_path, demo_model, max_seq_len=1024, precision=precision, operators=operators
+    )
     if precision is BF16:
-        demo_plan = plan_loading(demo_model, max_seq_len=1024, precision=precision)
+        demo_plan = plan_loading(
+            demo_model, max_seq_len=1024, precision=precision, operators=operators
+        )
         loaded = load(demo_plan, lambda *_: None, Flag())
     other = load(plan, lambda *_: None, Flag())
     here, there = new_session(loaded), new_session(other)

@@ -100,7 +100,7 @@ def test_a_session_tells_and_takes_settings(session: ChatSession) -> None:
 
 def test_a_template_that_is_not_there_changes_nothing(session: ChatSession) -> None:
     before = session.settings
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="neither a readable file"):
         session.apply(replace(before, template="/no/such.jinja", temperature=1.0))
     assert session.settings == before
 

@@ -160,7 +160,7 @@ async def test_open_while_an_answer_is_written(history: History) -> None:
     session = FakeSession([[*tokens("Once upon"), threading.Event()]], [], history)
     async with chat(session) as pilot:
         await ask(pilot, "A story")
-        await until(pilot, lambda: conversation(pilot)[-1] == "Once upon")
+        await until(pilot, lambda: conversation(pilot)[-1:] == ["Once upon"])
         story = id_of(session.conversation)
         await open_list(pilot)
         await pilot.press("down", "enter")
