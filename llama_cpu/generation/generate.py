@@ -95,7 +95,7 @@ class TextGenerator:
         n_layers = self.model.config.n_layers
         for first in range(reused, len(prompt_ids), self.model.prefill_chunk):
             chunk = prompt_ids[first : first + self.model.prefill_chunk]
-            for layer, x in enumerate(self.model.layers(chunk, self.cache, stop), start=1):
+            for layer, x in self.model.layers(chunk, self.cache, stop):
                 last = x[-1:]  # after the loop, the last layer's output for the last token
                 done = first - reused + len(chunk) * layer // n_layers
                 yield Prefill(reused, done, total, time.perf_counter() - began)

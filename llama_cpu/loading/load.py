@@ -12,6 +12,7 @@ from llama_cpu.loading.memory_estimate import estimate_memory
 from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.loading.weight_reader import Progress, WeightReader
 from llama_cpu.model.architectures import architecture_of
+from llama_cpu.model.fused import fuse
 from llama_cpu.model.config import ModelConfig
 from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.model.transformer import Layer, Transformer, WeightSource
@@ -61,6 +62,7 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         return block
 
     model = architecture.build_model(config, reader, plan.max_seq_len, build_block)
+    model.few_tokens = fuse(model, cache, plan.threads)
     reader.finish()
     keep_freed_memory()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)

@@ -31,7 +31,7 @@ class RotaryPositions:
     """Computes placements for a model with rotary embedding and an optional sliding window."""
 
     def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
-        self._rope = Rope(config, max_seq_len)
+        self.rope = Rope(config, max_seq_len)
         self._group = config.n_heads // config.n_kv_heads
         self._window = config.sliding_window
 
@@ -40,7 +40,7 @@ class RotaryPositions:
         mask = window_mask = causal_mask(seq, start, self._group)
         if self._window is not None and mask is not None and start + seq > self._window:
             window_mask = causal_mask(seq, start, self._group, self._window)
-        return Placement(self._rope.at(start, seq), mask, window_mask)
+        return Placement(self.rope.at(start, seq), mask, window_mask)
 
 
 class Attention:

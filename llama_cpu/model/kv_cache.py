@@ -37,8 +37,9 @@ class KVCache:
         self._layers, self._heads = config.n_layers, config.n_kv_heads
         self._head_dim = config.head_dim
         self._window, self._sliding_layers = config.sliding_window, config.sliding_layers
+        self.scales: Tensor | None = None
         memory = torch.frombuffer(lazy_memory(self.nbytes), dtype=dtype)
-        self._memory = memory.view(self.shape(max_seq_len))
+        self.memory = memory.view(self.shape(max_seq_len))
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -46,8 +47,8 @@ class KVCache:
     def layers(self, seq: int) -> list[LayerCache]:
         """Return one LayerCache per layer for a forward pass over the next ``seq`` tokens."""
         start, end = len(self), len(self) + seq
-        new = self._memory.flatten(1, 2)[:, :, start:end].transpose(1, 2).unbind(0)
-        keys, values = self._memory[:, None, :, :, :end].unbind(2)
+        new = self.memory.flatten(1, 2)[:, :, start:end].transpose(1, 2).unbind(0)
+        keys, values = self.memory[:, None, :, :, :end].unbind(2)
         layers = [
             LayerCache(*parts) for parts in zip(new, keys.unbind(0), values.unbind(0), strict=True)
         ]
@@ -69,7 +70,7 @@ class KVCache:
 
         Each piece is a view [length, head_dim] of the cache, in the order of ``shape``.
         """
-        for layer in self._memory:
+        for layer in self.memory:
             for heads in layer:
                 for head in heads:
                     yield head[:length]

@@ -11,6 +11,7 @@ class RMSNorm:
         """``weight``: float32 [dim]."""
         # The norm is x / sqrt(mean(x ** 2) + eps); numerator and denominator are multiplied by
         # sqrt(dim).
+        self.unscaled, self.eps = weight, eps
         self.weight = weight * len(weight) ** 0.5
         self.least = torch.tensor((eps * len(weight)) ** 0.5)
 
@@ -31,6 +32,7 @@ class HeadNorm:
     ) -> None:
         """``q_weight``, ``k_weight``: float32 [head_dim], shared by all query or key heads."""
         head_dim = len(q_weight)
+        self.q_weight, self.k_weight, self.eps = q_weight, k_weight, eps
         weight = torch.cat([q_weight.expand(n_heads, -1), k_weight.expand(n_kv_heads, -1)])
         self.weight = weight * head_dim**0.5  # [n_heads + n_kv_heads, head_dim]
         self.least = torch.tensor((eps * head_dim) ** 0.5)

@@ -26,6 +26,13 @@ class Rope:
             self.cos = torch.cat([cos, cos], dim=-1)
             self.sin = torch.cat([-sin, sin], dim=-1)
 
+    def pairs(self) -> Tensor:
+        """Return cosine and sine of each pair: float32 [max_seq_len, head_dim / 2, 2]."""
+        if self.interleaved:
+            return torch.view_as_real(self.freqs_cis).contiguous()
+        half = self.cos.shape[1] // 2
+        return torch.stack([self.cos[:, :half], self.sin[:, half:]], dim=-1)
+
     def at(self, start: int, length: int) -> Rotate:
         """Return the rotation for ``length`` positions from ``start`` on.
 

@@ -38,6 +38,20 @@ class Layer(Protocol):
         """x: [seq, dim] -> [seq, dim], in the same memory."""
 
 
+class FewTokens(Protocol):
+    """A faster way to process a few tokens, such as ``fused.FusedPass``."""
+
+    def takes(self, seq: int, cache: KVCache) -> bool:
+        """Return whether it can process ``seq`` tokens with this cache."""
+
+    def __call__(self, x: Tensor, position: int, logits: Tensor | None) -> None:
+        """Process the tokens that follow ``position`` others.
+
+        x: float32 [seq, dim], the embeddings, replaced by the output of the last layer. ``logits``:
+        float32 [n, vocab], overwritten by those of the last n tokens.
+        """
+
+
 class Transformer:
     """A complete model. ``blocks`` are iterated once per pass and need not all be in memory."""
 
@@ -62,6 +76,7 @@ class Transformer:
         self.norm = norm
         self.output = output
         self.positions = positions
+        self.few_tokens: FewTokens | None = None
 
     @torch.inference_mode()
     def forward(
@@ -76,21 +91,36 @@ class Transformer:
         ``all_logits``: return the logits of every token, [len(token_ids), vocab]. Raises Cancelled
         and leaves the cache unchanged if ``stop`` is set while the blocks are computed.
         """
-        for x in self._layers(token_ids, cache, stop):
+        seq = len(token_ids)
+        if self.few_tokens is not None and self.few_tokens.takes(seq, cache):
+            if stop is not None and stop.is_set():
+                raise Cancelled
+            logits = torch.empty(seq if all_logits else 1, self.config.vocab_size)
+            self.few_tokens(self._embeddings(token_ids), len(cache), logits)
+            cache.extend(token_ids)
+            return logits if all_logits else logits[0]
+        for _, x in self._layers(token_ids, cache, stop):
             last = x  # after the loop, the output of the last layer
         return self.logits(last) if all_logits else self.logits(last[-1:])[0]
 
     def _layers(
         self, token_ids: list[int], cache: KVCache, stop: Event | None = None
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[tuple[int, Tensor]]:
         """Run the layers of ``forward`` one by one, for callers that report progress.
 
-        Yields the output of each layer, [len(token_ids), dim], which overwrites the previous one.
+        Yields the number of layers that are done, and the output of the last of them,
+        [len(token_ids), dim], which overwrites the previous one. A few tokens are processed at
+        once, and only the end is yielded.
         The tokens are appended to the cache before the last output is yielded. Raises Cancelled as
         ``forward`` does.
         """
         start = len(cache)
-        x = take_rows(self.tok_embeddings, torch.tensor(token_ids))  # [seq, dim]
+        x = self._embeddings(token_ids)
+        if self.few_tokens is not None and self.few_tokens.takes(len(token_ids), cache):
+            self.few_tokens(x, start, None)
+            cache.extend(token_ids)
+            yield self.config.n_layers, x
+            return
         placement = self.positions.place(start, len(token_ids))
         layers = cache.layers(len(token_ids))
         for number, (block, layer) in enumerate(zip(self.blocks, layers, strict=True), start=1):
@@ -99,7 +129,11 @@ class Transformer:
             x = block(x, placement, layer)
             if number == len(layers):
                 cache.extend(token_ids)
-            yield x
+            yield number, x
+
+    def _embeddings(self, token_ids: list[int]) -> Tensor:
+        """Return the embeddings of tokens: float32 [seq, dim]."""
+        return take_rows(self.tok_embeddings, torch.tensor(token_ids))
 
     # Not used within forward, because inference mode would be entered again for every layer.
     layers = torch.inference_mode()(_layers)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_cpu.system import torch_private
+from llama_cpu.weights.kernel_linear import kernel_product, kernels_work
 from llama_cpu.weights.operations import (
     NewTensor,
     Operations,
@@ -93,6 +94,7 @@ def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor
 
 OPERATIONS = Operations(
     products=(
+        Product("kernel", kernel_product("F32", Float32Linear), in_place=True, rows_at_once=8, works=kernels_work),
         Product("plain", Float32Linear, in_place=True, rows_at_once=2),
         Product("packed", PackedFloat32Linear, in_place=False, rows_at_once=4, works=packing_works),
     ),

@@ -1,0 +1,163 @@
+"""The inputs of products: normalized, activated and rounded rows, prepared by each thread.
+
+Every thread prepares the whole input of a product by itself, in memory of its own. That repeats
+little work and saves a wait for the other threads, which would take longer.
+
+A prepared row of ``columns`` numbers, padded with zeros to a multiple of 256 (``padded``), is
+
+====================  ==================  ========================================================
+what                  begins at byte      type
+====================  ==================  ========================================================
+numbers               0                   float32 [padded]
+rounded numbers       4 * padded          int8 [padded], in steps of the scale of their group of 32
+the same, in halves   5 * padded          int8 [padded]: of each two groups first both first
+                                          halves, then both second halves
+scales                6 * padded          float32 [padded / 32]
+sums of 32            6.125 * padded      float32 [padded / 32]: of the rounded numbers, scaled
+sums of 16            6.25 * padded       float32 [padded / 16]
+====================  ==================  ========================================================
+
+The rounded part is the layout of ggml's Q8_K and Q8_1 taken apart. It is there only for products
+that ask for it.
+"""
+
+import numpy as np
+
+from llama_cpu.kernels.simd import (
+    absolute,
+    broadcast,
+    compiled,
+    divided,
+    f32_at,
+    first,
+    fma,
+    greatest,
+    load_f32,
+    maximum,
+    power_of_2,
+    rounded,
+    set_f32,
+    store_f32,
+    store_i8,
+    total,
+    zeros,
+)
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_LEAST = np.float32(-87.0)  # exp of it is still a normal float32
+_ZERO, _ONE, _127 = np.float32(0), np.float32(1), np.float32(127)
+_TINY = np.float32(1e-30)
+
+
+@compiled
+def padded(columns):
+    """Return the length of a prepared row."""
+    return (columns + 255) // 256 * 256
+
+
+@compiled
+def input_bytes(columns):
+    """Return the size of a prepared row in bytes."""
+    return 13 * padded(columns) // 2
+
+
+@compiled
+def exp(x):
+    """Return e ** x of 8 numbers up to 0 to within 2 units in the last place.
+
+    The polynomial is that of the Cephes library (expf.c). Below -87, the result is about 1e-38.
+    """
+    x = maximum(x, broadcast(_LEAST))
+    n = rounded(x * broadcast(_LOG2_E))
+    x = fma(n, broadcast(-_LN2_HIGH), x)
+    x = fma(n, broadcast(-_LN2_LOW), x)
+    y = broadcast(np.float32(1.9875691500e-4))
+    y = fma(y, x, broadcast(np.float32(1.3981999507e-3)))
+    y = fma(y, x, broadcast(np.float32(8.3334519073e-3)))
+    y = fma(y, x, broadcast(np.float32(4.1665795894e-2)))
+    y = fma(y, x, broadcast(np.float32(1.6666665459e-1)))
+    y = fma(y, x, broadcast(np.float32(5.0000001201e-1)))
+    return fma(y, x * x, x + broadcast(_ONE)) * power_of_2(n)
+
+
+@compiled
+def norm_row(x, weight, eps, columns, row):
+    """Write the root mean square norm of x, float32 [columns], to a prepared row."""
+    squares = zeros()
+    whole = columns // 8 * 8
+    for i in range(0, whole, 8):
+        v = load_f32(x + 4 * i)
+        squares = fma(v, v, squares)
+    size = total(squares)
+    for i in range(whole, columns):
+        size += f32_at(x + 4 * i) * f32_at(x + 4 * i)
+    scale = _ONE / np.sqrt(size / np.float32(columns) + eps)
+    for i in range(0, whole, 8):
+        store_f32(row + 4 * i, load_f32(x + 4 * i) * broadcast(scale) * load_f32(weight + 4 * i))
+    for i in range(whole, columns):
+        set_f32(row + 4 * i, f32_at(x + 4 * i) * scale * f32_at(weight + 4 * i))
+
+
+@compiled
+def copy_row(x, columns, row):
+    """Write x, float32 [columns], to a prepared row."""
+    whole = columns // 8 * 8
+    for i in range(0, whole, 8):
+        store_f32(row + 4 * i, load_f32(x + 4 * i))
+    for i in range(whole, columns):
+        set_f32(row + 4 * i, f32_at(x + 4 * i))
+
+
+@compiled
+def silu(x):
+    """Return x * sigmoid(x) of 8 numbers."""
+    size = exp(zeros() - absolute(x))  # at most 1, so nothing overflows
+    one = broadcast(_ONE)
+    # sigmoid(x) is 1 / (1 + size) for x >= 0 and size / (1 + size) below.
+    return divided(maximum(x, zeros()) + (x - maximum(x, zeros())) * size, one + size)
+
+
+@compiled
+def swiglu_row(gate_up, columns, row):
+    """Write silu(gate) * up to a prepared row; gate_up: float32 [2 * columns]."""
+    whole = columns // 8 * 8
+    up = gate_up + 4 * columns
+    for i in range(0, whole, 8):
+        store_f32(row + 4 * i, silu(load_f32(gate_up + 4 * i)) * load_f32(up + 4 * i))
+    for i in range(whole, columns):
+        gate = broadcast(f32_at(gate_up + 4 * i))
+        set_f32(row + 4 * i, first(silu(gate)) * f32_at(up + 4 * i))
+
+
+@compiled
+def round_row(row, columns):
+    """Add the rounded part to a prepared row whose numbers are there."""
+    length = padded(columns)
+    for i in range(columns, length):
+        set_f32(row + 4 * i, _ZERO)
+    scales = row + 6 * length
+    for group in range(length // 32):
+        x = row + 128 * group
+        v0, v1 = load_f32(x), load_f32(x + 32)
+        v2, v3 = load_f32(x + 64), load_f32(x + 96)
+        size = maximum(maximum(absolute(v0), absolute(v1)), maximum(absolute(v2), absolute(v3)))
+        scale = greatest(size) / _127
+        steps = broadcast(_ONE / max(scale, _TINY))
+        v0, v1 = rounded(v0 * steps), rounded(v1 * steps)
+        v2, v3 = rounded(v2 * steps), rounded(v3 * steps)
+        natural = row + 4 * length + 32 * group
+        store_i8(natural, v0)
+        store_i8(natural + 8, v1)
+        store_i8(natural + 16, v2)
+        store_i8(natural + 24, v3)
+        halves = row + 5 * length + 64 * (group // 2) + 16 * (group % 2)
+        store_i8(halves, v0)
+        store_i8(halves + 8, v1)
+        store_i8(halves + 32, v2)
+        store_i8(halves + 40, v3)
+        low, high = scale * total(v0 + v1), scale * total(v2 + v3)
+        set_f32(scales + 4 * group, scale)
+        set_f32(scales + length // 8 + 4 * group, low + high)
+        set_f32(scales + length // 4 + 8 * group, low)
+        set_f32(scales + length // 4 + 8 * group + 4, high)

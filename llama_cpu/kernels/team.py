@@ -1,0 +1,101 @@
+"""A team of threads that run forward passes together.
+
+The threads are Python's; Numba's and OpenMP's have no part in it. While tokens follow each other, a
+thread stays in compiled code (``forward.work``): it looks for the next pass, at first without
+sleeping, then between short naps. After about a tenth of a second without a pass, it returns and
+waits in Python. The thread that leads a pass begins at once and does not need the others.
+"""
+
+import threading
+from functools import cache
+
+from torch import Tensor
+
+from llama_cpu.kernels import compiler, layout
+from llama_cpu.kernels.memory import Table, aligned
+
+
+class Team:
+    """The calling thread and ``threads`` - 1 others, which are started at the first pass."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._lead = compiler.kernel("forward.lead", 7)
+        self._work = compiler.kernel("forward.work", 3)
+        self._table = Table(layout.TEAM_FIELDS)
+        self._table[layout.FORWARD] = compiler.kernel("forward.forward", 2).address
+        self._passes = [Table(layout.PASS_FIELDS) for _ in range(layout.SLOTS)]
+        self._counters: list[Tensor] = []
+        self._stages = 0
+        self._lock = threading.Lock()  # one pass at a time
+        self._parked: dict[int, threading.Semaphore] = {}
+
+    def run(
+        self, model: Table, position: int, x: Tensor, logits: Tensor | None = None, stages: int = 3
+    ) -> None:
+        """Run a pass over tokens that follow ``position`` others.
+
+        x: contiguous float32 [rows, dim], the embeddings, which the output of the last layer
+        replaces. ``logits``: contiguous float32 [n, vocab], written for the last n tokens.
+        ``stages``: the model's greatest number of stages.
+        """
+        with self._lock:
+            if stages > self._stages:
+                self._make_room(stages)
+            if self.threads > 1 and not self._parked:
+                self._start()
+            for semaphore in self._parked.values():
+                semaphore.release()
+            self._lead(
+                self._table.address,
+                model.address,
+                x.shape[0],
+                position,
+                0 if logits is None else logits.shape[0],
+                x.data_ptr(),
+                0 if logits is None else logits.data_ptr(),
+            )
+
+    def wait_until_idle(self) -> None:
+        """Wait until no thread reads a model's memory, which may then be freed."""
+        with self._lock:
+            while any(self._slot(slot, layout.WORKERS) for slot in range(layout.SLOTS)):
+                threading.Event().wait(0.001)
+
+    def _slot(self, slot: int, field: int) -> int:
+        return self._table[layout.SLOT + slot * layout.SLOT_FIELDS + field]
+
+    def _make_room(self, stages: int) -> None:
+        self._stages = stages
+        before = self._counters  # threads that are late may still look at these
+        self._counters = [
+            aligned(layout.COUNTER_BYTES * stages).zero_() for _ in range(layout.SLOTS)
+        ]
+        self._counters += before
+        for slot, (table, counters) in enumerate(zip(self._passes, self._counters, strict=False)):
+            table[layout.COUNTERS] = counters.data_ptr()
+            field = layout.SLOT + slot * layout.SLOT_FIELDS + layout.THIS_PASS
+            self._table[field] = table.address
+
+    def _start(self) -> None:
+        for number in range(1, self.threads):
+            self._parked[number] = threading.Semaphore(0)
+            thread = threading.Thread(
+                target=self._serve, args=(number,), name=f"kernels {number}", daemon=True
+            )
+            thread.start()
+
+    def _serve(self, number: int) -> None:
+        newest = Table(1)
+        wanted = self._parked[number]
+        while True:
+            wanted.acquire()
+            while wanted.acquire(blocking=False):  # releases of passes that it took part in
+                pass
+            self._work(self._table.address, number, newest.address)
+
+
+@cache
+def team(threads: int) -> Team:
+    """Return the program's team of this many threads."""
+    return Team(threads)
