@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import OpenSession, session_opener
-from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
-from llama_cpu.loading.plan import LoadPlan, plan_loading
+from llama_cpu.loading.memory_estimate import check_fits
+from llama_cpu.loading.plan import LoadPlan, memory_of, plan_loading
 from llama_cpu.weights.weight_format import WeightFormat
 
 
@@ -23,12 +23,7 @@ class Choice:
     def needed(self) -> int:
         """Bytes of memory that the model will need."""
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
-        return sum(
-            estimate_memory(
-                plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.products
-            ).total
-            for plan in plans
-        )
+        return sum(memory_of(plan).total for plan in plans)
 
 
 # Takes the file or folder, the display name, the precision, and the bytes of memory that will be
@@ -64,7 +59,14 @@ def model_chooser(
             wanted = min(args.max_seq_len, config.context_length)
             plan = replace(plan, max_seq_len=max(16, wanted))
         if free is not None and not args.force:
-            check_fits(config, precision, plan.max_seq_len, free, plan.products)
+            check_fits(
+                config,
+                plan.precision,
+                plan.max_seq_len,
+                free,
+                plan.products,
+                plan.checkpoint.tensors,
+            )
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
         return Choice(plan, session_opener(plan, args, conversation))

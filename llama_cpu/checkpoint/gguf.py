@@ -216,6 +216,15 @@ class QuantizedTensor:
 
     dtype = None
 
+    @property
+    def kind(self) -> str:
+        """Ggml's name of the type."""
+        return str(self.quantization.name)
+
+    def blocks(self) -> FileTensor:
+        """Return the blocks of a matrix: uint8 [rows, bytes of a row]."""
+        return FileTensor(self.file, self.start, (self.shape[0], self._row_bytes()), torch.uint8)
+
     def mapped(self) -> Tensor | None:
         return None
 

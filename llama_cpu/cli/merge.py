@@ -61,7 +61,7 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that tokenizer.model is copied to, unless it has one (default: tokenizer/)",
     )
     dtype = parser.add_mutually_exclusive_group()
-    for each in FORMATS:
+    for each in (each for each in FORMATS if each.merge_switch):
         dtype.add_argument(
             each.merge_switch,
             dest="weight_format",

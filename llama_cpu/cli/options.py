@@ -11,7 +11,7 @@ from llama_cpu import __version__
 from llama_cpu.errors import EXIT_USER_ERROR
 from llama_cpu.settings.suggestions import unknown
 from llama_cpu.settings.user_config import LARGEST_MIB
-from llama_cpu.weights.formats import DEFAULT, FORMATS
+from llama_cpu.weights.formats import FORMATS
 
 _FILES = """\
 files:
@@ -84,7 +84,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
             dest="precision",
             action="store_const",
             const=each.label,
-            default=DEFAULT.label,
+            default=None,
             help=each.help,
         )
     model.add_argument(

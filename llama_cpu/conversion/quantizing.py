@@ -26,9 +26,9 @@ def quantized(
 
     Other tensors stay unchanged, as do all tensors if the format is not a quantised one.
     """
-    parts = weight_format.operations.file_parts
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
+        parts = weight_format.operations.parts_of(name)
         if len(tensor.shape) != 2 or not parts:
             result[name] = tensor
             continue

@@ -65,6 +65,7 @@ from llama_cpu.kernels.layout import (
     ROTARY,
     ROUNDS,
     ROWS,
+    RUNNING,
     SLOT,
     SLOT_FIELDS,
     SLOTS,
@@ -381,6 +382,7 @@ def forward(this_pass, thread):
 
 
 _CHECKS = 20_000  # for a new pass, 0.2 to 1 ms, before a thread begins to sleep
+_LEAVING = 2000  # checks, about 0.05 ms, whether the others have left a pass that is finished
 _NAPS = 400  # of about 0.15 ms each, before a thread returns to Python
 _NAP = 100  # microseconds
 
@@ -408,8 +410,14 @@ def lead(team, model, rows, position, logit_rows, x, logits):
     for stage in range(stage_count(field(model, N_LAYERS))):
         set_i64(counters + COUNTER_BYTES * stage, 0)
         set_i64(counters + COUNTER_BYTES * stage + _LINE, 0)
+    write_shared(slot + 8 * RUNNING, number)
     write_shared(team + 8 * PASS_NUMBER, number)
     call_forward(field(team, FORWARD), this_pass, 0)
+    write_shared(slot + 8 * RUNNING, 0)
+    checks = 0
+    while checks < _LEAVING and read_shared(slot + 8 * WORKERS):
+        pause()
+        checks += 1
 
 
 def work(team, thread, newest):
@@ -431,9 +439,10 @@ def work(team, thread, newest):
             seen, checks = number, 0
             slot = slot_of(team, number)
             fetch_add(slot + 8 * WORKERS, 1)
-            # A slot is filled again only while no worker is counted in it. So it is still this
-            # pass's slot if, now that this worker is counted, the pass is still the newest.
-            if read_shared(team + 8 * PASS_NUMBER) == number:
+            # The leader looks for workers after it has declared the pass finished, and a worker
+            # looks for the declaration after it is counted. So no worker enters a pass whose memory
+            # may be freed.
+            if read_shared(slot + 8 * RUNNING) == number:
                 call_forward(field(team, FORWARD), field(slot, THIS_PASS), thread)
             fetch_add(slot + 8 * WORKERS, -1)
     set_i64(newest, seen)

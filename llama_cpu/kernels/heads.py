@@ -20,6 +20,7 @@ from llama_cpu.kernels.simd import (
     zeros,
 )
 
+
 @compiled
 def place_head(source, norm, eps, angles, interleaved, scale, head_dim, target):
     """Write a head of a query or key to ``target``: normalized, rotated and scaled.

@@ -32,7 +32,7 @@ MOST_PARTS = 16  # of the context of one key-value head
 SLOTS = 4  # passes whose tables exist at once
 SLOT = 16  # first field of the first slot, in cache lines of its own
 SLOT_FIELDS = 16
-(WORKERS, THIS_PASS) = range(2)
+(WORKERS, THIS_PASS, RUNNING) = range(3)  # RUNNING: the number of the pass; 0 once it is finished
 TEAM_FIELDS = SLOT + SLOTS * SLOT_FIELDS
 COUNTER_BYTES = 128  # the counters of a stage, in cache lines of their own
 

@@ -1,7 +1,7 @@
 """Matrices as compiled products read them, and the product with one of them alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -53,14 +53,31 @@ class KernelMatrix:
             target.copy_(self.values.view(self.out, self.columns)[first:last])
             return
         function = compiler.kernel(name, WIDEN_ARGUMENTS)
-        threads = torch.get_num_threads()
-        step = max(1, math.ceil((last - first) / threads))
+        in_threads(
+            first,
+            last,
+            lambda start, end: function(
+                self.address, target[start - first].data_ptr(), start, end, self.columns
+            ),
+        )
 
-        def widen_part(start: int) -> None:
-            end, place = min(start + step, last), target[start - first].data_ptr()
-            function(self.address, place, start, end, self.columns)
 
-        list(_workers(threads).map(widen_part, range(first, last, step)))
+def quantize(kind: str, rows: Tensor, blocks: Tensor) -> None:
+    """Round contiguous float32 ``rows`` [n, columns] to blocks, uint8 [n, bytes of a row].
+
+    ``kind``: "Q4_1" or "Q8_0". All of PyTorch's threads take part.
+    """
+    function = compiler.kernel(f"quantize.quantize_{kind.lower()}", WIDEN_ARGUMENTS)
+    columns, source, target = rows.shape[1], rows.data_ptr(), blocks.data_ptr()
+    in_threads(0, len(rows), lambda start, end: function(source, target, start, end, columns))
+
+
+def in_threads(first: int, last: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(start, end)`` for parts of a range, in as many threads as PyTorch has."""
+    threads = torch.get_num_threads()
+    step = max(1, math.ceil((last - first) / threads))
+    starts = range(first, last, step)
+    list(_workers(threads).map(lambda start: work(start, min(start + step, last)), starts))
 
 
 @cache
@@ -101,17 +118,17 @@ class FewRows:
         self._team = team(threads)
         size = layout.MOST_ROWS * prepared_bytes(matrix.columns)
         self._private, self._eps = aligned(threads * size), torch.zeros(1)
-        self._table = Table(layout.MODEL_FIELDS)
-        self._table[layout.DIM] = matrix.columns
-        self._table[layout.EPS] = self._eps.data_ptr()
-        self._table[layout.PRIVATE] = self._private.data_ptr()
-        self._table[layout.PRIVATE_BYTES] = size
-        fill_linear(self._table, layout.OUTPUT, [(matrix, None)], threads)
+        self.table, self.stages = Table(layout.MODEL_FIELDS), 3
+        self.table[layout.DIM] = matrix.columns
+        self.table[layout.EPS] = self._eps.data_ptr()
+        self.table[layout.PRIVATE] = self._private.data_ptr()
+        self.table[layout.PRIVATE_BYTES] = size
+        fill_linear(self.table, layout.OUTPUT, [(matrix, None)], threads)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 [rows, columns] -> float32 [rows, out]."""
         output = torch.empty(x.shape[0], self._matrix.out)
-        self._team.run(self._table, 0, x.contiguous(), output)
+        self._team.run(self, 0, x.contiguous(), output)
         return output
 
 

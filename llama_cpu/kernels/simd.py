@@ -191,6 +191,20 @@ def set_bf16(builder, args):
 
 
 @_operation(types.void, types.int64, types.float32)
+def set_f16(builder, args):
+    """Write a float32, rounded to float16, to an address."""
+    vector = builder.insert_element(_all(F32X2.ir, 0.0), args[1], _I32(0))
+    halves = builder.fptrunc(vector, ir.VectorType(_HALF, 2))
+    _store(builder, args[0], builder.extract_element(halves, _I32(0)))
+
+
+@_operation(types.void, types.int64, types.float32)
+def set_u8(builder, args):
+    """Write a float32 that is a whole number from 0 to 255 to an address, as a byte."""
+    _store(builder, args[0], builder.trunc(builder.fptosi(args[1], _I32), _I8))
+
+
+@_operation(types.void, types.int64, types.float32)
 def set_i8(builder, args):
     """Write a float32 that is a whole number from -128 to 127 to an address, as int8."""
     _store(builder, args[0], builder.fptosi(args[1], _I8))

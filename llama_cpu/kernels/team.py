@@ -8,11 +8,23 @@ waits in Python. The thread that leads a pass begins at once and does not need t
 
 import threading
 from functools import cache
+from typing import Protocol
 
 from torch import Tensor
 
 from llama_cpu.kernels import compiler, layout
 from llama_cpu.kernels.memory import Table, aligned
+
+
+class Model(Protocol):
+    """What a pass computes: the table of a model, and all memory that it refers to."""
+
+    @property
+    def table(self) -> Table: ...
+
+    @property
+    def stages(self) -> int:
+        """The greatest number of stages of a pass (``forward.stage_count``)."""
 
 
 class Team:
@@ -28,39 +40,50 @@ class Team:
         self._counters: list[Tensor] = []
         self._stages = 0
         self._lock = threading.Lock()  # one pass at a time
+        self._in_use: dict[int, object] = {}  # by slot
         self._parked: dict[int, threading.Semaphore] = {}
 
     def run(
-        self, model: Table, position: int, x: Tensor, logits: Tensor | None = None, stages: int = 3
+        self,
+        model: Model,
+        position: int,
+        x: Tensor,
+        logits: Tensor | None = None,
     ) -> None:
         """Run a pass over tokens that follow ``position`` others.
 
         x: contiguous float32 [rows, dim], the embeddings, which the output of the last layer
         replaces. ``logits``: contiguous float32 [n, vocab], written for the last n tokens.
-        ``stages``: the model's greatest number of stages.
         """
         with self._lock:
-            if stages > self._stages:
-                self._make_room(stages)
+            self._let_go()
+            if model.stages > self._stages:
+                self._make_room(model.stages)
             if self.threads > 1 and not self._parked:
                 self._start()
             for semaphore in self._parked.values():
                 semaphore.release()
+            slot = (self._table[layout.PASS_NUMBER] + 1) % layout.SLOTS
+            self._in_use[slot] = (model, x, logits)
             self._lead(
                 self._table.address,
-                model.address,
+                model.table.address,
                 x.shape[0],
                 position,
                 0 if logits is None else logits.shape[0],
                 x.data_ptr(),
                 0 if logits is None else logits.data_ptr(),
             )
+            self._let_go()
 
-    def wait_until_idle(self) -> None:
-        """Wait until no thread reads a model's memory, which may then be freed."""
-        with self._lock:
-            while any(self._slot(slot, layout.WORKERS) for slot in range(layout.SLOTS)):
-                threading.Event().wait(0.001)
+    def _let_go(self) -> None:
+        """Drop what was kept for threads that were late, for passes that all have left.
+
+        A thread may still look at the tables and inputs of a pass for a moment after its end.
+        """
+        for slot in list(self._in_use):
+            if self._slot(slot, layout.WORKERS) == 0:
+                del self._in_use[slot]
 
     def _slot(self, slot: int, field: int) -> int:
         return self._table[layout.SLOT + slot * layout.SLOT_FIELDS + field]

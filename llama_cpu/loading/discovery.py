@@ -219,7 +219,10 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
         architecture=f"{architecture_of(config).name}, {config.n_layers} layers, {config.dim} wide",
         parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
         file_type=sizes.most_common(1)[0][0],
-        memory={precision: estimate_memory(config, precision, context) for precision in FORMATS},
+        memory={
+            precision: estimate_memory(config, precision, context, tensors=checkpoint.tensors)
+            for precision in FORMATS
+        },
     )
 
 

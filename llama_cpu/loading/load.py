@@ -8,12 +8,11 @@ import torch
 
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import Drafter, LookupDrafter, ModelDrafter
-from llama_cpu.loading.memory_estimate import estimate_memory
-from llama_cpu.loading.plan import LoadPlan
+from llama_cpu.loading.plan import LoadPlan, memory_of
 from llama_cpu.loading.weight_reader import Progress, WeightReader
 from llama_cpu.model.architectures import architecture_of
-from llama_cpu.model.fused import fuse
 from llama_cpu.model.config import ModelConfig
+from llama_cpu.model.fused import fuse
 from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.model.transformer import Layer, Transformer, WeightSource
 from llama_cpu.system.process import keep_freed_memory
@@ -50,7 +49,7 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     torch.set_num_threads(plan.threads)
     config = plan.checkpoint.config
     cache = _kv_cache(plan)
-    total = estimate_memory(config, plan.precision, plan.max_seq_len, plan.products).weights
+    total = memory_of(plan).weights
     reader = WeightReader(
         plan.checkpoint, plan.precision, plan.products, plan.mmap, total, on_progress, stop
     )

@@ -1,5 +1,6 @@
 """Estimate of the memory that a model needs, before anything is loaded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from llama_cpu.system.text import human_bytes
 from llama_cpu.weights.choice import preferred
 from llama_cpu.weights.formats import smaller_than
 from llama_cpu.weights.linear import PREFILL_CHUNK
-from llama_cpu.weights.operations import ProductChoice
+from llama_cpu.weights.operations import ProductChoice, StoredMatrix
 from llama_cpu.weights.weight_format import WeightFormat
 
+Tensors = Mapping[str, StoredMatrix]
 _PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
 
@@ -40,11 +42,20 @@ def estimate_memory(
     precision: WeightFormat,
     max_seq_len: int,
     products: ProductChoice[Any] | None = None,
+    tensors: Tensors | None = None,
 ) -> MemoryEstimate:
-    """Estimate the memory of a model. ``products`` None: those preferred without a measurement."""
+    """Estimate the memory of a model. ``products`` None: those preferred without a measurement.
+
+    ``tensors``: those of the checkpoint, by name; weights that are kept as they are in the file
+    cannot be counted without them.
+    """
+    stored = tensors or {}
     operations = precision.operations
     products = products or preferred(operations)
-    weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
+    weights = sum(
+        precision.nbytes(shape, name, stored.get(name))
+        for name, shape in tensor_shapes(config).items()
+    )
     kv_cache = config.kv_cache_bytes(max_seq_len, precision.cache_dtype.itemsize)
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
@@ -56,7 +67,8 @@ def estimate_memory(
     output = operations.output_product(products, config.tied_output)
     if config.tied_output and not output.in_place:
         # A packed output matrix is a second copy, beside the embedding table.
-        weights += precision.nbytes((config.vocab_size, config.dim))
+        shape = (config.vocab_size, config.dim)
+        weights += precision.nbytes(shape, "tok_embeddings.weight")
     return MemoryEstimate(weights, kv_cache, working)
 
 
@@ -66,9 +78,10 @@ def check_fits(
     max_seq_len: int,
     available: int,
     products: ProductChoice[Any] | None = None,
+    tensors: Tensors | None = None,
 ) -> None:
     """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes."""
-    needed = estimate_memory(config, precision, max_seq_len, products)
+    needed = estimate_memory(config, precision, max_seq_len, products, tensors)
     if needed.total <= available:
         return
     raise UserError(

@@ -1,14 +1,21 @@
 """The load plan: files, weight format, products, memory and context, decided before loading."""
 
 import argparse
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.checkpoint.gguf import QuantizedTensor
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
-from llama_cpu.loading.memory_estimate import check_fits, estimate_memory, widest_product
+from llama_cpu.loading.memory_estimate import (
+    MemoryEstimate,
+    check_fits,
+    estimate_memory,
+    widest_product,
+)
 from llama_cpu.loading.weight_reader import can_map
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
@@ -16,7 +23,11 @@ from llama_cpu.system.processor import physical_cores
 from llama_cpu.system.safe_reading import read_json
 from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.weights.choice import MeasuredOperators, Operators, only_in_place
-from llama_cpu.weights.formats import DEFAULT, format_of
+from llama_cpu.weights.as_is import AS_IS
+from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.formats import format_of
+from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.kernel_linear import kernels_work
 from llama_cpu.weights.operations import ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -50,11 +61,22 @@ class LoadPlan:
         return self.checkpoint.path
 
 
+def memory_of(plan: LoadPlan) -> MemoryEstimate:
+    """Estimate the memory of a planned model, without its draft model.
+
+    Must be called before the model is loaded, because that releases the tensors.
+    """
+    checkpoint = plan.checkpoint
+    return estimate_memory(
+        checkpoint.config, plan.precision, plan.max_seq_len, plan.products, checkpoint.tensors
+    )
+
+
 def plan_loading(
     ckpt_dir: Path | None = None,
     tokenizer_path: Path | None = None,
     *,
-    precision: WeightFormat = DEFAULT,
+    precision: WeightFormat | None = None,
     max_seq_len: int | None = None,
     threads: int | None = None,
     force: bool = False,
@@ -66,7 +88,7 @@ def plan_loading(
     """Open the checkpoint and its tokenizer, choose the products, and check that the model fits.
 
     ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
-    is downloaded if necessary. ``mmap`` None: map weights unless a packed copy is faster on this
+    is downloaded if necessary. ``precision`` None: ``default_format``. ``mmap`` None: map weights unless a packed copy is faster on this
     processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
     ``operators`` chooses the products; None: by measuring, which takes about a second at most.
     Raises UserError if a file or an argument is wrong, or if the memory does not suffice.
@@ -79,6 +101,8 @@ def plan_loading(
     checkpoint = open_checkpoint(ckpt_dir or model_folder())
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
     checkpoint = replace(checkpoint, metadata={})  # releases the lists of the vocabulary
+    precision = precision or default_format(checkpoint)
+    _require_kernels(precision)
     context = _context(max_seq_len, checkpoint)
     operators = operators or MeasuredOperators()
     threads = threads or physical_cores()
@@ -100,17 +124,54 @@ def plan_loading(
     )
     available = available_memory()
     if not force:
-        check_fits(checkpoint.config, precision, context, available, plan.products)
+        check_fits(
+            checkpoint.config, precision, context, available, plan.products, checkpoint.tensors
+        )
     several_rows = plan.products.rows_at_once > 1
     plan = replace(plan, lookup=several_rows if lookup is None else lookup)
     if draft_ckpt_dir is None:
         return plan
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
-        used = estimate_memory(checkpoint.config, precision, context, plan.products).total
-        left = available - used
-        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left, draft.products)
+        left = available - memory_of(plan).total
+        drafted = draft.checkpoint
+        check_fits(
+            drafted.config,
+            draft.precision,
+            draft.max_seq_len,
+            left,
+            draft.products,
+            drafted.tensors,
+        )
     return replace(plan, draft=draft)
+
+
+def default_format(checkpoint: Checkpoint) -> WeightFormat:
+    """Return the weight format for a checkpoint if the user names none.
+
+    Quantized GGUF files are used as they are. Without kernels, which need Numba, the weights are
+    rounded to 8 bits instead. All other checkpoints are computed in float32.
+    """
+    if not any(isinstance(tensor, QuantizedTensor) for tensor in checkpoint.tensors.values()):
+        return FLOAT32
+    return AS_IS if kernels_work() else INT8
+
+
+def _require_kernels(precision: WeightFormat) -> None:
+    """Warn once if there are no kernels. Raises UserError if the weight format needs them."""
+    if kernels_work():
+        return
+    if not any(product.works() for product in precision.operations.products):
+        raise UserError(
+            f"{precision.switch} needs Numba, which is missing or does not work here; install it "
+            "with: pip install numba."
+        )
+    warnings.warn(
+        "Numba is missing or does not work here, so answers are computed by PyTorch alone, which "
+        "is slower; install it with: pip install numba.",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _plan_draft(
@@ -139,7 +200,7 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
     return plan_loading(
         args.ckpt_dir,
         args.tokenizer_path,
-        precision=format_of(args.precision),
+        precision=format_of(args.precision) if args.precision else None,
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         force=args.force,

@@ -1,7 +1,7 @@
 """Reading of a model's weights from files into products: mapped, converted or packed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -13,10 +13,13 @@ from llama_cpu.checkpoint import Checkpoint
 from llama_cpu.checkpoint.stored import FileTensor, StoredTensor
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.weights.linear import BiasedLinear, Linear, Output, SeparateLinears, Weight
-from llama_cpu.weights.operations import ProductChoice, StoredMatrix
+from llama_cpu.weights.operations import NewTensor, ProductChoice, StoredMatrix
 from llama_cpu.weights.weight_format import WeightFormat
 
 Progress = Callable[[int, int, str], None]  # (bytes done, bytes in total, name of the next tensor)
+
+
+Convert = Callable[[Sequence[StoredMatrix], NewTensor], Weight]
 
 
 class WeightReader:
@@ -58,7 +61,8 @@ class WeightReader:
         """Return a matrix as a table whose rows are looked up."""
         stored = self._find(name + ".weight")
         in_place = self._in_place(stored)
-        return self._converted([stored]) if in_place is None else in_place
+        convert = self._operations.convert_table or self._operations.convert
+        return self._converted([stored], convert) if in_place is None else in_place
 
     def output(self, tok_embeddings: Weight) -> Output:
         """Return the output product, with its own weight or, if tied, that of the embedding."""
@@ -79,11 +83,12 @@ class WeightReader:
         """Return one stacked product; separate ones if mapped, as files do not stack matrices."""
         stored = [self._find(name + ".weight") for name in names]
         in_place = [self._in_place(tensor) for tensor in stored]
-        if all(weight is None for weight in in_place):
+        convert = self._operations.convert
+        if self._operations.stacks and all(weight is None for weight in in_place):
             product = self._products.product
-            return product.make(self._converted(stored, passing=not product.in_place))
+            return product.make(self._converted(stored, convert, passing=not product.in_place))
         weights = [
-            self._converted([tensor]) if weight is None else weight
+            self._converted([tensor], convert) if weight is None else weight
             for tensor, weight in zip(stored, in_place, strict=True)
         ]
         linears = [self._products.in_place.make(weight) for weight in weights]
@@ -135,12 +140,13 @@ class WeightReader:
         if isinstance(stored, FileTensor):
             self._to_read_ahead.append(stored)
 
-    def _converted(self, stored: list[StoredTensor], passing: bool = False) -> Weight:
+    def _converted(
+        self, stored: list[StoredTensor], convert: Convert, passing: bool = False
+    ) -> Weight:
         """Convert matrices to one weight [sum of outs, in]; ``passing``: in reused memory."""
-        shape = (sum(tensor.shape[0] for tensor in stored), stored[0].shape[1])
-        self.done += self._format.nbytes(shape)
         new = self._passing.start() if passing else new_tensor
-        weight: Weight = self._operations.convert(stored, new)
+        weight = convert(stored, new)
+        self.done += weight.nbytes
         return weight
 
 

@@ -115,7 +115,7 @@ class FusedPass:
             products += [block.wqkv, block.wo, block.w13, block.w2]
         self.few_rows = min(product.few_rows for product in products)
         self._cache = cache
-        self._stages = 4 * len(products) + len(blocks)
+        self.stages = 13 * len(blocks) + 3  # forward.stage_count
         self._team = team(threads)
         self._angles = positions.rope.pairs()
         self._eps = torch.tensor([norm.eps])
@@ -125,13 +125,10 @@ class FusedPass:
         self._layers = Table(layout.LAYER_FIELDS * len(blocks))
         for number, block in enumerate(blocks):
             self._fill_layer(number, block, config, threads)
-        self._model = Table(layout.MODEL_FIELDS)
-        fill_linear(self._model, layout.OUTPUT, output.parts, threads)
+        self.table = Table(layout.MODEL_FIELDS)
+        fill_linear(self.table, layout.OUTPUT, output.parts, threads)
         widest = max(matrix.columns for product in products for matrix, _ in product.parts)
         self._fill_model(config, norm, widest, threads)
-
-    def __del__(self) -> None:
-        self._team.wait_until_idle()
 
     def takes(self, seq: int, cache: KVCache) -> bool:
         """Return whether this pass can process ``seq`` tokens with this cache."""
@@ -139,16 +136,14 @@ class FusedPass:
 
     def __call__(self, x: Tensor, position: int, logits: Tensor | None) -> None:
         """Process the tokens that follow ``position`` others (``transformer.FewTokens``)."""
-        self._team.run(self._model, position, x, logits, self._stages)
+        self._team.run(self, position, x, logits)
 
     def _new_memory(self, size: int) -> int:
         """Allocate memory for as long as this object lives, and return its address."""
         self._memory.append(aligned(size))
         return self._memory[-1].data_ptr()
 
-    def _fill_model(
-        self, config: ModelConfig, norm: RMSNorm, widest: int, threads: int
-    ) -> None:
+    def _fill_model(self, config: ModelConfig, norm: RMSNorm, widest: int, threads: int) -> None:
         rows, heads = self.few_rows, config.n_heads + 2 * config.n_kv_heads
         attend, kind = _CACHES[self._cache.dtype]
         # Prepared inputs, or the queries of a group, the scores of a block of keys and one key.
@@ -178,7 +173,7 @@ class FusedPass:
             layout.PRIVATE_BYTES: private,
         }
         for field, value in values.items():
-            self._model[field] = value
+            self.table[field] = value
 
     def _fill_layer(self, number: int, parts: _Parts, config: ModelConfig, threads: int) -> None:
         first, block = number * layout.LAYER_FIELDS, parts.block

@@ -15,7 +15,7 @@ from llama_cpu.settings.suggestions import unknown
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.paths import config_path
 from llama_cpu.system.safe_reading import read_small_file, reason
-from llama_cpu.weights.formats import DEFAULT, labels
+from llama_cpu.weights.formats import labels
 
 _FORMAT = "the settings of llama_cpu"
 
@@ -46,7 +46,9 @@ ENTRIES: dict[str, Range | Choice] = {
     "tokenizer_path": Choice(_PATH, "tokenizer file, or the folder that contains it"),
     "model_folders": Choice("a list of paths", "folders to search for more models", default=[]),
     "precision": Choice(
-        f"one of {', '.join(labels())}", "how weights are kept", labels(), DEFAULT.label
+        f"one of {', '.join(labels())}",
+        "how weights are kept; default: as they are in quantized GGUF files, else float32",
+        labels(),
     ),
     "max_seq_len": Range(
         int, "context length in tokens; default: the model's own, at most 4096", 16, 1 << 20

@@ -19,7 +19,7 @@ def _operations() -> "Operations[Tensor]":
 FLOAT32 = WeightFormat(
     label="float32",
     switch="--float32",
-    help="keep weights and KV cache in float32 (the default, unless config.toml says otherwise)",
+    help="keep weights and KV cache in float32 (the default, but for quantized GGUF files)",
     merge_switch="--fp32",
     merge_help="write float32",
     can_be_split=True,

@@ -94,7 +94,13 @@ def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor
 
 OPERATIONS = Operations(
     products=(
-        Product("kernel", kernel_product("F32", Float32Linear), in_place=True, rows_at_once=8, works=kernels_work),
+        Product(
+            "kernel",
+            kernel_product("F32", Float32Linear),
+            in_place=True,
+            rows_at_once=8,
+            works=kernels_work,
+        ),
         Product("plain", Float32Linear, in_place=True, rows_at_once=2),
         Product("packed", PackedFloat32Linear, in_place=False, rows_at_once=4, works=packing_works),
     ),

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 
+from llama_cpu.weights.as_is import AS_IS
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
+from llama_cpu.weights.int4 import INT4
 from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.weight_format import WeightFormat
 
-FORMATS: tuple[WeightFormat, ...] = (FLOAT32, BF16, INT8)
-DEFAULT = FLOAT32
+FORMATS: tuple[WeightFormat, ...] = (FLOAT32, BF16, INT8, INT4, AS_IS)
 
 
 def labels(formats: Iterable[WeightFormat] = FORMATS) -> tuple[str, ...]:

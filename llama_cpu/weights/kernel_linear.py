@@ -68,6 +68,15 @@ def kernel_product(kind: str, many: Callable[[Tensor], Linear]) -> Callable[[Ten
     return make
 
 
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def float_product(weight: Tensor) -> KernelLinear:
+    """Return the product with a weight of floats [out, in]; inputs are not rounded."""
+    matrix = KernelMatrix(_KINDS[weight.dtype], weight, *weight.shape)
+    return KernelLinear(matrix, WidenedLinear(matrix))
+
+
 @cache
 def kernels_work() -> bool:
     """Return whether kernels can be compiled here and multiply right."""

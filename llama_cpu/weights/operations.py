@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.weights.linear import Linear, Weight
+from llama_cpu.weights.weight_format import TABLES
 
 W = TypeVar("W", bound=Weight)  # a matrix [out, in] in memory, in the format's own type
 
@@ -99,6 +100,16 @@ class Operations(Generic[W]):
     # On disk: the dtype of tensors that are not quantised, and the parts of each quantised matrix.
     file_dtype: torch.dtype
     file_parts: tuple[FilePart, ...] = ()
+    # The same as ``convert`` and ``file_parts`` for the embedding and the output matrix; None, and
+    # empty, if these are kept like all others.
+    convert_table: Callable[[Sequence[StoredMatrix], NewTensor], W] | None = None
+    table_file_parts: tuple[FilePart, ...] = ()
+    # Whether matrices with the same input become one weight where they are converted.
+    stacks: bool = True
+
+    def parts_of(self, name: str) -> tuple[FilePart, ...]:
+        """Return the parts of the matrix with this name in a file."""
+        return self.table_file_parts or self.file_parts if name in TABLES else self.file_parts
 
 
 def product_named(operations: Operations[W], name: str) -> Product[W]:

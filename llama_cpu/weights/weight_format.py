@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from llama_cpu.weights.operations import Operations
+    from llama_cpu.weights.operations import Operations, StoredMatrix
+
+
+TABLES = ("tok_embeddings.weight", "output.weight")  # the matrices with a row for each token
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,16 @@ class WeightFormat:
     label: str
     switch: str  # command-line switch of the chat and of completion
     help: str  # help text of ``switch``
-    merge_switch: str  # command-line switch of merge_weights.py
+    merge_switch: str  # command-line switch of merge_weights.py; "" if it cannot write the format
     merge_help: str  # help text of ``merge_switch``
     can_be_split: bool  # whether a matrix is a single tensor on disk, so that shards can split it
     matrix_bytes: Callable[[int, int], int]  # (rows, columns): bytes of a matrix
     cache_type: str  # dtype of the keys and values in the KV cache: the name of a torch.dtype
     load_operations: Callable[[], "Operations[Any]"]  # imports PyTorch
+    # The same as ``matrix_bytes`` for TABLES, if these are kept otherwise.
+    table_bytes: Callable[[int, int], int] | None = None
+    # Returns the bytes of a stored matrix, if they depend on how it is stored.
+    stored_bytes: Callable[["StoredMatrix"], int] | None = None
 
     @property
     def operations(self) -> "Operations[Any]":
@@ -46,12 +53,20 @@ class WeightFormat:
         assert isinstance(dtype, torch.dtype)
         return dtype
 
-    def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Return the size of a loaded tensor of this shape, in bytes."""
+    def nbytes(
+        self, shape: tuple[int, ...], name: str = "", stored: "StoredMatrix | None" = None
+    ) -> int:
+        """Return the size of a loaded tensor of this shape, in bytes.
+
+        ``name`` and ``stored``, the tensor in its file, matter for some formats.
+        """
         if len(shape) < 2:
             return 4 * math.prod(shape)
+        if self.stored_bytes is not None and stored is not None:
+            return self.stored_bytes(stored)
         rows, columns = shape
-        return self.matrix_bytes(rows, columns)
+        is_table = name in TABLES and self.table_bytes is not None
+        return self.table_bytes(rows, columns) if is_table else self.matrix_bytes(rows, columns)
 
     def __str__(self) -> str:
         return self.label

@@ -1,0 +1,89 @@
+"""Weights as they are in the file: mapping, reading and multiplying them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llama_cpu.weights.block_weight import (
+    BLOCK,
+    BLOCK_BYTES,
+    BlockWeight,
+    block_product,
+    from_blocks,
+    known_blocks,
+    mappable_blocks,
+    quantized_blocks,
+)
+from llama_cpu.weights.float32_linear import stacked
+from llama_cpu.weights.kernel_linear import KernelLinear, float_product, kernels_work
+from llama_cpu.weights.operations import (
+    NewTensor,
+    Operations,
+    Product,
+    ProductChoice,
+    StoredMatrix,
+)
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+StoredWeight = BlockWeight | Tensor
+
+
+def stored_bytes(stored: StoredMatrix) -> int:
+    """Return the size in memory of a matrix that is kept as it is in the file."""
+    known = known_blocks(stored)
+    if known is not None:
+        return math.prod(known.blocks().shape)
+    values = math.prod(stored.shape)
+    if stored.dtype is not None:
+        return values * _dtype(stored).itemsize
+    return 4 * values if stored.shape[1] % BLOCK else values // BLOCK * BLOCK_BYTES["Q8_0"]
+
+
+def _dtype(stored: StoredMatrix) -> torch.dtype:
+    return stored.dtype if stored.dtype in _FLOATS else torch.float32
+
+
+def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
+    if known_blocks(stored) is not None:
+        return mappable_blocks(stored)
+    return stored if stored.dtype in _FLOATS and stored.mapped() is not None else None
+
+
+def _from_mapped(stored: StoredMatrix, values: Tensor, new: NewTensor) -> StoredWeight:
+    return from_blocks(stored, values, new) if known_blocks(stored) is not None else values
+
+
+def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> StoredWeight:
+    """Read one matrix that cannot be mapped, or that no kernel multiplies."""
+    (matrix,) = stored
+    known = known_blocks(matrix)
+    if known is not None:
+        blocks = known.blocks()
+        values = new(blocks.shape, torch.uint8)
+        blocks.fill(values)
+        return BlockWeight(known.kind, values, matrix.shape[1])
+    if matrix.dtype is not None or matrix.shape[1] % BLOCK:
+        return stacked(stored, new, _dtype(matrix))
+    return quantized_blocks(stored, new, "Q8_0")
+
+
+def _product(weight: StoredWeight) -> KernelLinear:
+    return block_product(weight) if isinstance(weight, BlockWeight) else float_product(weight)
+
+
+def _output_product(choice: ProductChoice[StoredWeight], tied: bool) -> Product[StoredWeight]:
+    return choice.product
+
+
+OPERATIONS: Operations[StoredWeight] = Operations(
+    products=(Product("kernel", _product, in_place=True, rows_at_once=4, works=kernels_work),),
+    mappable=_mappable,
+    from_mapped=_from_mapped,
+    convert=_convert,
+    stacks=False,  # matrices with the same input may have different formats
+    output_product=_output_product,
+    make_output=lambda weight, product: product.make(weight),
+    file_dtype=torch.float32,
+)
