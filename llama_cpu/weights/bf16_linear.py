@@ -13,6 +13,7 @@ from torch import Tensor
 from llama_cpu.system import torch_private
 from llama_cpu.weights.float32_linear import stacked
 from llama_cpu.weights.linear import SCRATCH, take_rows
+from llama_cpu.weights.many_rows import MultiplyWidened, multiply_plain, packing_variant
 from llama_cpu.weights.operations import (
     NewTensor,
     Operations,
@@ -46,14 +47,15 @@ class WidenedBfloat16Linear:
     times as long as widening the weight and multiplying in float32.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, multiply: MultiplyWidened = multiply_plain) -> None:
         self.weight = weight  # [out, in]
+        self._multiply = multiply
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> [rows, out], bfloat16 for one row, else float32."""
         if x.shape[0] == 1:
             return torch.mv(self.weight, x[0].bfloat16()).unsqueeze(0)
-        return F.linear(x.float(), SCRATCH.widened(self.weight))
+        return self._multiply(x.float(), SCRATCH.widened(self.weight))
 
 
 class PackedBfloat16Linear:
@@ -126,13 +128,16 @@ def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor
     return choice.in_place
 
 
+_WIDENED = Product("widened", WidenedBfloat16Linear, in_place=True, widens=True)
+
 OPERATIONS = Operations(
     products=(
         Product(
             "packed", PackedBfloat16Linear, in_place=False, rows_at_once=8, works=packing_works
         ),
         Product("plain", Bfloat16Linear, in_place=True, rows_at_once=8),
-        Product("widened", WidenedBfloat16Linear, in_place=True, widens=True),
+        _WIDENED,
+        packing_variant(_WIDENED, WidenedBfloat16Linear),
     ),
     mappable=_mappable,
     from_mapped=lambda stored, values, new: values,

@@ -5,13 +5,13 @@ from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llama_cpu.system import torch_private
 from llama_cpu.weights.int8_packing import pack_int8
 from llama_cpu.weights.int8_rows import Int8Weight, quantize_rows, scale_rows
 from llama_cpu.weights.linear import SCRATCH
+from llama_cpu.weights.many_rows import MultiplyWidened, multiply_plain, packing_variant
 from llama_cpu.weights.operations import (
     FilePart,
     NewTensor,
@@ -148,15 +148,16 @@ class WidenedInt8Linear:
     rows are not rounded.
     """
 
-    def __init__(self, weight: Int8Weight) -> None:
+    def __init__(self, weight: Int8Weight, multiply: MultiplyWidened = multiply_plain) -> None:
         self._few = _InBlocks(weight)
         self._values, self._scale = weight.values, weight.scale
+        self._multiply = multiply
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
         if self._few.takes(x):
             return self._few(x)
-        return F.linear(x.float(), SCRATCH.widened(self._values)).mul_(self._scale)
+        return self._multiply(x.float(), SCRATCH.widened(self._values)).mul_(self._scale)
 
 
 @cache
@@ -276,11 +277,14 @@ def _fill_values(rows: Tensor, values: Tensor) -> None:
     quantize_rows(rows, values, torch.empty(len(rows)))
 
 
+_WIDENED = Product("widened", WidenedInt8Linear, in_place=True, widens=True)
+
 OPERATIONS = Operations(
     products=(
         Product("packed", Int8Linear, in_place=False, rows_at_once=8, works=packing_works),
         Product("plain", PlainInt8Linear, in_place=True, rows_at_once=4, works=int8_matmul_works),
-        Product("widened", WidenedInt8Linear, in_place=True, widens=True),
+        _WIDENED,
+        packing_variant(_WIDENED, WidenedInt8Linear),
     ),
     mappable=_mappable,
     from_mapped=_from_mapped,

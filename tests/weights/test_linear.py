@@ -12,7 +12,6 @@ from llama_cpu.weights.bf16_linear import (
 )
 from llama_cpu.weights.bf16_linear import packing_works as bf16_packing_works
 from llama_cpu.weights.float32_linear import Float32Linear, PackedFloat32Linear
-from llama_cpu.weights.float32_linear import packing_works as float32_packing_works
 from llama_cpu.weights.int8_linear import (
     Int8Linear,
     PlainInt8Linear,
@@ -22,6 +21,7 @@ from llama_cpu.weights.int8_linear import (
 )
 from llama_cpu.weights.int8_rows import Int8Weight, quantize_rows
 from llama_cpu.weights.linear import take_rows
+from llama_cpu.weights.many_rows import packing_works as float32_packing_works
 from llama_cpu.weights.operations import product_named
 
 needs_int8_products = pytest.mark.skipif(
