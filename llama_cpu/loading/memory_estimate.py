@@ -50,9 +50,9 @@ def estimate_memory(
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
     working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
-    rows, columns = widest_product(config)
-    copies = products.product.widens + products.product.packs_many_rows
-    working += copies * 4 * rows * columns
+    if products.product.widens:
+        rows, columns = widest_product(config)
+        working += 4 * rows * columns
     output = operations.output_product(products, config.tied_output)
     if config.tied_output and not output.in_place:
         # A packed output matrix is a second copy, beside the embedding table.

@@ -20,6 +20,9 @@ from llama_cpu.weights.operations import Product, W
 # Number of rows from which packing a weight for one product may pay off: packing 11008 x 4096 takes
 # as long as a product of about 25 rows on AMD Zen 3.
 MANY_ROWS = 64
+# Bytes of a weight that are packed at a time. The C allocator reuses the memory of such blocks; it
+# would return that of a whole large matrix to the system, which took longer than the product.
+_BLOCK_BYTES = 16 << 20
 
 # (float32 x [rows, in], float32 weight [out, in]) -> float32 [rows, out]
 MultiplyWidened = Callable[[Tensor, Tensor], Tensor]
@@ -34,11 +37,21 @@ def multiply_packing(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply by the weight; for many rows, pack it in oneDNN's layout just for this product.
 
     On some processors (AMD Zen 4 and 5) MKL, which ``F.linear`` calls, reaches half the speed of
-    oneDNN. The packed weight is freed at once; the C allocator reuses its memory for the next
-    (``system.process.keep_freed_memory``), without which packing takes four times as long.
+    oneDNN. The weight is packed in blocks of its rows.
     """
     if x.shape[0] < MANY_ROWS:
         return F.linear(x, weight)
+    block_rows = max(64, _BLOCK_BYTES // (4 * weight.shape[1]) // 64 * 64)
+    if weight.shape[0] <= block_rows:
+        return _multiply_packed(x, weight)
+    product = x.new_empty(x.shape[0], weight.shape[0])
+    blocks = zip(weight.split(block_rows), product.split(block_rows, dim=1), strict=True)
+    for block, columns in blocks:
+        columns.copy_(_multiply_packed(x, block))
+    return product
+
+
+def _multiply_packed(x: Tensor, weight: Tensor) -> Tensor:
     return torch_private.packed_linear(x, torch_private.pack_linear(weight, 1))
 
 
@@ -54,7 +67,6 @@ def packing_variant(
         product,
         name=f"{product.name}, packed on the way",
         make=lambda weight: make(weight, multiply_packing),
-        packs_many_rows=True,
         few_rows_as=product.name,
         works=lambda: product.works() and packing_works(),
     )

@@ -81,7 +81,8 @@ def measure(
 ) -> Measurement:
     """Time ``products`` and choose from them; they are in order of preference.
 
-    ``sample``: the result of ``sample_shape``. ``clock`` returns seconds. Takes up to 3 s. Raises UserError if there is not enough memory for the sample.
+    ``sample``: the result of ``sample_shape``. ``clock`` returns seconds. Takes up to 3 s. Raises
+    UserError if there is not enough memory for the sample.
     """
     with torch.inference_mode(), _threads(threads):
         candidates = _candidates(weight_format, products, sample)
