@@ -110,6 +110,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--no_mmap", dest="mmap", action="store_false", help="copy all weights into memory"
     )
     model.add_argument(
+        "--retune",
+        action="store_true",
+        help="measure again which matrix products are the fastest on this processor (default: as "
+        "measured at the first start)",
+    )
+    model.add_argument(
         "--lookup",
         action="store_true",
         default=None,

@@ -22,8 +22,8 @@ from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.processor import physical_cores
 from llama_cpu.system.safe_reading import read_json
 from llama_cpu.tokenization import Tokenizer, load_tokenizer
-from llama_cpu.weights.choice import MeasuredOperators, Operators, only_in_place
 from llama_cpu.weights.as_is import AS_IS
+from llama_cpu.weights.choice import Operators, only_in_place, stored_operators
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import format_of
 from llama_cpu.weights.int8 import INT8
@@ -88,9 +88,10 @@ def plan_loading(
     """Open the checkpoint and its tokenizer, choose the products, and check that the model fits.
 
     ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
-    is downloaded if necessary. ``precision`` None: ``default_format``. ``mmap`` None: map weights unless a packed copy is faster on this
-    processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
-    ``operators`` chooses the products; None: by measuring, which takes about a second at most.
+    is downloaded if necessary. ``precision`` None: ``default_format``. ``mmap`` None: map weights
+    unless a packed copy is faster on this processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
+    ``operators`` chooses the products; None: by measuring at the first start, which takes up to
+    3 s, and then as stored.
     Raises UserError if a file or an argument is wrong, or if the memory does not suffice.
     """
     is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
@@ -104,7 +105,7 @@ def plan_loading(
     precision = precision or default_format(checkpoint)
     _require_kernels(precision)
     context = _context(max_seq_len, checkpoint)
-    operators = operators or MeasuredOperators()
+    operators = operators or stored_operators()
     threads = threads or physical_cores()
     products = operators.choose(precision, widest_product(checkpoint.config), threads)
     wanted = products.product.in_place if mmap is None else mmap
@@ -196,7 +197,10 @@ def _plan_draft(
 
 
 def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = None) -> LoadPlan:
-    """Call ``plan_loading`` with the options of the command line."""
+    """Call ``plan_loading`` with the options of the command line.
+
+    ``operators`` None: those of the program, which ``--retune`` has measure again.
+    """
     return plan_loading(
         args.ckpt_dir,
         args.tokenizer_path,
@@ -207,7 +211,7 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
         mmap=args.mmap,
         lookup=args.lookup,
         draft_ckpt_dir=args.draft_ckpt_dir,
-        operators=operators,
+        operators=operators or stored_operators(args.retune),
     )
 
 

@@ -31,6 +31,11 @@ def kv_folder() -> Path:
     return cache_folder() / "kv"
 
 
+def products_path() -> Path:
+    """Return the file of the measured products of weight formats."""
+    return cache_folder() / "products.json"
+
+
 def history_path() -> Path:
     """Return the default database of conversations (``--history`` names another)."""
     return platformdirs.user_data_path("llama_cpu", appauthor=False) / "history.db"

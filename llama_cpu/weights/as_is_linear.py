@@ -6,18 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llama_cpu.kernels.linear import KernelMatrix
 from llama_cpu.weights.block_weight import (
     BLOCK,
     BLOCK_BYTES,
     BlockWeight,
-    block_product,
     from_blocks,
     known_blocks,
     mappable_blocks,
     quantized_blocks,
 )
 from llama_cpu.weights.float32_linear import stacked
-from llama_cpu.weights.kernel_linear import KernelLinear, float_product, kernels_work
+from llama_cpu.weights.kernel_linear import float_matrix, widened_products
 from llama_cpu.weights.operations import (
     NewTensor,
     Operations,
@@ -69,8 +69,8 @@ def _convert(stored: Sequence[StoredMatrix], new: NewTensor) -> StoredWeight:
     return quantized_blocks(stored, new, "Q8_0")
 
 
-def _product(weight: StoredWeight) -> KernelLinear:
-    return block_product(weight) if isinstance(weight, BlockWeight) else float_product(weight)
+def _matrix(weight: StoredWeight) -> KernelMatrix:
+    return weight.matrix if isinstance(weight, BlockWeight) else float_matrix(weight)
 
 
 def _output_product(choice: ProductChoice[StoredWeight], tied: bool) -> Product[StoredWeight]:
@@ -78,7 +78,7 @@ def _output_product(choice: ProductChoice[StoredWeight], tied: bool) -> Product[
 
 
 OPERATIONS: Operations[StoredWeight] = Operations(
-    products=(Product("kernel", _product, in_place=True, rows_at_once=4, works=kernels_work),),
+    products=tuple(widened_products(_matrix)),
     mappable=_mappable,
     from_mapped=_from_mapped,
     convert=_convert,

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from llama_cpu.system import torch_private
 from llama_cpu.weights.float32_linear import stacked
-from llama_cpu.weights.linear import SCRATCH, take_rows
+from llama_cpu.weights.kernel_linear import KernelLinear, float_matrix, kernel_products
+from llama_cpu.weights.linear import SCRATCH, Linear, Output, take_rows
+from llama_cpu.weights.many_rows import MultiplyWidened, multiply_plain, packing_variant
 from llama_cpu.weights.operations import (
     NewTensor,
     Operations,
@@ -46,14 +48,15 @@ class WidenedBfloat16Linear:
     times as long as widening the weight and multiplying in float32.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, multiply: MultiplyWidened = multiply_plain) -> None:
         self.weight = weight  # [out, in]
+        self._multiply = multiply
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> [rows, out], bfloat16 for one row, else float32."""
         if x.shape[0] == 1:
             return torch.mv(self.weight, x[0].bfloat16()).unsqueeze(0)
-        return F.linear(x.float(), SCRATCH.widened(self.weight))
+        return self._multiply(x.float(), SCRATCH.widened(self.weight))
 
 
 class PackedBfloat16Linear:
@@ -84,9 +87,9 @@ class Bfloat16Output:
 
     CANDIDATES = 64
 
-    def __init__(self, weight: Tensor, product: Product[Tensor]) -> None:
+    def __init__(self, weight: Tensor, product: Linear) -> None:
         self._weight = weight
-        self._product = product.make(weight)
+        self._product = product
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 [rows, dim] -> float32 logits [rows, vocab]."""
@@ -126,18 +129,30 @@ def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor
     return choice.in_place
 
 
+def _make_output(weight: Tensor, product: Product[Tensor]) -> Output:
+    """Return the output product; kernels round neither inputs nor logits."""
+    linear = product.make(weight)
+    return linear if isinstance(linear, KernelLinear) else Bfloat16Output(weight, linear)
+
+
+_PLAIN = Product("plain", Bfloat16Linear, in_place=True, rows_at_once=8)
+_WIDENED = Product("widened", WidenedBfloat16Linear, in_place=True, widens=True)
+_PACKING = packing_variant(_WIDENED, WidenedBfloat16Linear)
+
 OPERATIONS = Operations(
     products=(
+        *kernel_products(float_matrix, (_PLAIN, _WIDENED, _PACKING)),
         Product(
             "packed", PackedBfloat16Linear, in_place=False, rows_at_once=8, works=packing_works
         ),
-        Product("plain", Bfloat16Linear, in_place=True, rows_at_once=8),
-        Product("widened", WidenedBfloat16Linear, in_place=True, widens=True),
+        _PLAIN,
+        _WIDENED,
+        _PACKING,
     ),
     mappable=_mappable,
     from_mapped=lambda stored, values, new: values,
     convert=_convert,
     output_product=_output_product,
-    make_output=Bfloat16Output,
+    make_output=_make_output,
     file_dtype=torch.bfloat16,
 )

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from llama_cpu.kernels.formats import FORMATS
 from llama_cpu.kernels.linear import KernelMatrix, quantize
-from llama_cpu.weights.kernel_linear import KernelLinear, WidenedLinear
 from llama_cpu.weights.operations import NewTensor, StoredMatrix
 
 BLOCK = 32  # numbers of a block of Q4_1 and Q8_0
@@ -100,8 +99,3 @@ def quantized_blocks(stored: Sequence[StoredMatrix], new: NewTensor, kind: str) 
             matrix.rows(first, last).fill(rows)
             quantize(kind, rows, piece[first:last])
     return BlockWeight(kind, blocks, columns)
-
-
-def block_product(weight: BlockWeight) -> KernelLinear:
-    """Return the product with a matrix in blocks."""
-    return KernelLinear(weight.matrix, WidenedLinear(weight.matrix))

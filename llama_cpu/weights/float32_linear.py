@@ -1,14 +1,18 @@
 """Products with float32 weights."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llama_cpu.system import torch_private
-from llama_cpu.weights.kernel_linear import kernel_product, kernels_work
+from llama_cpu.weights.kernel_linear import float_matrix, kernel_products
+from llama_cpu.weights.many_rows import (
+    MultiplyWidened,
+    multiply_plain,
+    packing_variant,
+    packing_works,
+)
 from llama_cpu.weights.operations import (
     NewTensor,
     Operations,
@@ -25,14 +29,15 @@ class Float32Linear:
     less time for the demo model's small weights, and the same time for those of a 7B model.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, multiply: MultiplyWidened = multiply_plain) -> None:
         self.weight = weight  # [out, in]
+        self._multiply = multiply  # for several rows
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 [rows, in] -> float32 [rows, out]."""
         if x.shape[0] == 1:
             return torch.mv(self.weight, x[0]).unsqueeze(0)
-        return F.linear(x, self.weight)
+        return self._multiply(x, self.weight)
 
 
 class PackedFloat32Linear:
@@ -49,21 +54,6 @@ class PackedFloat32Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
         return torch_private.packed_linear(x.float(), self._packed)
-
-
-@cache
-def packing_works() -> bool:
-    """Return whether oneDNN's packed product gives the right result for small matrices."""
-    if not torch_private.has_onednn():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(48, 80, generator=generator)
-    x = torch.randn(3, 80, generator=generator)
-    try:
-        product = PackedFloat32Linear(weight)(x)
-    except (RuntimeError, AttributeError):  # no such instructions, no such operator
-        return False
-    return torch.allclose(product, x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
 def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
@@ -92,16 +82,14 @@ def _output_product(choice: ProductChoice[Tensor], tied: bool) -> Product[Tensor
     return choice.in_place if tied else choice.product
 
 
+_PLAIN = Product("plain", Float32Linear, in_place=True, rows_at_once=2)
+_PACKING = packing_variant(_PLAIN, Float32Linear)
+
 OPERATIONS = Operations(
     products=(
-        Product(
-            "kernel",
-            kernel_product("F32", Float32Linear),
-            in_place=True,
-            rows_at_once=8,
-            works=kernels_work,
-        ),
-        Product("plain", Float32Linear, in_place=True, rows_at_once=2),
+        *kernel_products(float_matrix, (_PLAIN, _PACKING)),
+        _PLAIN,
+        _PACKING,
         Product("packed", PackedFloat32Linear, in_place=False, rows_at_once=4, works=packing_works),
     ),
     mappable=_mappable,

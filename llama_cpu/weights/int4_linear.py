@@ -6,19 +6,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llama_cpu.kernels.linear import quantize
+from llama_cpu.kernels.linear import KernelMatrix, quantize
 from llama_cpu.weights.block_weight import (
     BLOCK,
     BLOCK_BYTES,
     BlockWeight,
-    block_product,
     from_blocks,
     known_blocks,
     mappable_blocks,
     quantized_blocks,
 )
 from llama_cpu.weights.float32_linear import stacked
-from llama_cpu.weights.kernel_linear import KernelLinear, float_product, kernels_work
+from llama_cpu.weights.kernel_linear import float_matrix, widened_products
 from llama_cpu.weights.operations import (
     FilePart,
     NewTensor,
@@ -38,8 +37,8 @@ def _convert(stored: Sequence[StoredMatrix], new: NewTensor, kind: str) -> Int4W
     return quantized_blocks(stored, new, kind)
 
 
-def _product(weight: Int4Weight) -> KernelLinear:
-    return block_product(weight) if isinstance(weight, BlockWeight) else float_product(weight)
+def _matrix(weight: Int4Weight) -> KernelMatrix:
+    return weight.matrix if isinstance(weight, BlockWeight) else float_matrix(weight)
 
 
 def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
@@ -68,7 +67,7 @@ def _part(kind: str) -> FilePart:
 
 
 OPERATIONS: Operations[Int4Weight] = Operations(
-    products=(Product("kernel", _product, in_place=True, rows_at_once=4, works=kernels_work),),
+    products=tuple(widened_products(_matrix)),
     mappable=_mappable,
     from_mapped=from_blocks,
     convert=partial(_convert, kind=LAYERS),

@@ -5,13 +5,15 @@ from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from llama_cpu.kernels.linear import KernelMatrix
 from llama_cpu.system import torch_private
 from llama_cpu.weights.int8_packing import pack_int8
 from llama_cpu.weights.int8_rows import Int8Weight, quantize_rows, scale_rows
+from llama_cpu.weights.kernel_linear import kernel_products
 from llama_cpu.weights.linear import SCRATCH
+from llama_cpu.weights.many_rows import MultiplyWidened, multiply_plain, packing_variant
 from llama_cpu.weights.operations import (
     FilePart,
     NewTensor,
@@ -148,15 +150,16 @@ class WidenedInt8Linear:
     rows are not rounded.
     """
 
-    def __init__(self, weight: Int8Weight) -> None:
+    def __init__(self, weight: Int8Weight, multiply: MultiplyWidened = multiply_plain) -> None:
         self._few = _InBlocks(weight)
         self._values, self._scale = weight.values, weight.scale
+        self._multiply = multiply
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
         if self._few.takes(x):
             return self._few(x)
-        return F.linear(x.float(), SCRATCH.widened(self._values)).mul_(self._scale)
+        return self._multiply(x.float(), SCRATCH.widened(self._values)).mul_(self._scale)
 
 
 @cache
@@ -276,11 +279,22 @@ def _fill_values(rows: Tensor, values: Tensor) -> None:
     quantize_rows(rows, values, torch.empty(len(rows)))
 
 
+def _matrix(weight: Int8Weight) -> KernelMatrix:
+    """Return the weight as kernels read it."""
+    return KernelMatrix("INT8", weight.values, *weight.values.shape, scales=weight.scale)
+
+
+_PLAIN = Product("plain", PlainInt8Linear, in_place=True, rows_at_once=4, works=int8_matmul_works)
+_WIDENED = Product("widened", WidenedInt8Linear, in_place=True, widens=True)
+_PACKING = packing_variant(_WIDENED, WidenedInt8Linear)
+
 OPERATIONS = Operations(
     products=(
+        *kernel_products(_matrix, (_WIDENED, _PACKING, _PLAIN)),
         Product("packed", Int8Linear, in_place=False, rows_at_once=8, works=packing_works),
-        Product("plain", PlainInt8Linear, in_place=True, rows_at_once=4, works=int8_matmul_works),
-        Product("widened", WidenedInt8Linear, in_place=True, widens=True),
+        _PLAIN,
+        _WIDENED,
+        _PACKING,
     ),
     mappable=_mappable,
     from_mapped=_from_mapped,

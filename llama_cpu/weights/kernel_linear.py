@@ -1,17 +1,23 @@
 """Products by compiled kernels for a few rows, and by PyTorch for many."""
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llama_cpu.kernels.layout import MOST_ROWS
 from llama_cpu.kernels.linear import FewRows, KernelMatrix
 from llama_cpu.weights.linear import Linear
+from llama_cpu.weights.many_rows import (
+    MANY_ROWS,
+    MultiplyWidened,
+    multiply_plain,
+    packing_variant,
+)
+from llama_cpu.weights.operations import Product, W
 
-FEW_ROWS = 16  # rows up to which a kernel is used, unless measurement says otherwise
+FEW_ROWS = MANY_ROWS - 1  # rows up to which a kernel is used
 _WIDENED_BYTES = 16 << 20  # rows that are widened at a time: they stay in the processor's cache
 
 
@@ -39,8 +45,8 @@ class KernelLinear:
 class WidenedLinear:
     """The product of many rows with a matrix that a kernel widens to float32, part by part."""
 
-    def __init__(self, matrix: KernelMatrix) -> None:
-        self._matrix = matrix
+    def __init__(self, matrix: KernelMatrix, multiply: MultiplyWidened) -> None:
+        self._matrix, self._multiply = matrix, multiply
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
@@ -52,29 +58,64 @@ class WidenedLinear:
             last = min(first + step, matrix.out)
             rows = buffer[: last - first]
             matrix.widen(first, last, rows)
-            result[:, first:last] = F.linear(x, rows)
+            result[:, first:last] = self._multiply(x, rows)
         return result
-
-
-def kernel_product(kind: str, many: Callable[[Tensor], Linear]) -> Callable[[Tensor], KernelLinear]:
-    """Return the function that makes the product with an unpacked weight [out, in].
-
-    ``kind``: the kernels' name for its dtype. ``many``: makes the product of many rows.
-    """
-
-    def make(weight: Tensor) -> KernelLinear:
-        return KernelLinear(KernelMatrix(kind, weight, *weight.shape), many(weight))
-
-    return make
 
 
 _KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
-def float_product(weight: Tensor) -> KernelLinear:
-    """Return the product with a weight of floats [out, in]; inputs are not rounded."""
-    matrix = KernelMatrix(_KINDS[weight.dtype], weight, *weight.shape)
-    return KernelLinear(matrix, WidenedLinear(matrix))
+def float_matrix(weight: Tensor) -> KernelMatrix:
+    """Return a weight of floats [out, in] as kernels read it."""
+    return KernelMatrix(_KINDS[weight.dtype], weight, *weight.shape)
+
+
+def kernel_products(
+    matrix_of: Callable[[W], KernelMatrix], many: Sequence[Product[W]]
+) -> Iterator[Product[W]]:
+    """Yield products by a kernel that leave many rows to each of the products ``many``.
+
+    These must work in place, and the first of them on every processor. ``matrix_of`` returns a
+    weight as kernels read it.
+    """
+    first = ""
+    for product in many:
+        name = f"kernel, then {product.name}"
+        yield Product(
+            name,
+            partial(_make, matrix_of, product.make),
+            in_place=True,
+            widens=product.widens,
+            few_rows_as=first,
+            rows_at_once=4,
+            works=partial(_works, product.works),
+        )
+        first = first or name
+
+
+def _make(
+    matrix_of: Callable[[W], KernelMatrix], make: Callable[[W], Linear], weight: W
+) -> KernelLinear:
+    return KernelLinear(matrix_of(weight), make(weight))
+
+
+def _works(many_work: Callable[[], bool]) -> bool:
+    return kernels_work() and many_work()
+
+
+def widened_products(matrix_of: Callable[[W], KernelMatrix]) -> Iterator[Product[W]]:
+    """Yield products by a kernel for weights of which PyTorch knows no product.
+
+    For many rows, kernels widen the weight to float32.
+    """
+
+    def make(weight: W, multiply: MultiplyWidened = multiply_plain) -> KernelLinear:
+        matrix = matrix_of(weight)
+        return KernelLinear(matrix, WidenedLinear(matrix, multiply))
+
+    plain = Product("kernel", make, in_place=True, rows_at_once=4, works=kernels_work)
+    yield plain
+    yield packing_variant(plain, make)
 
 
 @cache

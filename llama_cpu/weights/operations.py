@@ -49,6 +49,8 @@ class Product(Generic[W]):
     make: Callable[[W], Linear]
     in_place: bool  # whether it multiplies by the weight as stored; otherwise by a packed copy
     widens: bool = False  # whether it copies the weight to float32 for a product of several rows
+    # Name of the product that does the same for fewer than ``many_rows.MANY_ROWS``; "": none.
+    few_rows_as: str = ""
     # Number of rows that take hardly longer than one; the default if it is not measured.
     rows_at_once: int = 1
     # Returns whether this processor can run the product and gets the right result.

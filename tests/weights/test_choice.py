@@ -13,6 +13,7 @@ from llama_cpu.weights.choice import MeasuredOperators, only_in_place, preferred
 from llama_cpu.weights.float32_linear import OPERATIONS as FLOAT32_OPERATIONS
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.linear import PREFILL_CHUNK
+from llama_cpu.weights.measuring import ROWS, sample_shape
 from llama_cpu.weights.operations import Operations, Product
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -37,6 +38,7 @@ def product(
     few: float | None = None,
     in_place: bool = True,
     works: bool = True,
+    few_rows_as: str = "",
 ) -> Product[Tensor]:
     """Takes ``one`` second for one row, ``few`` for several, ``prompt`` for a chunk."""
 
@@ -49,7 +51,9 @@ def product(
 
         return linear
 
-    return Product(name, make, in_place, rows_at_once=3, works=lambda: works)
+    return Product(
+        name, make, in_place, rows_at_once=3, works=lambda: works, few_rows_as=few_rows_as
+    )
 
 
 def toy_format(products: Sequence[Product[Tensor]]) -> WeightFormat:
@@ -82,7 +86,7 @@ def test_a_prompt_counts_where_decode_is_the_same() -> None:
     second = product(clock, "second", one=0.00099, prompt=0.1)
     operators = MeasuredOperators(clock)
     assert operators.choose(toy_format([first, second]), SHAPE, 2).product.name == "second"
-    # It must be quicker in decode, too: noise in a long prompt alone decides little.
+    # It must not be slower in decode: a quick prompt does not pay for that.
     third = product(clock, "third", one=0.0011, prompt=0.1)
     assert operators.choose(toy_format([first, third]), SHAPE, 2).product.name == "first"
 
@@ -92,6 +96,38 @@ def test_quick_decode_does_not_pay_for_slow_prompts() -> None:
     first = product(clock, "first", one=1.0, prompt=5.0)
     second = product(clock, "second", one=0.5, prompt=6.0)
     assert MeasuredOperators(clock).choose(toy_format([first, second]), SHAPE, 2).product is first
+
+
+def test_the_same_code_for_decode_is_no_tie() -> None:
+    clock = Clock()
+    first = product(clock, "first", one=0.001, prompt=1.0)
+    second = product(clock, "second", one=0.001, prompt=0.1)
+    assert MeasuredOperators(clock).choose(toy_format([first, second]), SHAPE, 2).product is second
+
+
+@pytest.mark.parametrize(("prompt", "chosen"), [(5.0, "base"), (4.5, "base"), (4.0, "variant")])
+def test_a_variant_for_many_rows_is_chosen_by_its_prompts(prompt: float, chosen: str) -> None:
+    """Even if decode takes most of a turn; for few rows the variant is not timed."""
+    clock = Clock()
+    base = product(clock, "base", one=1.0, few=1.2, prompt=5.0)
+    variant = product(clock, "variant", one=99.0, few=1.2, prompt=prompt, few_rows_as="base")
+    toy = toy_format([product(clock, "slow", one=2.0, prompt=5.0), base, variant])
+    operators = MeasuredOperators(clock)
+    assert operators.choose(toy, SHAPE, 2).product.name == chosen
+    measurement = operators.measurement(toy, SHAPE, 2)
+    assert measurement is not None and measurement.product == chosen
+    assert measurement.seconds["variant"][1] == measurement.seconds["base"][1] == 1.0
+    assert measurement.seconds["variant"][PREFILL_CHUNK] == prompt
+    assert all(tuple(seconds) == ROWS for seconds in measurement.seconds.values())
+
+
+def test_times_of_many_rows_are_for_the_whole_sample() -> None:
+    """They are measured on a quarter of it."""
+    clock = Clock()
+    toy = toy_format([product(clock, name, one=1.0, prompt=2.0) for name in ("a", "b")])
+    measurement = MeasuredOperators(clock).measurement(toy, (9000, 1024), 2)
+    assert sample_shape((9000, 1024)) == (4096, 1024)
+    assert measurement is not None and measurement.seconds["a"][PREFILL_CHUNK] == 8.0
 
 
 def test_a_little_quicker_is_not_enough() -> None:
@@ -126,7 +162,7 @@ def test_the_same_model_always_gets_the_same_products() -> None:
     operators = MeasuredOperators(clock)
     chosen = operators.choose(toy, SHAPE, 2)
     measured_until = clock.now
-    assert operators.choose(toy, SHAPE, 2) is chosen
+    assert operators.choose(toy, SHAPE, 2) == chosen
     assert clock.now == measured_until > 0
 
 
@@ -150,8 +186,8 @@ _OLD_PROCESSOR = """
 from llama_cpu.weights.choice import preferred
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.int8 import INT8
-print(*(product.name for product in INT8.operations.products if product.works()))
-print(*(product.name for product in BF16.operations.products if product.works()))
+print(*(product.name for product in INT8.operations.products if product.works()), sep="; ")
+print(*(product.name for product in BF16.operations.products if product.works()), sep="; ")
 print(preferred(INT8.operations).product.name)
 """
 
@@ -168,4 +204,8 @@ def test_a_processor_whose_int8_sums_overflow(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     command = [sys.executable, "-c", _OLD_PROCESSOR]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines() == ["widened", "plain widened", "widened"]
+    assert printed.splitlines() == [
+        "widened; widened, packed on the way",
+        "plain; widened; widened, packed on the way",
+        "widened",
+    ]

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from llama_cpu.system import torch_private
+from llama_cpu.weights import many_rows
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.bf16_linear import (
     Bfloat16Linear,
@@ -12,7 +14,8 @@ from llama_cpu.weights.bf16_linear import (
 )
 from llama_cpu.weights.bf16_linear import packing_works as bf16_packing_works
 from llama_cpu.weights.float32_linear import Float32Linear, PackedFloat32Linear
-from llama_cpu.weights.float32_linear import packing_works as float32_packing_works
+from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.int8_linear import (
     Int8Linear,
     PlainInt8Linear,
@@ -22,7 +25,10 @@ from llama_cpu.weights.int8_linear import (
 )
 from llama_cpu.weights.int8_rows import Int8Weight, quantize_rows
 from llama_cpu.weights.linear import take_rows
+from llama_cpu.weights.many_rows import MANY_ROWS, multiply_packing
+from llama_cpu.weights.many_rows import packing_works as float32_packing_works
 from llama_cpu.weights.operations import product_named
+from llama_cpu.weights.weight_format import WeightFormat
 
 needs_int8_products = pytest.mark.skipif(
     not (packing_works() and int8_matmul_works()),
@@ -100,6 +106,44 @@ def test_a_packed_product_does_not_need_the_weight_any_more(packed) -> None:
     before = product(x)
     weight.zero_()
     assert torch.equal(product(x), before)
+
+
+@needs_packed_float32
+@pytest.mark.parametrize("rows", [1, 2, MANY_ROWS - 1, MANY_ROWS, 600])
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+def test_packed_on_the_way_is_the_same_product(weight_format: WeightFormat, rows: int) -> None:
+    """Bit for bit up to ``MANY_ROWS``; beyond, another order of summing rounds differently."""
+    weight, x = weight_and_input((192, 128), rows)
+    variants = [each for each in weight_format.operations.products if each.few_rows_as]
+    assert variants and all(each.in_place for each in variants)
+    for variant in variants:
+        base = product_named(weight_format.operations, variant.few_rows_as)
+        held = quantized(weight) if weight_format is INT8 else weight.to(weight_format.cache_dtype)
+        expected, result = base.make(held)(x), variant.make(held)(x)
+        assert result.dtype == expected.dtype
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+        assert rows >= MANY_ROWS or torch.equal(result, expected)
+
+
+@needs_packed_float32
+@pytest.mark.parametrize("out", [64, 192, 200])
+def test_a_large_weight_is_packed_in_blocks(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_rows, "_BLOCK_BYTES", 4 * 128 * 64)
+    weight, x = weight_and_input((out, 128), 100)
+    torch.testing.assert_close(multiply_packing(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+@needs_packed_float32
+def test_only_many_rows_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = []
+    monkeypatch.setattr(
+        torch_private, "pack_linear", lambda weight, rows: packed.append(weight.shape)
+    )
+    monkeypatch.setattr(torch_private, "packed_linear", lambda x, packed: x)
+    for rows in (1, 2, MANY_ROWS - 1, MANY_ROWS):
+        weight, x = weight_and_input((96, 64), rows)
+        Float32Linear(weight, multiply_packing)(x)
+    assert packed == [(96, 64)]
 
 
 def test_the_scratch_is_shared_and_grows() -> None:
