@@ -45,7 +45,9 @@ def multiply_packing(x: Tensor, weight: Tensor) -> Tensor:
     if weight.shape[0] <= block_rows:
         return _multiply_packed(x, weight)
     product = x.new_empty(x.shape[0], weight.shape[0])
-    blocks = zip(weight.split(block_rows), product.split(block_rows, dim=1), strict=True)
+    blocks = zip(
+        torch.split(weight, block_rows), torch.split(product, block_rows, dim=1), strict=True
+    )
     for block, columns in blocks:
         columns.copy_(_multiply_packed(x, block))
     return product

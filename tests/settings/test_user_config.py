@@ -121,7 +121,7 @@ def test_a_folder_a_pipe_and_nothing(file: Path) -> None:
 def test_every_option_has_an_entry() -> None:
     """But for those that are about one run."""
     options = {action.dest for action in command_parser("chat", "x")._actions}
-    of_one_run = {"help", "version", "debug", "config", "no_config", "continue_latest"}
+    of_one_run = {"help", "version", "debug", "config", "no_config", "continue_latest", "retune"}
     assert options - of_one_run == ENTRIES.keys() - {"model_folders", "theme", "panels"}
 
 
