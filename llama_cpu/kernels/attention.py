@@ -23,8 +23,10 @@ from llama_cpu.kernels.simd import (
     load_f32,
     load_i8,
     maximum,
+    prefetch,
     set_f32,
     store_f32,
+    store_totals,
     total,
     zeros,
 )
@@ -41,16 +43,34 @@ def result_bytes(head_dim):
 
 
 @compiled
-def _dot_key(load, size, query, key, head_dim):
-    """Return the dot product of a query and a key of ``head_dim`` numbers, a multiple of 8."""
-    a, b = zeros(), zeros()
-    whole = head_dim // 16 * 16
-    for i in range(0, whole, 16):
-        a = fma(load_f32(query + 4 * i), load(key + size * i), a)
-        b = fma(load_f32(query + 4 * i + 32), load(key + size * (i + 8)), b)
-    if whole < head_dim:
-        a = fma(load_f32(query + 4 * whole), load(key + size * whole), a)
-    return total(a + b)
+def _score(load, size, one, other, keys, count, head_dim, scores, other_scores):
+    """Write the dot products of two queries with ``count`` keys to two lists of scores.
+
+    ``head_dim`` is a multiple of 8. Four keys are read at a time, so that eight sums are under way;
+    of the last ones, some may be beyond ``count`` and repeat the last key.
+    """
+    row = size * head_dim
+    for key in range(0, count, 4):
+        k0 = keys + row * key
+        k1 = keys + row * min(key + 1, count - 1)
+        k2 = keys + row * min(key + 2, count - 1)
+        k3 = keys + row * min(key + 3, count - 1)
+        prefetch(k0 + 4 * row)
+        prefetch(k2 + 4 * row)
+        a0, a1, a2, a3 = zeros(), zeros(), zeros(), zeros()
+        b0, b1, b2, b3 = zeros(), zeros(), zeros(), zeros()
+        for i in range(0, head_dim, 8):
+            q, r, at = load_f32(one + 4 * i), load_f32(other + 4 * i), size * i
+            v = load(k0 + at)
+            a0, b0 = fma(q, v, a0), fma(r, v, b0)
+            v = load(k1 + at)
+            a1, b1 = fma(q, v, a1), fma(r, v, b1)
+            v = load(k2 + at)
+            a2, b2 = fma(q, v, a2), fma(r, v, b2)
+            v = load(k3 + at)
+            a3, b3 = fma(q, v, a3), fma(r, v, b3)
+        store_totals(scores + 4 * key, a0, a1, a2, a3)
+        store_totals(other_scores + 4 * key, b0, b1, b2, b3)
 
 
 @compiled
@@ -68,19 +88,41 @@ def _exponentials(scores, count, peak):
 
 
 @compiled
-def _add_values(load, size, scores, values, count, head_dim, result):
-    """Add to a result the values of ``count`` keys, each times its weight."""
-    for i in range(0, head_dim, 8):
-        a, b = load_f32(result + 4 * i), zeros()
-        value = values + size * i
-        pairs = count // 2 * 2
-        for key in range(0, pairs, 2):
-            a = fma(broadcast(f32_at(scores + 4 * key)), load(value), a)
-            b = fma(broadcast(f32_at(scores + 4 * key + 4)), load(value + size * head_dim), b)
-            value += 2 * size * head_dim
-        if pairs < count:
-            a = fma(broadcast(f32_at(scores + 4 * pairs)), load(value), a)
-        store_f32(result + 4 * i, a + b)
+def _add_values(load, size, weights, other_weights, values, count, head_dim, result, other):
+    """Add to two results the values of ``count`` keys, each times its weight."""
+    row = size * head_dim
+    whole = head_dim // 32 * 32
+    for i in range(0, whole, 32):
+        y, z, value = result + 4 * i, other + 4 * i, values + size * i
+        a0, a1, a2, a3 = load_f32(y), load_f32(y + 32), load_f32(y + 64), load_f32(y + 96)
+        b0, b1, b2, b3 = load_f32(z), load_f32(z + 32), load_f32(z + 64), load_f32(z + 96)
+        for key in range(count):
+            w, u = broadcast(f32_at(weights + 4 * key)), broadcast(f32_at(other_weights + 4 * key))
+            v = load(value)
+            a0, b0 = fma(w, v, a0), fma(u, v, b0)
+            v = load(value + 8 * size)
+            a1, b1 = fma(w, v, a1), fma(u, v, b1)
+            v = load(value + 16 * size)
+            a2, b2 = fma(w, v, a2), fma(u, v, b2)
+            v = load(value + 24 * size)
+            a3, b3 = fma(w, v, a3), fma(u, v, b3)
+            value += row
+        store_f32(y, a0)
+        store_f32(y + 32, a1)
+        store_f32(y + 64, a2)
+        store_f32(y + 96, a3)
+        store_f32(z, b0)
+        store_f32(z + 32, b1)
+        store_f32(z + 64, b2)
+        store_f32(z + 96, b3)
+    for i in range(whole, head_dim, 8):
+        a, b = load_f32(result + 4 * i), load_f32(other + 4 * i)
+        for key in range(count):
+            v = load(values + row * key + size * i)
+            a = fma(broadcast(f32_at(weights + 4 * key)), v, a)
+            b = fma(broadcast(f32_at(other_weights + 4 * key)), v, b)
+        store_f32(result + 4 * i, a)
+        store_f32(other + 4 * i, b)
 
 
 @compiled
@@ -93,39 +135,67 @@ def _attend(
     ``queries``: float32 [rows, group, head_dim], scaled; that of row m is at ``position`` + m and
     attends to keys up to its own and, if ``window`` is not 0, to the last ``window`` of these only.
     ``keys``, ``values``: [tokens, head_dim]; the scales, float32 [tokens], have the address 0 if
-    there are none. ``scores``: memory for BLOCK float32.
+    there are none. ``scores``: memory for 2 * BLOCK float32. There is memory for one more query and
+    result than rows * group: queries are computed by twos.
     """
     pitch = result_bytes(head_dim)
-    for query in range(rows * group):
+    count = rows * group
+    for query in range(count + count % 2):
         result = results + pitch * query
         for i in range(0, head_dim, 8):
             store_f32(result + 4 * i, zeros())
         set_f32(result + 4 * head_dim, LEAST)
         set_f32(result + 4 * head_dim + 4, np.float32(0))
+    if count % 2:
+        for i in range(0, head_dim, 8):
+            store_f32(queries + 4 * head_dim * count + 4 * i, zeros())
     for block in range(start, end, BLOCK):
-        for query in range(rows * group):
+        last = min(block + BLOCK, end)
+        for query in range(0, count, 2):
             own = position + query // group
+            next_own = position + min(query + 1, count - 1) // group
             low = max(block, own + 1 - window) if window else block
-            high = min(block + BLOCK, min(end, own + 1))
-            if low < high:
-                _attend_block(
-                    load, size, queries + 4 * head_dim * query, keys, values, key_scales,
-                    value_scales, low, high, head_dim, results + pitch * query, scores,
-                )  # fmt: skip
+            next_low = max(block, next_own + 1 - window) if window else block
+            high, next_high = min(last, own + 1), min(last, next_own + 1)
+            if min(low, next_low) >= max(high, next_high):
+                continue
+            first_key, keys_read = min(low, next_low), max(high, next_high) - min(low, next_low)
+            result, query_address = results + pitch * query, queries + 4 * head_dim * query
+            other, other_scores = result + pitch, scores + 4 * BLOCK
+            _score(
+                load, size, query_address, query_address + 4 * head_dim,
+                keys + size * head_dim * first_key, keys_read, head_dim, scores, other_scores,
+            )  # fmt: skip
+            key_scale = key_scales + 4 * first_key if key_scales else 0
+            value_scale = value_scales + 4 * first_key if value_scales else 0
+            _weigh(
+                scores, low - first_key, high - first_key, keys_read, key_scale, value_scale,
+                head_dim, result,
+            )  # fmt: skip
+            _weigh(
+                other_scores, next_low - first_key, next_high - first_key, keys_read, key_scale,
+                value_scale, head_dim, other,
+            )  # fmt: skip
+            _add_values(
+                load, size, scores, other_scores, values + size * head_dim * first_key, keys_read,
+                head_dim, result, other,
+            )  # fmt: skip
 
 
 @compiled
-def _attend_block(
-    load, size, query, keys, values, key_scales, value_scales, low, high, head_dim, result, scores
-):
-    """Add the keys [low, high) to the result of one query."""
-    count = high - low
-    rounded = (count + 7) // 8 * 8
+def _weigh(scores, low, high, count, key_scales, value_scales, head_dim, result):
+    """Replace the scores of ``count`` keys by the weights of their values in one result.
+
+    The weight is e ** (score - greatest score so far), and 0 outside of [low, high). The result is
+    scaled down if the greatest score grew. With scales, scores and weights are multiplied by those
+    of the keys and values.
+    """
     for key in range(count):
-        score = _dot_key(load, size, query, keys + size * head_dim * (low + key), head_dim)
         if key_scales:
-            score *= f32_at(key_scales + 4 * (low + key))
-        set_f32(scores + 4 * key, score)
+            set_f32(scores + 4 * key, f32_at(scores + 4 * key) * f32_at(key_scales + 4 * key))
+        if key < low or key >= high:
+            set_f32(scores + 4 * key, LEAST)
+    rounded = (count + 7) // 8 * 8
     for key in range(count, rounded):
         set_f32(scores + 4 * key, LEAST)
     peaks = load_f32(scores)
@@ -133,17 +203,18 @@ def _attend_block(
         peaks = maximum(peaks, load_f32(scores + 4 * i))
     before = f32_at(result + 4 * head_dim)
     peak = max(before, greatest(peaks))
-    factor = first(exp(broadcast(before - peak)))
+    # LEAST is so far below any score that e ** (LEAST - peak) is about 1e-38, which adds nothing.
     weights = _exponentials(scores, rounded, peak)
-    for i in range(0, head_dim, 8):
-        store_f32(result + 4 * i, load_f32(result + 4 * i) * broadcast(factor))
-    set_f32(result + 4 * head_dim, peak)
-    set_f32(result + 4 * head_dim + 4, f32_at(result + 4 * head_dim + 4) * factor + weights)
+    if peak > before:
+        factor = broadcast(first(exp(broadcast(before - peak))))
+        for i in range(0, head_dim, 8):
+            store_f32(result + 4 * i, load_f32(result + 4 * i) * factor)
+        set_f32(result + 4 * head_dim, peak)
+        set_f32(result + 4 * head_dim + 4, f32_at(result + 4 * head_dim + 4) * first(factor))
+    set_f32(result + 4 * head_dim + 4, f32_at(result + 4 * head_dim + 4) + weights)
     if value_scales:
         for key in range(count):
-            scale = f32_at(value_scales + 4 * (low + key))
-            set_f32(scores + 4 * key, f32_at(scores + 4 * key) * scale)
-    _add_values(load, size, scores, values + size * head_dim * low, count, head_dim, result)
+            set_f32(scores + 4 * key, f32_at(scores + 4 * key) * f32_at(value_scales + 4 * key))
 
 
 @compiled

@@ -12,7 +12,7 @@ formats. ``layout.py`` names their fields; ``model/fused.py`` fills them in.
 
 import numpy as np
 
-from llama_cpu.kernels.attention import combine, result_bytes
+from llama_cpu.kernels.attention import BLOCK, combine, result_bytes
 from llama_cpu.kernels.heads import place_head, store_head
 from llama_cpu.kernels.inputs import copy_row, input_bytes, norm_row, round_row, swiglu_row
 from llama_cpu.kernels.layout import (
@@ -258,8 +258,8 @@ def attend(model, layer, position, rows, memory, counters, stage):
     span = (old + parts - 1) // parts
     eps, interleaved = f32_at(field(model, EPS)), field(model, INTERLEAVED)
     scale = np.float32(1) / np.sqrt(np.float32(head_dim))
-    queries, scores, key = memory, memory + 4 * rows * group * head_dim, 0
-    key = scores + 512
+    queries, scores = memory, memory + 4 * (rows * group + 1) * head_dim
+    key = scores + 8 * BLOCK
     item_bytes = 4 >> kind  # of float32, bfloat16 or int8: 4, 2 or 1
     piece = take(counters, stage, n_kv * parts)
     while piece >= 0:
@@ -298,7 +298,7 @@ def attend(model, layer, position, rows, memory, counters, stage):
                 )  # fmt: skip
         start = first + part * span
         end = position + rows if part == parts - 1 else start + span
-        results = field(model, RESULTS) + piece * rows * group * result_bytes(head_dim)
+        results = field(model, RESULTS) + piece * (rows * group + 1) * result_bytes(head_dim)
         call_attention(
             field(model, ATTEND), queries, keys, values, key_scales, value_scales, start, end, rows,
             group, position, window, head_dim, results, scores,
@@ -319,7 +319,7 @@ def attention_inputs(model, layer, position, rows, rounds, inputs):
     group, columns = n_heads // n_kv, n_heads * head_dim
     old = position - first_key(field(layer, WINDOW), position)
     parts = context_parts(old, n_kv, field(model, THREADS))
-    part_bytes = rows * group * result_bytes(head_dim)
+    part_bytes = (rows * group + 1) * result_bytes(head_dim)
     for m in range(rows):
         row = inputs + m * input_bytes(columns)
         for head in range(n_heads):

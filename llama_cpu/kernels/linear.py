@@ -116,7 +116,7 @@ class FewRows:
     def __init__(self, matrix: KernelMatrix, threads: int) -> None:
         self._matrix = matrix
         self._team = team(threads)
-        size = layout.MOST_ROWS * prepared_bytes(matrix.columns)
+        size = (layout.MOST_ROWS + 1) * prepared_bytes(matrix.columns)
         self._private, self._eps = aligned(threads * size), torch.zeros(1)
         self.table, self.stages = Table(layout.MODEL_FIELDS), 3
         self.table[layout.DIM] = matrix.columns

@@ -6,7 +6,7 @@ A product is compiled from a function with the arguments
 
 It multiplies ``rows`` prepared inputs (``inputs.py``) by the rows [first, last) of a weight
 [out, columns], and writes float32 to ``output`` [rows, stride], or adds to what is there if
-``adds`` is 1. All arguments are int64; the first three are addresses.
+``adds`` is 1. After the inputs, there is memory for one more, which the product may use. All arguments are int64; the first three are addresses.
 
 A row of a weight is read from memory once. Four inputs are multiplied at a time, so that unpacking
 it is done once for four of them.
@@ -43,7 +43,9 @@ from llama_cpu.kernels.simd import (
     quarter_3,
     set_f32,
     spread,
+    spread_at,
     store_f32,
+    store_pair,
     to_float,
     total,
     total_pair,
@@ -228,27 +230,66 @@ def dot_pairs(unpack, scales, dot_twice, size, weight, x, length, columns):
 
 
 @compiled
-def dot_pairs_4(unpack, scales, dot_twice, size, weight, x, pitch, length, columns):
-    """Return the dot products of a weight's row with four inputs, ``pitch`` bytes apart."""
-    a, b, c, d = zeros(), zeros(), zeros(), zeros()
-    oa, ob, oc, od = zero_pair(), zero_pair(), zero_pair(), zero_pair()
-    x1, x2, x3 = x + pitch, x + 2 * pitch, x + 3 * pitch
+def prepare_scales(scales, size, weight, length, columns, memory):
+    """Write the scales, and then the offsets, of a weight's row as float32 [length / 32] each."""
     count = columns // 32
+    offsets = memory + length // 8
     for group in range(0, count, 2):
         block = weight + size * group
         following = block + size if group + 1 < count else block
-        low, high = unpack(block, following)
         step, offset = scales(block, following)
-        a, oa = add_pair(low, high, step, offset, dot_twice, x, length, group, a, oa)
-        b, ob = add_pair(low, high, step, offset, dot_twice, x1, length, group, b, ob)
-        c, oc = add_pair(low, high, step, offset, dot_twice, x2, length, group, c, oc)
-        d, od = add_pair(low, high, step, offset, dot_twice, x3, length, group, d, od)
-    return (
-        total(a) + total_pair(oa),
-        total(b) + total_pair(ob),
-        total(c) + total_pair(oc),
-        total(d) + total_pair(od),
-    )
+        store_pair(memory + 4 * group, step)
+        store_pair(offsets + 4 * group, offset)
+    for group in range(count + count % 2, length // 32):  # never multiplied by anything but 0
+        set_f32(memory + 4 * group, np.float32(0))
+        set_f32(offsets + 4 * group, np.float32(0))
+
+
+@compiled
+def scale_products(memory, x, length, target):
+    """Write the products of the scales of a weight's row and an input, float32 [length / 32].
+
+    Returns the sum of the products of the offsets and the input's sums.
+    """
+    sums = zeros()
+    scale = x + 6 * length
+    for i in range(0, length // 8, 32):
+        store_f32(target + i, load_f32(memory + i) * load_f32(scale + i))
+        offset, least = memory + length // 8 + i, scale + length // 8 + i
+        sums = fma(load_f32(offset), load_f32(least), sums)
+    return total(sums)
+
+
+@compiled
+def add_scaled_pair(low, high, dot_twice, x, length, group, scales, sums):
+    """Add the products of two unpacked blocks with an input; ``scales``: of ``scale_products``."""
+    x8 = x + 5 * length + 32 * group
+    products = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
+    return fma(to_float(products), spread_at(scales + 4 * group), sums)
+
+
+@compiled
+def dot_pairs_4(unpack, scales, dot_twice, size, weight, x, pitch, length, columns, memory):
+    """Return the dot products of a weight's row with four inputs, ``pitch`` bytes apart.
+
+    The products of scales are computed first, eight at a time, into ``memory``.
+    """
+    prepare_scales(scales, size, weight, length, columns, memory)
+    row = length // 8
+    s0, s1, s2, s3 = memory + 2 * row, memory + 3 * row, memory + 4 * row, memory + 5 * row
+    x1, x2, x3 = x + pitch, x + 2 * pitch, x + 3 * pitch
+    o0, o1 = scale_products(memory, x, length, s0), scale_products(memory, x1, length, s1)
+    o2, o3 = scale_products(memory, x2, length, s2), scale_products(memory, x3, length, s3)
+    a, b, c, d = zeros(), zeros(), zeros(), zeros()
+    count = columns // 32
+    for group in range(0, count, 2):
+        block = weight + size * group
+        low, high = unpack(block, block + size if group + 1 < count else block)
+        a = add_scaled_pair(low, high, dot_twice, x, length, group, s0, a)
+        b = add_scaled_pair(low, high, dot_twice, x1, length, group, s1, b)
+        c = add_scaled_pair(low, high, dot_twice, x2, length, group, s2, c)
+        d = add_scaled_pair(low, high, dot_twice, x3, length, group, s3, d)
+    return total(a) + o0, total(b) + o1, total(c) + o2, total(d) + o3
 
 
 @compiled
@@ -269,13 +310,16 @@ def multiply_pairs(
 ):
     """The product with weights in blocks of 32."""
     pitch, length = input_bytes(columns), padded(columns)
+    memory = inputs + rows * pitch  # the space of one more input
     for row in range(first, last):
         w, y = weight + row * (columns // 32) * size, output + 4 * row
         m = 0
         while m < rows:
             x, target = inputs + m * pitch, y + 4 * m * stride
             if rows - m >= 4:
-                results = dot_pairs_4(unpack, scales, dot_twice, size, w, x, pitch, length, columns)
+                results = dot_pairs_4(
+                    unpack, scales, dot_twice, size, w, x, pitch, length, columns, memory
+                )
                 write_4_results(target, stride, results, adds)
                 m += 4
             else:

@@ -335,6 +335,20 @@ def spread(builder, args):
     return _shuffle(builder, args[0], args[0], [0] * 4 + [1] * 4)
 
 
+@_operation(F32X8, types.int64)
+def spread_at(builder, args):
+    """Return 4 copies of the first and 4 of the second float32 at an address."""
+    both = _load(builder, args[0], ir.IntType(64))
+    copies = builder.bitcast(_splat(builder, both, 4), F32X8.ir)
+    return _shuffle(builder, copies, copies, [0] * 4 + [5] * 4)
+
+
+@_operation(types.void, types.int64, F32X2)
+def store_pair(builder, args):
+    """Write 2 float32 to an address."""
+    _store(builder, args[0], args[1])
+
+
 @_operation(F32X8, F32X8, F32X8, F32X8)
 def fma(builder, args):
     """Return a * b + c."""
@@ -365,6 +379,23 @@ def total_pair(builder, args):
     """Return the sum of the 2 numbers."""
     first, second = (builder.extract_element(args[0], _I32(lane)) for lane in (0, 1))
     return builder.fadd(first, second)
+
+
+def _add_neighbours(builder: ir.IRBuilder, one: Any, other: Any) -> Any:
+    """Add neighbours within each half of two vectors of 8 (AVX's vhaddps)."""
+    even = _shuffle(builder, one, other, [0, 2, 8, 10, 4, 6, 12, 14])
+    odd = _shuffle(builder, one, other, [1, 3, 9, 11, 5, 7, 13, 15])
+    return builder.fadd(even, odd, flags=_FAST)
+
+
+@_operation(types.void, types.int64, F32X8, F32X8, F32X8, F32X8)
+def store_totals(builder, args):
+    """Write the sums of four vectors, 4 float32, to an address."""
+    address, *vectors = args
+    pairs = [_add_neighbours(builder, *vectors[i : i + 2]) for i in (0, 2)]
+    halves = _add_neighbours(builder, *pairs)
+    low, high = (_shuffle(builder, halves, halves, range(i, i + 4)) for i in (0, 4))
+    _store(builder, address, builder.fadd(low, high, flags=_FAST))
 
 
 @_operation(types.float32, F32X8)

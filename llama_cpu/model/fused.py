@@ -147,9 +147,11 @@ class FusedPass:
         rows, heads = self.few_rows, config.n_heads + 2 * config.n_kv_heads
         attend, kind = _CACHES[self._cache.dtype]
         # Prepared inputs, or the queries of a group, the scores of a block of keys and one key.
-        private = rows * prepared_bytes(max(widest, config.q_dim)) + 4096 + 8 * config.head_dim
+        private = (
+            (rows + 1) * prepared_bytes(max(widest, config.q_dim)) + 4096 + 8 * config.head_dim
+        )
         result_bytes = 4 * config.head_dim + 32  # attention.result_bytes
-        parts = config.n_heads * layout.MOST_PARTS
+        results = (config.n_heads * rows + config.n_kv_heads) * layout.MOST_PARTS
         values = {
             layout.LAYERS: self._layers.address,
             layout.N_LAYERS: config.n_layers,
@@ -167,7 +169,7 @@ class FusedPass:
             layout.NORM: norm.unscaled.data_ptr(),
             layout.THREADS: threads,
             layout.QKV: self._new_memory(4 * rows * heads * config.head_dim),
-            layout.RESULTS: self._new_memory(parts * rows * result_bytes),
+            layout.RESULTS: self._new_memory(results * result_bytes),
             layout.GATE_UP: self._new_memory(8 * rows * config.hidden_dim),
             layout.PRIVATE: self._new_memory(threads * private),
             layout.PRIVATE_BYTES: private,
