@@ -7,7 +7,12 @@ from pathlib import Path
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import OpenSession, session_opener
-from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
+from llama_cpu.loading.memory_estimate import (
+    PROGRAM_BYTES,
+    check_fits,
+    estimate_memory,
+    program_in_memory,
+)
 from llama_cpu.loading.plan import LoadPlan, plan_loading
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -21,14 +26,16 @@ class Choice:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory that the model will need."""
-        plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
-        return sum(
-            estimate_memory(
-                plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.products
-            ).total
-            for plan in plans
-        )
+        """Bytes of memory that the model will need beside what the program has now."""
+        needed = _needed(self.plan, program_in_memory())
+        return needed + (_needed(self.plan.draft, PROGRAM_BYTES) if self.plan.draft else 0)
+
+
+def _needed(plan: LoadPlan, present: int) -> int:
+    config = plan.checkpoint.config
+    return estimate_memory(
+        config, plan.precision, plan.max_seq_len, plan.products, present
+    ).total
 
 
 # Takes the file or folder, the display name, the precision, and the bytes of memory that will be
@@ -64,7 +71,8 @@ def model_chooser(
             wanted = min(args.max_seq_len, config.context_length)
             plan = replace(plan, max_seq_len=max(16, wanted))
         if free is not None and not args.force:
-            check_fits(config, precision, plan.max_seq_len, free, plan.products)
+            present = program_in_memory()
+            check_fits(config, precision, plan.max_seq_len, free, plan.products, present)
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
         return Choice(plan, session_opener(plan, args, conversation))

@@ -6,6 +6,7 @@ from typing import Any
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
 from llama_cpu.model.config import ModelConfig
+from llama_cpu.system.memory import memory_report
 from llama_cpu.system.text import human_bytes
 from llama_cpu.weights.choice import preferred
 from llama_cpu.weights.formats import smaller_than
@@ -13,7 +14,7 @@ from llama_cpu.weights.linear import PREFILL_CHUNK
 from llama_cpu.weights.operations import ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 
-_PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
+PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class MemoryEstimate:
         return self.weights + self.kv_cache + self.working
 
 
+def program_in_memory() -> int:
+    """Return how many of PROGRAM_BYTES this process has already allocated.
+
+    Pages of mapped files, such as PyTorch's libraries, do not count: the system can drop them, so
+    they are part of the available memory. What exceeds PROGRAM_BYTES belongs to a loaded model.
+    """
+    return min(PROGRAM_BYTES, memory_report().anonymous)
+
+
 def widest_product(config: ModelConfig) -> tuple[int, int]:
     """Return the shape [out, in] of a layer's largest stacked product: w1, w3 or wq, wk, wv."""
     heads = config.n_heads + 2 * config.n_kv_heads
@@ -40,8 +50,14 @@ def estimate_memory(
     precision: WeightFormat,
     max_seq_len: int,
     products: ProductChoice[Any] | None = None,
+    present: int = 0,
 ) -> MemoryEstimate:
-    """Estimate the memory of a model. ``products`` None: those preferred without a measurement."""
+    """Estimate the memory of a model and of the program that runs it.
+
+    ``products`` None: those preferred without a measurement. ``present``: bytes of the program that
+    are already allocated, so that the estimate can be compared with the memory that is available
+    now.
+    """
     operations = precision.operations
     products = products or preferred(operations)
     weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
@@ -49,7 +65,8 @@ def estimate_memory(
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
-    working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
+    working = max(0, PROGRAM_BYTES - present)
+    working += 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
     if products.product.widens:
         rows, columns = widest_product(config)
         working += 4 * rows * columns
@@ -66,9 +83,13 @@ def check_fits(
     max_seq_len: int,
     available: int,
     products: ProductChoice[Any] | None = None,
+    present: int = 0,
 ) -> None:
-    """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes."""
-    needed = estimate_memory(config, precision, max_seq_len, products)
+    """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes.
+
+    ``products`` and ``present`` are those of ``estimate_memory``.
+    """
+    needed = estimate_memory(config, precision, max_seq_len, products, present)
     if needed.total <= available:
         return
     raise UserError(
@@ -76,12 +97,12 @@ def check_fits(
         f"{human_bytes(needed.weights)}, KV cache {human_bytes(needed.kv_cache)}, working space "
         f"{human_bytes(needed.working)}) but {human_bytes(available)} are free, which is "
         f"{human_bytes(needed.total - available)} too little; "
-        + _what_would_help(config, precision, max_seq_len, available)
+        + _what_would_help(config, precision, max_seq_len, available, present)
     )
 
 
 def _what_would_help(
-    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int
+    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int, present: int
 ) -> str:
     lengths = [max_seq_len]
     while lengths[-1] > 256:
@@ -91,7 +112,7 @@ def _what_would_help(
     options = [(other, max_seq_len) for other in smaller]
     options += [(other, length) for other in (precision, *smaller) for length in lengths]
     for other, length in options:
-        if estimate_memory(config, other, length).total <= available:
+        if estimate_memory(config, other, length, present=present).total <= available:
             switches = [other.switch] if other is not precision else []
             switches += [f"--max_seq_len {length}"] if length != max_seq_len else []
             return f"{' '.join(switches)} would make it fit (--force tries it all the same)."

@@ -8,7 +8,13 @@ from typing import Any
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
-from llama_cpu.loading.memory_estimate import check_fits, estimate_memory, widest_product
+from llama_cpu.loading.memory_estimate import (
+    PROGRAM_BYTES,
+    check_fits,
+    estimate_memory,
+    program_in_memory,
+    widest_product,
+)
 from llama_cpu.loading.weight_reader import can_map
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
@@ -98,18 +104,26 @@ def plan_loading(
         only_in_place(products) if is_mapped else products,
         operators,
     )
-    available = available_memory()
+    available, present = available_memory(), program_in_memory()
     if not force:
-        check_fits(checkpoint.config, precision, context, available, plan.products)
+        check_fits(checkpoint.config, precision, context, available, plan.products, present)
     several_rows = plan.products.rows_at_once > 1
     plan = replace(plan, lookup=several_rows if lookup is None else lookup)
     if draft_ckpt_dir is None:
         return plan
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
-        used = estimate_memory(checkpoint.config, precision, context, plan.products).total
-        left = available - used
-        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left, draft.products)
+        left = available - estimate_memory(
+            checkpoint.config, precision, context, plan.products, present
+        ).total
+        check_fits(
+            draft.checkpoint.config,
+            precision,
+            draft.max_seq_len,
+            left,
+            draft.products,
+            PROGRAM_BYTES,  # counted with the model
+        )
     return replace(plan, draft=draft)
 
 
