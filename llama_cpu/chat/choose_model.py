@@ -33,9 +33,7 @@ class Choice:
 
 def _needed(plan: LoadPlan, present: int) -> int:
     config = plan.checkpoint.config
-    return estimate_memory(
-        config, plan.precision, plan.max_seq_len, plan.products, present
-    ).total
+    return estimate_memory(config, plan.precision, plan.max_seq_len, plan.products, present).total
 
 
 # Takes the file or folder, the display name, the precision, and the bytes of memory that will be

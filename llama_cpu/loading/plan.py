@@ -113,9 +113,10 @@ def plan_loading(
         return plan
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
-        left = available - estimate_memory(
-            checkpoint.config, precision, context, plan.products, present
-        ).total
+        left = (
+            available
+            - estimate_memory(checkpoint.config, precision, context, plan.products, present).total
+        )
         check_fits(
             draft.checkpoint.config,
             precision,
