@@ -1,6 +1,6 @@
 """Measure how the memory of the program grows in a long conversation.
 
-    python -m benchmarks.long_conversation                    # the model of the chat, each precision
+    python -m benchmarks.long_conversation                      # the model of the chat
     python -m benchmarks.long_conversation --model PATH --precisions float32,int8 --turns 100
 
 Messages of different lengths, from a text of benchmarks/text, are answered in a context of 1,024

@@ -60,8 +60,8 @@ def give_back_memory() -> None:
     _c_library("malloc_trim", 0)
 
 
-# Five shapes of weights (wq with wk and wv, wo, w1 with w3, w2, output) with up to 8 rows, and 24 for
-# a prompt.
+# Five shapes of weights (wq with wk and wv, wo, w1 with w3, w2, output) with up to 8 rows, and 24
+# for a prompt.
 _KEPT_PRODUCTS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 

@@ -57,7 +57,7 @@ def test_what_cannot_be_measured_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["long_conversation", "--model", str(tmp_path / "nothing")])
-    with pytest.raises(SystemExit, match="Error: .*nothing"):
+    with pytest.raises(SystemExit, match=r"Error: .*nothing"):
         long_conversation.main()
     monkeypatch.setattr("sys.argv", ["long_conversation", "--turns", "0"])
     with pytest.raises(SystemExit):
