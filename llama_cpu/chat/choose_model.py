@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.open_session import OpenSession, session_opener
-from llama_cpu.loading.memory_estimate import check_fits
+from llama_cpu.loading.memory_estimate import PROGRAM_BYTES, check_fits, program_in_memory
 from llama_cpu.loading.plan import LoadPlan, memory_of, plan_loading
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -21,9 +21,9 @@ class Choice:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory that the model will need."""
-        plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
-        return sum(memory_of(plan).total for plan in plans)
+        """Bytes of memory that the model will need beside what the program has now."""
+        needed = memory_of(self.plan, program_in_memory()).total
+        return needed + (memory_of(self.plan.draft, PROGRAM_BYTES).total if self.plan.draft else 0)
 
 
 # Takes the file or folder, the display name, the precision, and the bytes of memory that will be
@@ -65,7 +65,8 @@ def model_chooser(
                 plan.max_seq_len,
                 free,
                 plan.products,
-                plan.checkpoint.tensors,
+                program_in_memory(),
+                tensors=plan.checkpoint.tensors,
             )
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)

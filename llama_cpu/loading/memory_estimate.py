@@ -7,6 +7,7 @@ from typing import Any
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
 from llama_cpu.model.config import ModelConfig
+from llama_cpu.system.memory import memory_report
 from llama_cpu.system.text import human_bytes
 from llama_cpu.weights.choice import preferred
 from llama_cpu.weights.formats import smaller_than
@@ -15,7 +16,7 @@ from llama_cpu.weights.operations import ProductChoice, StoredMatrix
 from llama_cpu.weights.weight_format import WeightFormat
 
 Tensors = Mapping[str, StoredMatrix]
-_PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
+PROGRAM_BYTES = 300 << 20  # the interpreter, PyTorch, the app
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,15 @@ class MemoryEstimate:
         return self.weights + self.kv_cache + self.working
 
 
+def program_in_memory() -> int:
+    """Return how many of PROGRAM_BYTES this process has already allocated.
+
+    Pages of mapped files, such as PyTorch's libraries, do not count: the system can drop them, so
+    they are part of the available memory. What exceeds PROGRAM_BYTES belongs to a loaded model.
+    """
+    return min(PROGRAM_BYTES, memory_report().anonymous)
+
+
 def widest_product(config: ModelConfig) -> tuple[int, int]:
     """Return the shape [out, in] of a layer's largest stacked product: w1, w3 or wq, wk, wv."""
     heads = config.n_heads + 2 * config.n_kv_heads
@@ -42,12 +52,16 @@ def estimate_memory(
     precision: WeightFormat,
     max_seq_len: int,
     products: ProductChoice[Any] | None = None,
+    present: int = 0,
+    *,
     tensors: Tensors | None = None,
 ) -> MemoryEstimate:
-    """Estimate the memory of a model. ``products`` None: those preferred without a measurement.
+    """Estimate the memory of a model and of the program that runs it.
 
-    ``tensors``: those of the checkpoint, by name; weights that are kept as they are in the file
-    cannot be counted without them.
+    ``products`` None: those preferred without a measurement. ``present``: bytes of the program that
+    are already allocated, so that the estimate can be compared with the memory that is available
+    now. ``tensors``: those of the checkpoint, by name; weights that are kept as they are in the
+    file cannot be counted without them.
     """
     stored = tensors or {}
     operations = precision.operations
@@ -60,7 +74,8 @@ def estimate_memory(
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
-    working = _PROGRAM_BYTES + 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
+    working = max(0, PROGRAM_BYTES - present)
+    working += 4 * PREFILL_CHUNK * (widest + scores) + rope + 16 * config.vocab_size
     if products.product.widens:
         rows, columns = widest_product(config)
         working += 4 * rows * columns
@@ -78,10 +93,15 @@ def check_fits(
     max_seq_len: int,
     available: int,
     products: ProductChoice[Any] | None = None,
+    present: int = 0,
+    *,
     tensors: Tensors | None = None,
 ) -> None:
-    """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes."""
-    needed = estimate_memory(config, precision, max_seq_len, products, tensors)
+    """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes.
+
+    The other arguments are those of ``estimate_memory``.
+    """
+    needed = estimate_memory(config, precision, max_seq_len, products, present, tensors=tensors)
     if needed.total <= available:
         return
     raise UserError(
@@ -89,12 +109,12 @@ def check_fits(
         f"{human_bytes(needed.weights)}, KV cache {human_bytes(needed.kv_cache)}, working space "
         f"{human_bytes(needed.working)}) but {human_bytes(available)} are free, which is "
         f"{human_bytes(needed.total - available)} too little; "
-        + _what_would_help(config, precision, max_seq_len, available)
+        + _what_would_help(config, precision, max_seq_len, available, present)
     )
 
 
 def _what_would_help(
-    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int
+    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int, present: int
 ) -> str:
     lengths = [max_seq_len]
     while lengths[-1] > 256:
@@ -104,7 +124,7 @@ def _what_would_help(
     options = [(other, max_seq_len) for other in smaller]
     options += [(other, length) for other in (precision, *smaller) for length in lengths]
     for other, length in options:
-        if estimate_memory(config, other, length).total <= available:
+        if estimate_memory(config, other, length, present=present).total <= available:
             switches = [other.switch] if other is not precision else []
             switches += [f"--max_seq_len {length}"] if length != max_seq_len else []
             return f"{' '.join(switches)} would make it fit (--force tries it all the same)."

@@ -11,9 +11,11 @@ from llama_cpu.checkpoint.gguf import QuantizedTensor
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
 from llama_cpu.loading.memory_estimate import (
+    PROGRAM_BYTES,
     MemoryEstimate,
     check_fits,
     estimate_memory,
+    program_in_memory,
     widest_product,
 )
 from llama_cpu.loading.weight_reader import can_map
@@ -61,14 +63,21 @@ class LoadPlan:
         return self.checkpoint.path
 
 
-def memory_of(plan: LoadPlan) -> MemoryEstimate:
+def memory_of(plan: LoadPlan, present: int = 0) -> MemoryEstimate:
     """Estimate the memory of a planned model, without its draft model.
+
+    ``present``: bytes of the program that are already allocated.
 
     Must be called before the model is loaded, because that releases the tensors.
     """
     checkpoint = plan.checkpoint
     return estimate_memory(
-        checkpoint.config, plan.precision, plan.max_seq_len, plan.products, checkpoint.tensors
+        checkpoint.config,
+        plan.precision,
+        plan.max_seq_len,
+        plan.products,
+        present,
+        tensors=checkpoint.tensors,
     )
 
 
@@ -123,10 +132,16 @@ def plan_loading(
         only_in_place(products) if is_mapped else products,
         operators,
     )
-    available = available_memory()
+    available, present = available_memory(), program_in_memory()
     if not force:
         check_fits(
-            checkpoint.config, precision, context, available, plan.products, checkpoint.tensors
+            checkpoint.config,
+            precision,
+            context,
+            available,
+            plan.products,
+            present,
+            tensors=checkpoint.tensors,
         )
     several_rows = plan.products.rows_at_once > 1
     plan = replace(plan, lookup=several_rows if lookup is None else lookup)
@@ -134,15 +149,15 @@ def plan_loading(
         return plan
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
-        left = available - memory_of(plan).total
-        drafted = draft.checkpoint
+        left = available - memory_of(plan, present).total
         check_fits(
-            drafted.config,
+            draft.checkpoint.config,
             draft.precision,
             draft.max_seq_len,
             left,
             draft.products,
-            drafted.tensors,
+            PROGRAM_BYTES,  # counted with the model
+            tensors=draft.checkpoint.tensors,
         )
     return replace(plan, draft=draft)
 

@@ -19,10 +19,20 @@ def prepare_for_torch() -> None:
 
     ``THP_MEM_ALLOC_ENABLE``: allocations of 2 MiB and more use huge pages if Linux offers them,
     which makes reading weights up to a fifth faster (docs/performance.md).
+
+    ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` and ``LRU_CACHE_CAPACITY``: oneDNN compiles a product for
+    every shape of the weight and number of rows, 0.3 to 1.2 MB each. It keeps the last 1,024 of
+    them, and so does PyTorch's layer above it (ideep), so a conversation of short turns grew by
+    hundreds of MB. ``_KEPT_PRODUCTS`` are enough for a pass over any model, because its layers have
+    the same few shapes, and for the numbers of rows that speculative decoding alternates between
+    (docs/performance.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # oneDNN's other name for it
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_PRODUCTS))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(_KEPT_PRODUCTS))
     # The arenas of other threads cannot keep large blocks, so keep_freed_memory needs this.
     _c_library("mallopt", _M_ARENA_MAX, 1)
 
@@ -50,6 +60,9 @@ def give_back_memory() -> None:
     _c_library("malloc_trim", 0)
 
 
+# Five shapes of weights (wq with wk and wv, wo, w1 with w3, w2, output) with up to 8 rows, and 24
+# for a prompt.
+_KEPT_PRODUCTS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 
 

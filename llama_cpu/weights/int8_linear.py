@@ -90,15 +90,29 @@ def _in_8_bits(x: Tensor, greatest: Tensor, product: ByteProduct) -> Tensor:
     size = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
     coarse = (greatest > Int8Linear.COARSE * size).squeeze(1).nonzero().squeeze(1)
     if not len(coarse):
-        return product(rounded)
+        return product(_in_blocks([rounded]))[: len(x)]
     rest = (x[coarse] * steps[coarse]).sub_(rounded[coarse].float().sub_(128))
     rest = rest.mul_(2 * _STEPS).add_(_MIDDLE).to(torch.uint8)  # -0.5 to 0.5 as 1 to 255
-    both = product(torch.cat([rounded, rest]))
-    whole, rest = both[: len(x)], both[len(x) :]
+    both = product(_in_blocks([rounded, rest]))
+    whole, rest = both[: len(x)], both[len(x) : len(x) + len(coarse)]
     return whole.index_add_(0, coarse, rest, alpha=1 / (2 * _STEPS))
 
 
+def _in_blocks(pieces: list[Tensor]) -> Tensor:
+    """Put uint8 pieces [rows, in] below each other, with rows of zeros up to a whole block.
+
+    Each layer of a model finds another number of rows with outliers. oneDNN would compile a product
+    for each of them, 60 to 80 in one prompt of the demo model, which takes milliseconds and a
+    megabyte each time. Its products work on blocks of rows anyway.
+    """
+    missing = -sum(map(len, pieces)) % _BLOCK_ROWS
+    if missing:
+        pieces = [*pieces, pieces[0].new_zeros(missing, pieces[0].shape[1])]
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+
 _STEPS = 127.0
+_BLOCK_ROWS = 16  # rows of a tile of AMX
 _MIDDLE = torch.tensor(128.5)  # with 0.5, because the conversion to integers truncates
 # From 2 ** 23 on, float32 has no fraction bits, so adding a number to it rounds the number.
 _MIDDLE_OF_16_BITS = torch.tensor(2.0**23 + 128 * 256 + 128)

@@ -114,7 +114,7 @@ def test_a_chat_of_what_is_not_text(model, capsys, monkeypatch) -> None:
     assert "UTF-8" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("free", [0, 300 << 20])
+@pytest.mark.parametrize("free", [0, 100 << 10])
 def test_not_enough_memory(free: int, model, refused, monkeypatch) -> None:
     monkeypatch.setattr("llama_cpu.loading.plan.available_memory", lambda: free)
     message = refused(model("meta"))

@@ -17,7 +17,12 @@ from llama_cpu.checkpoint.stored import FileTensor
 from llama_cpu.cli.main import command_parser
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.loading.load import load
-from llama_cpu.loading.memory_estimate import check_fits, estimate_memory
+from llama_cpu.loading.memory_estimate import (
+    PROGRAM_BYTES,
+    check_fits,
+    estimate_memory,
+    program_in_memory,
+)
 from llama_cpu.loading.plan import plan_loading
 from llama_cpu.model.transformer import Block
 from llama_cpu.weights.bf16 import BF16
@@ -35,6 +40,7 @@ from tests.support.checkpoints import (
     write_meta,
 )
 from tests.support.engine import load_tiny, make_plan
+from tests.support.vocabularies import write_tokenizer_json
 
 GIB = 1 << 30
 
@@ -251,6 +257,39 @@ def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> No
 def test_what_fits_is_let_through() -> None:
     check_fits(LLAMA_7B, FLOAT32, 2048, 32 * GIB)
     check_fits(LLAMA_7B, BF16, 2048, 16 * GIB)
+
+
+def test_the_program_is_not_counted_twice() -> None:
+    """What the process has allocated is missing from the available memory already."""
+    whole = estimate_memory(LLAMA_7B, INT8, 2048)
+    rest = estimate_memory(LLAMA_7B, INT8, 2048, present=100 << 20)
+    assert whole.total - rest.total == whole.working - rest.working == 100 << 20
+    check_fits(LLAMA_7B, INT8, 2048, rest.total, present=100 << 20)
+    with pytest.raises(UserError, match="which is 100 MiB too little"):
+        check_fits(LLAMA_7B, INT8, 2048, rest.total)
+    # Another model that is loaded does not make this one smaller.
+    least = estimate_memory(LLAMA_7B, INT8, 2048, present=PROGRAM_BYTES)
+    assert estimate_memory(LLAMA_7B, INT8, 2048, present=50 * GIB) == least
+    assert least.working > 0
+
+
+def test_the_program_in_memory() -> None:
+    assert 20 << 20 < program_in_memory() <= PROGRAM_BYTES
+
+
+def test_a_plan_subtracts_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    write_hugging_face(tmp_path, config, random_weights(config))
+    write_tokenizer_json(tmp_path)
+    estimate = estimate_memory(config, FLOAT32, 64, present=200 << 20)
+    monkeypatch.setattr("llama_cpu.loading.plan.program_in_memory", lambda: 200 << 20)
+    monkeypatch.setattr("llama_cpu.loading.plan.available_memory", lambda: estimate.total)
+    plan_loading(tmp_path, max_seq_len=64)
+    monkeypatch.setattr("llama_cpu.loading.plan.available_memory", lambda: estimate.total - 1)
+    with pytest.raises(UserError, match="too little"):
+        plan_loading(tmp_path, max_seq_len=64)
 
 
 def test_kv_cache_is_touched_only_as_it_is_used() -> None:

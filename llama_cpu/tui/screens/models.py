@@ -103,9 +103,11 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
 
     def on_model_screen_read(self, message: Read) -> None:
         """Fill a row of the table."""
+        from llama_cpu.loading.memory_estimate import program_in_memory
+
         table, row, facts = self.query_one(DataTable), message.row, message.facts
         self._facts[row] = facts
-        free = available_memory()
+        free = available_memory() + program_in_memory()  # the program is part of what is needed
         cells = ["?", "?", *("-" for _ in FORMATS)]
         if facts.memory:
             cells = [count(facts.parameters), facts.file_type]
