@@ -25,7 +25,11 @@ class Choice:
         plans = [self.plan, self.plan.draft] if self.plan.draft else [self.plan]
         return sum(
             estimate_memory(
-                plan.checkpoint.config, plan.precision, plan.max_seq_len, plan.products
+                plan.checkpoint.config,
+                plan.precision,
+                plan.max_seq_len,
+                plan.products,
+                plan.kv_int8,
             ).total
             for plan in plans
         )
@@ -55,6 +59,7 @@ def model_chooser(
             threads=args.threads,
             force=True,  # more memory will be free than now
             mmap=args.mmap,
+            kv_int8=args.kv_int8,
             lookup=args.lookup,
             draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,
             operators=first.operators,
@@ -64,7 +69,7 @@ def model_chooser(
             wanted = min(args.max_seq_len, config.context_length)
             plan = replace(plan, max_seq_len=max(16, wanted))
         if free is not None and not args.force:
-            check_fits(config, precision, plan.max_seq_len, free, plan.products)
+            check_fits(config, precision, plan.max_seq_len, free, plan.products, plan.kv_int8)
         is_demo = is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
         return Choice(plan, session_opener(plan, args, conversation))

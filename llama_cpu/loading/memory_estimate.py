@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
 from llama_cpu.model.config import ModelConfig
@@ -29,6 +31,11 @@ class MemoryEstimate:
         return self.weights + self.kv_cache + self.working
 
 
+def cache_dtype(precision: WeightFormat, kv_int8: bool) -> torch.dtype:
+    """Return the type of the KV cache. ``kv_int8``: whether the user wants it in int8."""
+    return torch.int8 if kv_int8 else precision.cache_dtype
+
+
 def widest_product(config: ModelConfig) -> tuple[int, int]:
     """Return the shape [out, in] of a layer's largest stacked product: w1, w3 or wq, wk, wv."""
     heads = config.n_heads + 2 * config.n_kv_heads
@@ -40,12 +47,13 @@ def estimate_memory(
     precision: WeightFormat,
     max_seq_len: int,
     products: ProductChoice[Any] | None = None,
+    kv_int8: bool = False,
 ) -> MemoryEstimate:
     """Estimate the memory of a model. ``products`` None: those preferred without a measurement."""
     operations = precision.operations
     products = products or preferred(operations)
     weights = sum(precision.nbytes(shape) for shape in tensor_shapes(config).values())
-    kv_cache = config.kv_cache_bytes(max_seq_len, precision.cache_dtype.itemsize)
+    kv_cache = config.kv_cache_bytes(max_seq_len, cache_dtype(precision, kv_int8))
     widest = max(config.hidden_dim * 3, config.dim * 8)
     scores = config.n_heads * max_seq_len
     rope = 8 * config.head_dim * max_seq_len
@@ -53,6 +61,8 @@ def estimate_memory(
     if products.product.widens:
         rows, columns = widest_product(config)
         working += 4 * rows * columns
+    if kv_int8:  # attention reads a layer's keys and values in float32
+        working += 4 * 2 * config.kv_dim * max_seq_len
     output = operations.output_product(products, config.tied_output)
     if config.tied_output and not output.in_place:
         # A packed output matrix is a second copy, beside the embedding table.
@@ -66,9 +76,10 @@ def check_fits(
     max_seq_len: int,
     available: int,
     products: ProductChoice[Any] | None = None,
+    kv_int8: bool = False,
 ) -> None:
     """Raise UserError, with a suggestion, if the model needs more than ``available`` bytes."""
-    needed = estimate_memory(config, precision, max_seq_len, products)
+    needed = estimate_memory(config, precision, max_seq_len, products, kv_int8)
     if needed.total <= available:
         return
     raise UserError(
@@ -76,23 +87,31 @@ def check_fits(
         f"{human_bytes(needed.weights)}, KV cache {human_bytes(needed.kv_cache)}, working space "
         f"{human_bytes(needed.working)}) but {human_bytes(available)} are free, which is "
         f"{human_bytes(needed.total - available)} too little; "
-        + _what_would_help(config, precision, max_seq_len, available)
+        + _what_would_help(config, precision, max_seq_len, available, kv_int8)
     )
 
 
 def _what_would_help(
-    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int
+    config: ModelConfig, precision: WeightFormat, max_seq_len: int, available: int, kv_int8: bool
 ) -> str:
     lengths = [max_seq_len]
     while lengths[-1] > 256:
         lengths.append(lengths[-1] // 2)
     smaller = smaller_than(precision)
-    # Smaller weight formats come first: they restrict the user less than a short context.
-    options = [(other, max_seq_len) for other in smaller]
-    options += [(other, length) for other in (precision, *smaller) for length in lengths]
-    for other, length in options:
-        if estimate_memory(config, other, length).total <= available:
+    # Smaller weight formats come first, then a smaller KV cache: they restrict the user less than a
+    # short context.
+    options = [(other, kv_int8, max_seq_len) for other in smaller]
+    options += [(other, True, max_seq_len) for other in (precision, *smaller)]
+    options += [
+        (other, in_int8, length)
+        for in_int8 in (kv_int8, True)
+        for other in (precision, *smaller)
+        for length in lengths
+    ]
+    for other, in_int8, length in options:
+        if estimate_memory(config, other, length, kv_int8=in_int8).total <= available:
             switches = [other.switch] if other is not precision else []
+            switches += ["--kv_int8"] if in_int8 != kv_int8 else []
             switches += [f"--max_seq_len {length}"] if length != max_seq_len else []
             return f"{' '.join(switches)} would make it fit (--force tries it all the same)."
     return "close other programs or take a smaller model (--force tries it all the same)."

@@ -5,10 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
-from llama_cpu.loading.memory_estimate import check_fits, estimate_memory, widest_product
+from llama_cpu.loading.memory_estimate import (
+    cache_dtype,
+    check_fits,
+    estimate_memory,
+    widest_product,
+)
 from llama_cpu.loading.weight_reader import can_map
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
@@ -38,6 +45,7 @@ class LoadPlan:
     mmap: bool  # whether weights that are stored in this format are memory-mapped
     products: ProductChoice[Any]
     operators: Operators  # chose the products; used again for the next model of this run
+    kv_int8: bool = False  # whether the KV cache is in int8, and not in the precision's own type
     lookup: bool = False  # prompt-lookup speculative decoding
     draft: "LoadPlan | None" = None  # plan of the draft model for speculative decoding
 
@@ -49,6 +57,11 @@ class LoadPlan:
     def source(self) -> Path:
         return self.checkpoint.path
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The type of the keys and values in the KV cache."""
+        return cache_dtype(self.precision, self.kv_int8)
+
 
 def plan_loading(
     ckpt_dir: Path | None = None,
@@ -59,6 +72,7 @@ def plan_loading(
     threads: int | None = None,
     force: bool = False,
     mmap: bool | None = None,
+    kv_int8: bool = False,
     lookup: bool | None = None,
     draft_ckpt_dir: Path | None = None,
     operators: Operators | None = None,
@@ -67,8 +81,9 @@ def plan_loading(
 
     ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
     is downloaded if necessary. ``mmap`` None: map weights unless a packed copy is faster on this
-    processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
-    ``operators`` chooses the products; None: by measuring, which takes about a second at most.
+    processor. ``kv_int8``: keep the KV cache in int8. ``lookup`` None: use prompt lookup if several
+    rows cost little more than one. ``operators`` chooses the products; None: by measuring, which
+    takes about a second at most.
     Raises UserError if a file or an argument is wrong, or if the memory does not suffice.
     """
     is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
@@ -97,19 +112,20 @@ def plan_loading(
         is_mapped,
         only_in_place(products) if is_mapped else products,
         operators,
+        kv_int8,
     )
     available = available_memory()
     if not force:
-        check_fits(checkpoint.config, precision, context, available, plan.products)
+        check_fits(checkpoint.config, precision, context, available, plan.products, kv_int8)
     several_rows = plan.products.rows_at_once > 1
     plan = replace(plan, lookup=several_rows if lookup is None else lookup)
     if draft_ckpt_dir is None:
         return plan
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
-        used = estimate_memory(checkpoint.config, precision, context, plan.products).total
-        left = available - used
-        check_fits(draft.checkpoint.config, precision, draft.max_seq_len, left, draft.products)
+        used = estimate_memory(checkpoint.config, precision, context, plan.products, kv_int8).total
+        left, length = available - used, draft.max_seq_len
+        check_fits(draft.checkpoint.config, precision, length, left, draft.products, kv_int8)
     return replace(plan, draft=draft)
 
 
@@ -124,6 +140,7 @@ def _plan_draft(
         threads=plan.threads,
         force=True,
         mmap=mmap,
+        kv_int8=plan.kv_int8,
         operators=plan.operators,
     )
     if vocabularies_differ(plan.tokenizer, draft.tokenizer):
@@ -144,6 +161,7 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
         threads=args.threads,
         force=args.force,
         mmap=args.mmap,
+        kv_int8=args.kv_int8,
         lookup=args.lookup,
         draft_ckpt_dir=args.draft_ckpt_dir,
         operators=operators,
