@@ -256,9 +256,9 @@ def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> No
 @pytest.mark.parametrize(
     ("available", "advice"),
     [
-        (int(7.8 * GIB), "little; --kv_int8 would make it fit"),
+        (int(7.5 * GIB), "little; --kv_int8 would make it fit"),
         (int(7.3 * GIB), "little; --max_seq_len 1024 would make it fit"),
-        (int(6.63 * GIB), "little; --kv_int8 --max_seq_len 256 would make it fit"),
+        (int(6.75 * GIB), "little; --kv_int8 --max_seq_len 256 would make it fit"),
     ],
 )
 def test_a_smaller_cache_is_advised_where_weights_cannot_be_smaller(
