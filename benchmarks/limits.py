@@ -40,7 +40,7 @@ def weight_bytes(config: ModelConfig, precision: str) -> int:
 
 def cache_bytes(config: ModelConfig, precision: str, context: int) -> int:
     """Return the bytes of the keys and values of ``context`` tokens."""
-    return config.kv_cache_bytes(context, format_of(precision).cache_dtype.itemsize)
+    return config.kv_cache_bytes(context, format_of(precision).cache_dtype)
 
 
 def decode_bytes(config: ModelConfig, precision: str, context: int) -> int:

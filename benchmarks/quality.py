@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality                      # the model of the chat, each precision
     python -m benchmarks.quality --ckpt_dir PATH --precisions float32,bf16
+    python -m benchmarks.quality --kv_int8            # each precision also with an int8 KV cache
 
 The reference is the first precision of the list. The table contains:
 
@@ -21,7 +22,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from threading import Event as Flag
 
@@ -100,20 +101,21 @@ def main() -> None:
     parser.add_argument(
         "--pass_tokens", type=int, default=WINDOW, help="number of tokens per forward pass"
     )
+    parser.add_argument(
+        "--kv_int8", action="store_true", help="measure each precision also with an int8 KV cache"
+    )
     args = parser.parse_args()
     if args.tokens < 2:
         parser.error("--tokens must be at least 2, because the first token is not predicted.")
     if args.pass_tokens < 1:
         parser.error("--pass_tokens must be at least 1.")
     try:
-        qualities = {
-            precision.label: measure(
-                plan_loading(args.ckpt_dir, args.tokenizer_path, precision=precision),
-                args.tokens,
-                args.pass_tokens,
+        qualities = {}
+        for precision, kv_int8 in product(args.precisions, [False, True][: 1 + args.kv_int8]):
+            plan = plan_loading(
+                args.ckpt_dir, args.tokenizer_path, precision=precision, kv_int8=kv_int8
             )
-            for precision in args.precisions
-        }
+            qualities[row_name(plan)] = measure(plan, args.tokens, args.pass_tokens)
     except UserError as error:
         parser.error(str(error))
     print(table(qualities))
@@ -128,20 +130,24 @@ def precisions(text: str) -> list[WeightFormat]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {names}") from error
 
 
+def row_name(plan: LoadPlan) -> str:
+    return plan.precision.label + (", int8 KV cache" if plan.kv_int8 else "")
+
+
 def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
     """Load a model and measure its quality.
 
     ``tokens``: maximum number of tokens of each text. ``pass_tokens``: tokens per forward pass.
     """
-    precision = plan.precision.label
+    name = row_name(plan)
     loaded = load(plan, lambda done, total, name: None, Flag())
     readings = {}
     for path in TEXTS:
-        print(f"{precision}: reads {path.stem}", file=sys.stderr)
+        print(f"{name}: reads {path.stem}", file=sys.stderr)
         text = path.read_text(encoding="utf-8")
         windows = text_windows(text, loaded.tokenizer, tokens, min(WINDOW, plan.max_seq_len))
         readings[path.stem] = read(loaded.model, loaded.cache, windows, pass_tokens)
-    print(f"{precision}: answers {len(QUESTIONS)} questions", file=sys.stderr)
+    print(f"{name}: answers {len(QUESTIONS)} questions", file=sys.stderr)
     return Quality(loaded.weights_bytes, readings, answers(loaded))
 
 

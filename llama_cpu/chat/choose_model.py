@@ -50,6 +50,7 @@ def model_chooser(
             threads=args.threads,
             force=True,  # more memory will be free than now
             mmap=args.mmap,
+            kv_int8=args.kv_int8,
             lookup=args.lookup,
             draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,
             operators=first.operators,
@@ -65,7 +66,8 @@ def model_chooser(
                 plan.max_seq_len,
                 free,
                 plan.products,
-                program_in_memory(),
+                present=program_in_memory(),
+                kv_int8=plan.kv_int8,
                 tensors=plan.checkpoint.tensors,
             )
         is_demo = is_first and first.is_demo

@@ -311,6 +311,11 @@ class ChatSession:
         return self.loaded.cache.nbytes
 
     @property
+    def kv_cache_type(self) -> str:
+        """Name of the type of the KV cache, such as ``bfloat16``."""
+        return self.loaded.cache.type_name
+
+    @property
     def kv_cache_used_bytes(self) -> int:
         """Bytes of the tokens that are in the KV cache now."""
         return len(self.loaded.cache) * self.loaded.cache.bytes_per_token

@@ -72,7 +72,7 @@ def _chat_in_app(args: argparse.Namespace) -> int:
     with open_conversation(args) as conversation:
         open_session = session_opener(plan, args, conversation)
         choose = model_chooser(args, plan, conversation)
-        models = ModelSource(lambda: find_models(folders), choose)
+        models = ModelSource(lambda: find_models(folders), choose, plan.kv_int8)
         return run_app(plan, open_session, args.debug, preferences, models)
 
 

@@ -126,5 +126,6 @@ def _print_figures(session: "ChatSession", timings: Timings) -> None:
     say(
         f"memory: {human_bytes(memory.peak)} at the peak; weights "
         f"{human_bytes(session.weights_bytes)} ({session.precision}), KV cache "
-        f"{human_bytes(session.kv_cache_used_bytes)} of {human_bytes(session.kv_cache_bytes)}"
+        f"{human_bytes(session.kv_cache_used_bytes)} of {human_bytes(session.kv_cache_bytes)} "
+        f"({session.kv_cache_type})"
     )

@@ -116,6 +116,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "measured at the first start)",
     )
     model.add_argument(
+        "--kv_int8",
+        action="store_true",
+        help="keep the KV cache in 8 bits with one scale per head and token: about half the "
+        "memory of bfloat16",
+    )
+    model.add_argument(
+        "--no_kv_int8",
+        dest="kv_int8",
+        action="store_false",
+        help="keep the KV cache in the type that belongs to the precision (default)",
+    )
+    model.add_argument(
         "--lookup",
         action="store_true",
         default=None,

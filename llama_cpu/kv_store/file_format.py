@@ -1,4 +1,6 @@
-"""The file format of a KV cache: safetensors with two tensors, ``token_ids`` and ``keys_values``.
+"""The file format of a KV cache: safetensors with the tensors ``token_ids`` and ``keys_values``.
+
+An int8 cache has a third one, ``scales``, between these, so that float32 numbers are aligned.
 
 The label (the metadata) and the number of tokens determine the whole header. A reader builds the
 header that it expects and compares the bytes; it uses no size or offset from the file. A SHA-256
@@ -9,8 +11,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from threading import Event as Flag
 from types import TracebackType
@@ -26,7 +29,12 @@ from llama_cpu.system.safe_reading import require_regular
 Progress = Callable[[int, int], None]  # bytes done, total bytes
 
 _HEADER_BYTES = 1 << 16
-_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+_TYPE_NAMES = {
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+}
 _NO_CHECKSUM = "0" * 64
 
 
@@ -52,7 +60,7 @@ def write_kv(
     checksum = hashlib.sha256(header + ids)
     write_at(file, len(header), memoryview(ids))
     start, end = len(header) + len(ids), file_bytes(cache, length, label)
-    for piece in cache.pieces(length):
+    for piece in _pieces(cache, length):
         if stop.is_set():
             raise Cancelled
         data = _bytes(piece)
@@ -130,11 +138,11 @@ class KVFile:
         cache.truncate(0)
         checksum = hashlib.sha256(_header(label, cache, length, _NO_CHECKSUM) + packed)
         start = len(header) + len(packed)
-        for piece in cache.pieces(length):
+        for piece in _pieces(cache, length):
             if stop.is_set():
                 raise Cancelled
             data = _bytes(piece)
-            if read_at(self._file, start, data) < len(data) or not math.isfinite(piece.sum()):
+            if read_at(self._file, start, data) < len(data) or not _is_sound(piece):
                 raise Damaged
             checksum.update(data)
             start += len(data)
@@ -153,19 +161,38 @@ class KVFile:
 
 def _header(label: Mapping[str, str], cache: KVCache, length: int, checksum: str) -> bytes:
     """The bytes of the file before its tensors (safetensors README, "Format")."""
-    ids_end = 4 * length
-    table = {
-        "__metadata__": {**label, "tokens": str(length), "sha256": checksum},
-        "token_ids": {"dtype": "I32", "shape": [length], "data_offsets": [0, ids_end]},
-        "keys_values": {
-            "dtype": _TYPE_NAMES[cache.dtype],
-            "shape": cache.shape(length),
-            "data_offsets": [ids_end, ids_end + cache.bytes_per_token * length],
-        },
-    }
+    metadata = {**label, "tokens": str(length), "sha256": checksum}
+    table: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, dtype, shape in _tensors(cache, length):
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        kind = _TYPE_NAMES[dtype]
+        table[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(table).encode()
     text += b" " * (-(8 + len(text)) % 64)
     return len(text).to_bytes(8, "little") + text
+
+
+def _tensors(cache: KVCache, length: int) -> Iterator[tuple[str, torch.dtype, tuple[int, ...]]]:
+    """Yield name, type and shape of the tensors, in the order of the file."""
+    shape = cache.shape(length)
+    yield "token_ids", torch.int32, (length,)
+    if cache.scales is not None:
+        yield "scales", cache.scales.dtype, shape[:-1]
+    yield "keys_values", cache.dtype, shape
+
+
+def _pieces(cache: KVCache, length: int) -> Iterator[Tensor]:
+    """Yield what follows the token ids in the file, as views of the cache."""
+    return chain(cache.scale_pieces(length), cache.pieces(length))
+
+
+def _is_sound(piece: Tensor) -> bool:
+    """Whether a piece of the cache could have been computed; pieces of scales are [length]."""
+    if piece.dtype is torch.int8:
+        return int(piece.min()) >= -127  # -128 never results from quantizing
+    is_scale = piece.dim() == 1
+    return math.isfinite(piece.sum()) and not (is_scale and float(piece.min()) < 0)
 
 
 def _packed(ids: list[int]) -> bytes:

@@ -41,6 +41,7 @@ class CacheKeeper:
             "model": model,
             "weights": weights,
             "precision": precision,
+            "kv_cache": cache.type_name,
         }
         self._label = self._model_label  # of the cached tokens: with the template they came from
         self._conversation_id: int | None = None  # owner of the cached tokens; None: not stored

@@ -182,13 +182,16 @@ def _model_of(manifest: Path) -> str:
     return ""
 
 
-def facts_of(found: FoundModel) -> ModelFacts:
-    """Read the headers of a model. Never raises: errors are reported in ``problem``."""
+def facts_of(found: FoundModel, kv_int8: bool = False) -> ModelFacts:
+    """Read the headers of a model. Never raises: errors are reported in ``problem``.
+
+    ``kv_int8``: whether its KV cache would be in int8.
+    """
     if old := _file_of_old_format(found.path):
         return ModelFacts(problem=f"{old} is in PyTorch's old format; only loading shows its size.")
     try:
         checkpoint = open_checkpoint(found.path)
-        return _facts(checkpoint)
+        return _facts(checkpoint, kv_int8)
     except UserError as error:
         return ModelFacts(problem=str(error))
     except Exception as error:  # a bug in this program must not hide all other models
@@ -209,7 +212,7 @@ def _file_of_old_format(folder: Path) -> Path | None:
     return None
 
 
-def _facts(checkpoint: Checkpoint) -> ModelFacts:
+def _facts(checkpoint: Checkpoint, kv_int8: bool) -> ModelFacts:
     config = checkpoint.config
     context = min(config.context_length, DEFAULT_CONTEXT)
     sizes = Counter[str]()
@@ -220,7 +223,9 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
         parameters=sum(math.prod(shape) for shape in tensor_shapes(config).values()),
         file_type=sizes.most_common(1)[0][0],
         memory={
-            precision: estimate_memory(config, precision, context, tensors=checkpoint.tensors)
+            precision: estimate_memory(
+                config, precision, context, kv_int8=kv_int8, tensors=checkpoint.tensors
+            )
             for precision in FORMATS
         },
     )

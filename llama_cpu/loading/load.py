@@ -87,7 +87,7 @@ def _with_draft(loaded: LoadedModel, draft: LoadedModel) -> LoadedModel:
 
 def _kv_cache(plan: LoadPlan) -> KVCache:
     try:
-        return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.precision.cache_dtype)
+        return KVCache(plan.checkpoint.config, plan.max_seq_len, plan.cache_dtype)
     except (OSError, OverflowError) as error:  # only with --force; check_fits refuses it otherwise
         raise UserError(
             f"There is not enough memory for a KV cache of {plan.max_seq_len} tokens; choose a "

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.checkpoint.gguf import QuantizedTensor
 from llama_cpu.errors import UserError
@@ -13,6 +15,7 @@ from llama_cpu.generation.speculative_decoding import vocabularies_differ
 from llama_cpu.loading.memory_estimate import (
     PROGRAM_BYTES,
     MemoryEstimate,
+    cache_dtype,
     check_fits,
     estimate_memory,
     program_in_memory,
@@ -51,6 +54,7 @@ class LoadPlan:
     mmap: bool  # whether weights that are stored in this format are memory-mapped
     products: ProductChoice[Any]
     operators: Operators  # chose the products; used again for the next model of this run
+    kv_int8: bool = False  # whether the KV cache is in int8, and not in the precision's own type
     lookup: bool = False  # prompt-lookup speculative decoding
     draft: "LoadPlan | None" = None  # plan of the draft model for speculative decoding
 
@@ -61,6 +65,11 @@ class LoadPlan:
     @property
     def source(self) -> Path:
         return self.checkpoint.path
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The type of the keys and values in the KV cache."""
+        return cache_dtype(self.precision, self.kv_int8)
 
 
 def memory_of(plan: LoadPlan, present: int = 0) -> MemoryEstimate:
@@ -76,7 +85,23 @@ def memory_of(plan: LoadPlan, present: int = 0) -> MemoryEstimate:
         plan.precision,
         plan.max_seq_len,
         plan.products,
-        present,
+        present=present,
+        kv_int8=plan.kv_int8,
+        tensors=checkpoint.tensors,
+    )
+
+
+def _check_fits(plan: LoadPlan, available: int, present: int) -> None:
+    """Raise UserError if the planned model needs more memory than ``available``."""
+    checkpoint = plan.checkpoint
+    check_fits(
+        checkpoint.config,
+        plan.precision,
+        plan.max_seq_len,
+        available,
+        plan.products,
+        present=present,
+        kv_int8=plan.kv_int8,
         tensors=checkpoint.tensors,
     )
 
@@ -90,6 +115,7 @@ def plan_loading(
     threads: int | None = None,
     force: bool = False,
     mmap: bool | None = None,
+    kv_int8: bool = False,
     lookup: bool | None = None,
     draft_ckpt_dir: Path | None = None,
     operators: Operators | None = None,
@@ -98,9 +124,10 @@ def plan_loading(
 
     ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
     is downloaded if necessary. ``precision`` None: ``default_format``. ``mmap`` None: map weights
-    unless a packed copy is faster on this processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
-    ``operators`` chooses the products; None: by measuring at the first start, which takes up to
-    3 s, and then as stored.
+    unless a packed copy is faster on this processor. ``kv_int8``: keep the KV cache in int8.
+    ``lookup`` None: use prompt lookup if several rows cost little more than one. ``operators``
+    chooses the products; None: by measuring at the first start, which takes up to 3 s, and then as
+    stored.
     Raises UserError if a file or an argument is wrong, or if the memory does not suffice.
     """
     is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
@@ -131,18 +158,11 @@ def plan_loading(
         is_mapped,
         only_in_place(products) if is_mapped else products,
         operators,
+        kv_int8,
     )
     available, present = available_memory(), program_in_memory()
     if not force:
-        check_fits(
-            checkpoint.config,
-            precision,
-            context,
-            available,
-            plan.products,
-            present,
-            tensors=checkpoint.tensors,
-        )
+        _check_fits(plan, available, present)
     several_rows = plan.products.rows_at_once > 1
     plan = replace(plan, lookup=several_rows if lookup is None else lookup)
     if draft_ckpt_dir is None:
@@ -150,15 +170,7 @@ def plan_loading(
     draft = _plan_draft(plan, draft_ckpt_dir, tokenizer_path, mmap)
     if not force:
         left = available - memory_of(plan, present).total
-        check_fits(
-            draft.checkpoint.config,
-            draft.precision,
-            draft.max_seq_len,
-            left,
-            draft.products,
-            PROGRAM_BYTES,  # counted with the model
-            tensors=draft.checkpoint.tensors,
-        )
+        _check_fits(draft, left, PROGRAM_BYTES)  # the program is counted with the model
     return replace(plan, draft=draft)
 
 
@@ -201,6 +213,7 @@ def _plan_draft(
         threads=plan.threads,
         force=True,
         mmap=mmap,
+        kv_int8=plan.kv_int8,
         operators=plan.operators,
     )
     if vocabularies_differ(plan.tokenizer, draft.tokenizer):
@@ -224,6 +237,7 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
         threads=args.threads,
         force=args.force,
         mmap=args.mmap,
+        kv_int8=args.kv_int8,
         lookup=args.lookup,
         draft_ckpt_dir=args.draft_ckpt_dir,
         operators=operators or stored_operators(args.retune),

@@ -72,13 +72,14 @@ class Attention:
             self.qk_norm(heads[:, :-kv])
         if self.rotary:
             placement.rotate(heads[:, :-kv])
-        cache.new.copy_(heads[:, self.n_heads :])
+        cache.store(heads[:, self.n_heads :])
+        keys, values = cache.keys(), cache.values()  # [1, kv, seen, head_dim]
         # The heads of a group become rows of one head, so that the shared keys and values are read
         # in place and not copied for each head.
         q = heads[:, : self.n_heads].transpose(0, 1).reshape(1, kv, -1, self.head_dim)
-        q = q.to(cache.keys.dtype)  # [1, kv, group * seq, head_dim]
+        q = q.to(keys.dtype)  # [1, kv, group * seq, head_dim]
         mask = placement.window_mask if self.sliding else placement.mask
-        out = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=mask)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         return self.wo(out.view(self.n_heads, seq, -1).transpose(0, 1).reshape(seq, -1))
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from llama_cpu.errors import UserError
 
 
@@ -67,9 +69,13 @@ class ModelConfig:
         """Width of the keys, and of the values, of all key-value heads."""
         return self.n_kv_heads * self.head_dim
 
-    def kv_cache_bytes(self, context: int, itemsize: int) -> int:
-        """Size of a KV cache for ``context`` tokens with ``itemsize`` bytes per number."""
-        return 2 * self.n_layers * self.kv_dim * context * itemsize
+    def kv_cache_bytes(self, context: int, dtype: torch.dtype) -> int:
+        """Size of a KV cache of this type for ``context`` tokens.
+
+        An int8 cache has a float32 scale for each head of each key and value.
+        """
+        head = self.head_dim * dtype.itemsize + (4 if dtype is torch.int8 else 0)
+        return 2 * self.n_layers * self.n_kv_heads * context * head
 
 
 def check_config(config: ModelConfig, file: Path) -> ModelConfig:

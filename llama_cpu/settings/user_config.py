@@ -57,6 +57,7 @@ ENTRIES: dict[str, Range | Choice] = {
     "mmap": Choice(
         _FLAG, "memory-map weights; default: unless this CPU runs faster on a repacked copy"
     ),
+    "kv_int8": Choice(_FLAG, "keep the KV cache in 8 bits", default=False),
     "lookup": Choice(_FLAG, "prompt-lookup speculative decoding; default: on where it is cheap"),
     "draft_ckpt_dir": Choice(_PATH, "draft model for speculative decoding"),
     "force": Choice(_FLAG, "load the model even if memory seems too small", default=False),

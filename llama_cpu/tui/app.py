@@ -179,8 +179,9 @@ class ChatApp(App[int]):
         """Show the models on this computer."""
         if not isinstance(self.screen, ChatScreen):  # the key was pressed twice
             return
-        find, precision = self._models.find, self.plan.precision.label
-        self.push_screen(ModelScreen(find, precision), self._change_model)
+        models, precision = self._models, self.plan.precision.label
+        screen = ModelScreen(models.find, precision, models.kv_int8)
+        self.push_screen(screen, self._change_model)
 
     def _change_model(self, chosen: ChosenModel | None) -> None:
         if chosen and isinstance(self.screen, ChatScreen):

@@ -30,7 +30,11 @@ def _no_choice(*_: object) -> ModelChoice:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """``find`` looks for models, ``choose`` checks one; both are called in threads."""
+    """``find`` looks for models, ``choose`` checks one; both are called in threads.
+
+    ``kv_int8``: whether the KV cache of any model will be in int8.
+    """
 
     find: Callable[[], Iterable["FoundModel"]] = _no_models
     choose: ChooseModel = _no_choice
+    kv_int8: bool = False

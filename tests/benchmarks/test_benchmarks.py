@@ -78,7 +78,7 @@ def test_our_worker(ours: Side) -> None:
     assert len(ours.run(Task(prompt=40, decode=3, rows=4)).decode) == 3
     again = ours.run(Task(prompt=45, keep=40))  # raises unless 40 were in the cache
     assert again.decode == []
-    assert again.figures["kv_cache"] == CONFIG.kv_cache_bytes(45, 4)
+    assert again.figures["kv_cache"] == CONFIG.kv_cache_bytes(45, torch.float32)
 
 
 def test_reading_between_tokens_is_not_of_their_time(ours: Side) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event as Flag
 
 import pytest
+import torch
 
 from llama_cpu.chat.choose_model import ChooseModel, model_chooser
 from llama_cpu.chat.conversation import Conversation
@@ -107,6 +108,21 @@ def test_the_options_of_the_start_belong_to_its_model(
     choice = choose(other, "o", BF16, GIB)
     assert (choice.plan.max_seq_len, choice.plan.threads) == (64, 1)
     assert choice.plan.precision is BF16 and choice.needed > 0
+
+
+def test_the_type_of_the_cache_stays_as_started(
+    one: Path, tmp_path: Path, conversation: Conversation
+) -> None:
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    needed = {}
+    for words in ((), ("--kv_int8",), ("--kv_int8", "--no_kv_int8")):
+        choice = chooser(one, conversation, *words)(other, "o", FLOAT32, 100 * GIB)
+        assert choice.plan.kv_int8 == (words == ("--kv_int8",))
+        needed[choice.plan.kv_int8] = choice.needed
+    config = choice.plan.checkpoint.config
+    saved = [config.kv_cache_bytes(512, each) for each in (torch.float32, torch.int8)]
+    buffer = 2 * 512 * config.kv_dim * 4
+    assert needed[False] - needed[True] == saved[0] - saved[1] - buffer
 
 
 def test_what_is_wrong_is_known_before_anything_is_let_go(

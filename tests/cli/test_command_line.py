@@ -40,6 +40,13 @@ def test_text_to_standard_output_and_figures_to_standard_error(demo: list[str]) 
         assert figure in done.stderr
 
 
+def test_an_int8_cache(demo: list[str]) -> None:
+    question = ["What is the capital of France?", "--chat", "--kv_int8"]
+    done = run("example_cpu.py", *question, *demo)
+    assert "Paris" in done.stdout, done.stderr
+    assert "(int8)" in done.stderr
+
+
 def test_json(demo: list[str], capsys: pytest.CaptureFixture) -> None:
     arguments = ["The capital of France is", "--json", "--max-gen-len", "7", *demo]
     assert complete_main(arguments) == 0

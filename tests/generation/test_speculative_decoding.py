@@ -131,6 +131,15 @@ def test_int8_greedy_is_the_same_with_and_without(tmp_path: Path) -> None:
     assert ids_of(answer_events(loaded, lambda: Oracle(expected), greedy)) == expected
 
 
+def test_an_int8_cache_with_and_without(tmp_path: Path) -> None:
+    loaded = load_tiny(tiny_folder(tmp_path), kv_int8=True)
+    greedy = Sampling(temperature=0.0)
+    expected = ids_of(answer_events(loaded, None, greedy))
+    events = answer_events(loaded, lambda: Oracle(expected), greedy)
+    assert ids_of(events) == expected
+    assert loaded.cache.token_ids == PROMPT + expected[:-1]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_sampler_is_left_as_without(seed: int, loaded: LoadedModel) -> None:
     """The next answer of the same sampler draws the same random numbers."""

@@ -51,13 +51,14 @@ def open_session(model: Path, history: History, folder: Path) -> Iterator[Open]:
         source: Path = model,
         precision: WeightFormat = FLOAT32,
         template: ChatTemplate = PLAIN,
+        kv_int8: bool = False,
         max_seq_len: int = 512,
         each: int = 1 << 20,
         total: int = 4 << 20,
         store: History = history,
     ) -> ChatSession:
         weights = fingerprint(open_checkpoint(source))
-        loaded = load_tiny(source, precision=precision, max_seq_len=max_seq_len)
+        loaded = load_tiny(source, precision=precision, max_seq_len=max_seq_len, kv_int8=kv_int8)
         conversation = Conversation(store)
         if conversation_id is not None:
             conversation.open(conversation_id)

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 
@@ -19,6 +20,7 @@ from llama_cpu.kv_store import keeper
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.index import list_files
 from llama_cpu.kv_store.keeper import ignore_progress
+from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
@@ -90,6 +92,25 @@ def test_other_precision(open_session: Open) -> None:
         assert len(open_session(conversation_id, precision=precision).loaded.cache) == 0
 
 
+@pytest.mark.parametrize("kv_int8", [False, True])
+def test_another_type_of_cache(open_session: Open, folder: Path, kv_int8: bool) -> None:
+    conversation_id = stored_conversation(open_session, kv_int8=kv_int8)
+    assert len(open_session(conversation_id, kv_int8=not kv_int8).loaded.cache) == 0
+    assert len(open_session(conversation_id, kv_int8=kv_int8).loaded.cache) > 64  # still there
+
+
+@pytest.mark.parametrize("kv_int8", [False, True])
+def test_another_type_of_cache_under_a_false_label(
+    open_session: Open, folder: Path, kv_int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header does not agree either."""
+    monkeypatch.setattr(KVCache, "type_name", "any")
+    conversation_id = stored_conversation(open_session, kv_int8=kv_int8)
+    assert len(open_session(conversation_id, kv_int8=kv_int8).loaded.cache) > 64
+    assert len(open_session(conversation_id, kv_int8=not kv_int8).loaded.cache) == 0
+    assert list_files(folder) == []
+
+
 def test_other_template(open_session: Open) -> None:
     conversation_id = stored_conversation(open_session)
     other = replace(PLAIN, source=PLAIN.source.replace("a:", "b:"))
@@ -108,8 +129,10 @@ def test_a_context_that_is_too_small(open_session: Open) -> None:
     assert len(open_session(conversation_id, max_seq_len=100).loaded.cache) == 0
 
 
-def test_damage_anywhere(open_session: Open, folder: Path) -> None:
+@pytest.mark.parametrize("kv_int8", [False, True])
+def test_damage_anywhere(open_session: Open, folder: Path, kv_int8: bool) -> None:
     """The file is not used, and the answer is what it is without it."""
+    open_session = partial(open_session, kv_int8=kv_int8)
     conversation_id = stored_conversation(open_session)
     path = only_file(folder)
     good = path.read_bytes()
@@ -172,6 +195,24 @@ def test_numbers_that_are_not_finite(open_session: Open, folder: Path, bad: floa
     turn(session, LONG)
     next(session.loaded.cache.pieces(10))[3, 2] = bad
     assert len(open_session(leave(session)).loaded.cache) == 0
+    assert list_files(folder) == []
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.25])
+def test_scales_that_cannot_be(open_session: Open, folder: Path, bad: float) -> None:
+    session = open_session(kv_int8=True)
+    turn(session, LONG)
+    assert session.loaded.cache.scales is not None
+    session.loaded.cache.scales[1, 1, 2, 7] = bad
+    assert len(open_session(leave(session), kv_int8=True).loaded.cache) == 0
+    assert list_files(folder) == []
+
+
+def test_a_number_that_quantizing_never_gives(open_session: Open, folder: Path) -> None:
+    session = open_session(kv_int8=True)
+    turn(session, LONG)
+    session.loaded.cache.memory[1, 1, 2, 7, 3] = -128
+    assert len(open_session(leave(session), kv_int8=True).loaded.cache) == 0
     assert list_files(folder) == []
 
 

@@ -6,8 +6,10 @@ from threading import Event as Flag
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.session import ChatSession
 from llama_cpu.cli.main import command_parser
 from llama_cpu.history.store import History
 from llama_cpu.kv_store.index import list_files
@@ -40,16 +42,31 @@ def test_reopened_conversation_goes_on_as_if_it_had_not_been_left(open_session: 
 
 
 def test_keys_and_values_come_back_bit_by_bit(open_session: Open) -> None:
-    for precision in (FLOAT32, BF16, INT8):
-        first = open_session(precision=precision)
+    for precision, kv_int8 in ((FLOAT32, False), (BF16, False), (INT8, False), (FLOAT32, True)):
+        first = open_session(precision=precision, kv_int8=kv_int8)
         turn(first, LONG)
-        anew = open_session(leave(first), precision=precision)
+        anew = open_session(leave(first), precision=precision, kv_int8=kv_int8)
         length = len(first.loaded.cache)
         assert len(anew.loaded.cache) == length > 64
-        pairs = zip(
-            first.loaded.cache.pieces(length), anew.loaded.cache.pieces(length), strict=True
-        )
+        pairs = zip(all_pieces(first, length), all_pieces(anew, length), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
+        assert all(piece.count_nonzero() for piece in all_pieces(anew, length))
+
+
+def all_pieces(session: ChatSession, length: int) -> list[Tensor]:
+    cache = session.loaded.cache
+    return [*cache.scale_pieces(length), *cache.pieces(length)]
+
+
+def test_an_int8_cache_goes_on_as_if_it_had_not_been_left(open_session: Open) -> None:
+    first = open_session(kv_int8=True)
+    turn(first, LONG)
+    cached = len(first.loaded.cache)
+    conversation_id = leave(first)
+    expected = answer_to(first, "and then?")
+    assert expected[0] == cached
+    first.conversation.delete_last_turn()
+    assert answer_to(open_session(conversation_id, kv_int8=True), "and then?") == expected
 
 
 def test_the_file_is_an_ordinary_one_that_names_what_it_belongs_to(
@@ -63,10 +80,25 @@ def test_the_file_is_an_ordinary_one_that_names_what_it_belongs_to(
         assert file.get_tensor("keys_values").shape == (2, 2, 4, len(ids), 16)
     assert bytes(ids[:15]) == b"u:tell me more "
     assert label["model"] == "model" and label["precision"] == "float32"
+    assert label["kv_cache"] == "float32"
     assert label["template"].startswith("plain ") and label["conversation"] == str(conversation_id)
     if os.name == "posix":
         assert path.stat().st_mode & 0o777 == 0o600
         assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_file_of_an_int8_cache_has_its_scales(open_session: Open, folder: Path) -> None:
+    session = open_session(kv_int8=True)
+    turn(session, LONG)
+    leave(session)
+    cache, length = session.loaded.cache, len(session.loaded.cache)
+    with safe_open(only_file(folder), "pt") as file:
+        numbers, scales = file.get_tensor("keys_values"), file.get_tensor("scales")
+        assert set(file.keys()) == {"token_ids", "keys_values", "scales"}
+        assert file.metadata()["kv_cache"] == "int8"
+    assert cache.scales is not None
+    assert torch.equal(numbers, cache.memory[:, :, :, :length])
+    assert torch.equal(scales, cache.scales[..., :length])
 
 
 def test_another_conversation_and_back(open_session: Open, folder: Path) -> None:

@@ -167,6 +167,8 @@ def test_facts(kind, file_type: str, tmp_path: Path) -> None:
     assert facts.architecture == f"LLaMA, {config.n_layers} layers, 64 wide"
     assert facts.memory.keys() == set(FORMATS)
     assert facts.memory[INT8].weights < facts.memory[FLOAT32].weights
+    small = facts_of(FoundModel(path, "m"), kv_int8=True)
+    assert small.memory[FLOAT32].kv_cache < facts.memory[FLOAT32].kv_cache / 3
 
 
 @pytest.mark.parametrize(

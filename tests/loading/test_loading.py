@@ -236,6 +236,11 @@ def test_forecast_of_7b() -> None:
     in_int8 = estimate_memory(LLAMA_7B, INT8, 2048)
     assert in_int8.weights == pytest.approx(in_float32.weights / 4, rel=0.002)
     assert in_int8.kv_cache == in_bf16.kv_cache
+    small_cache = estimate_memory(LLAMA_7B, INT8, 2048, kv_int8=True)
+    assert small_cache.weights == in_int8.weights
+    assert small_cache.kv_cache == 32 * 2 * 32 * 2048 * (128 + 4)
+    # Attention reads the keys and values of one layer in float32.
+    assert small_cache.working == in_int8.working + 2 * 2048 * 4096 * 4
 
 
 @pytest.mark.parametrize(
@@ -252,6 +257,32 @@ def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> No
     with pytest.raises(UserError, match="too little") as caught:
         check_fits(LLAMA_7B, FLOAT32, 2048, available)
     assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("available", "advice"),
+    [
+        (int(7.5 * GIB), "little; --kv_int8 would make it fit"),
+        (int(7.3 * GIB), "little; --max_seq_len 1024 would make it fit"),
+        (int(6.75 * GIB), "little; --kv_int8 --max_seq_len 256 would make it fit"),
+    ],
+)
+def test_a_smaller_cache_is_advised_where_weights_cannot_be_smaller(
+    available: int, advice: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check_fits(LLAMA_7B, INT8, 2048, available)
+    assert advice in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        check_fits(LLAMA_7B, INT8, 2048, 7 * GIB, kv_int8=True)
+    assert "little; --max_seq_len 1024 would" in str(caught.value)
+
+
+def test_the_plan_keeps_the_type_of_the_cache(demo_model: Path) -> None:
+    assert plan_loading(demo_model, precision=BF16).cache_dtype is torch.bfloat16
+    plan = plan_loading(demo_model, precision=BF16, kv_int8=True, draft_ckpt_dir=demo_model)
+    assert plan.cache_dtype is torch.int8
+    assert plan.draft is not None and plan.draft.kv_int8
 
 
 def test_what_fits_is_let_through() -> None:
@@ -300,7 +331,7 @@ def test_kv_cache_is_touched_only_as_it_is_used() -> None:
     before = memory_report().anonymous
     cache = KVCache(config, 4096, torch.float32)  # 4 GiB
     for layer in cache.layers(10):
-        layer.new.fill_(1.0)
+        layer.store(torch.ones(10, 64, 128))
     assert cache.nbytes == 4 * GIB
     assert memory_report().anonymous - before < 64 << 20
 

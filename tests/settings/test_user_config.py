@@ -21,6 +21,7 @@ model_folders = ["models", '/somewhere/else']
 precision = "int8"
 max_seq_len = 1024
 threads = 2
+kv_int8 = true
 system = "Answer \"in\" one\tsentence.\u0007"
 template = "chatml"
 temperature = 1
@@ -68,6 +69,7 @@ def test_everything(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('ckpt_dir = "a\\u0000b"', "ckpt_dir"),
         ("model_folders = 'x'", "model_folders"), ("model_folders = [1]", "model_folders"),
         ("force = 1", "force"), ("temprature = 1", "Did you mean 'temperature'"),
+        ("kv_int8 = 'yes'", "kv_int8"),
         ("\"\\u001b[2J\" = 1", "Unknown setting"), ("[answers]\ntemperature = 1", "answers"),
         ("keys = 3", "keys"), ("[keys]\nregenerate = 3", "regenerate"), ("temperature 1", "line 1"),
         ("temperature = 1\ntemperature = 2", "TOML"), ("a = " + "[" * 5000, "TOML"),
@@ -161,8 +163,11 @@ def test_the_command_line_comes_first(file: Path, namespace) -> None:
     file.write_text(ALL)
     args = namespace("--config", str(file))
     assert (args.temperature, args.precision, args.threads) == (1, "int8", 2)
-    args = namespace("--config", str(file), "--temperature", "0.25", "--float32", "--seed=3")
+    assert args.kv_int8
+    words = ["--temperature", "0.25", "--float32", "--seed=3", "--no-kv-int8"]
+    args = namespace("--config", str(file), *words)
     assert (args.temperature, args.precision, args.seed) == (0.25, "float32", 3)
+    assert not args.kv_int8
     assert args.top_p == 0.5
 
 

@@ -45,6 +45,7 @@ def make_plan(
     max_seq_len: int = 512,
     tokenizer: Tokenizer | None = None,
     mmap: bool | None = None,
+    kv_int8: bool = False,
     operators: Operators | None = None,
 ) -> LoadPlan:
     """Plan a model with the products that are preferred, or that ``operators`` choose."""
@@ -62,6 +63,7 @@ def make_plan(
         mmap=is_mapped,
         products=only_in_place(products) if is_mapped else products,
         operators=operators,
+        kv_int8=kv_int8,
     )
 
 
@@ -72,6 +74,7 @@ def load_tiny(
     max_seq_len: int = 512,
     tokenizer: Tokenizer | None = None,
     mmap: bool | None = None,
+    kv_int8: bool = False,
     operators: Operators | None = None,
 ) -> LoadedModel:
     """Load such a plan."""
@@ -81,6 +84,7 @@ def load_tiny(
         max_seq_len=max_seq_len,
         tokenizer=tokenizer,
         mmap=mmap,
+        kv_int8=kv_int8,
         operators=operators,
     )
     return load(plan, lambda done, total, name: None, Flag())

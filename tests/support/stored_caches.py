@@ -20,9 +20,9 @@ def leave(session: ChatSession) -> int:
     return id_of(session.conversation)
 
 
-def stored_conversation(open_session: Open) -> int:
-    """A conversation with a file."""
-    session = open_session()
+def stored_conversation(open_session: Open, **options) -> int:
+    """A conversation with a file. ``options``: of ``open_session``."""
+    session = open_session(**options)
     turn(session, LONG)
     return leave(session)
 

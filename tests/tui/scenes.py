@@ -327,7 +327,9 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, change in changes.items():
         monkeypatch.setattr(f"llama_cpu.tui.{name}", change)
-    monkeypatch.setattr("llama_cpu.loading.discovery.facts_of", lambda found: MODELS[found.name])
+    monkeypatch.setattr(
+        "llama_cpu.loading.discovery.facts_of", lambda found, kv_int8: MODELS[found.name]
+    )
 
 
 # The picture

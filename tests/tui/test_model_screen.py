@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from llama_cpu.errors import Cancelled, UserError
-from llama_cpu.loading.discovery import FoundModel
+from llama_cpu.loading.discovery import FoundModel, ModelFacts
 from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.confirm import Confirm
@@ -140,6 +140,24 @@ async def test_models_are_listed_with_what_they_take(
         await until(pilot, lambda: "bad.gguf is" in screen_text(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: prompt(pilot).has_focus)
+
+
+@pytest.mark.parametrize("kv_int8", [False, True])
+async def test_the_memory_is_that_with_the_type_of_cache_of_the_start(
+    kv_int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def facts_of(found: FoundModel, kv_int8: bool) -> ModelFacts:
+        asked.append(kv_int8)
+        return ModelFacts(problem="It is gone.")
+
+    monkeypatch.setattr("llama_cpu.loading.discovery.facts_of", facts_of)
+    source = ModelSource(lambda: [FoundModel(Path("m"), "m")], kv_int8=kv_int8)
+    async with chat(FakeSession([]), models=source) as pilot:
+        await pilot.press("f3")
+        await until(pilot, lambda: "It is gone." in screen_text(pilot))
+    assert asked == [kv_int8]
 
 
 async def test_no_models() -> None:

@@ -48,11 +48,14 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
             super().__init__()
             self.row, self.facts = row, facts
 
-    def __init__(self, find: Callable[[], Iterable["FoundModel"]], precision: str) -> None:
-        """``precision``: the column of the cursor at first."""
+    def __init__(
+        self, find: Callable[[], Iterable["FoundModel"]], precision: str, kv_int8: bool = False
+    ) -> None:
+        """``precision``: the column of the cursor at first. ``kv_int8``: see ``facts_of``."""
         super().__init__()
         self._find = find
         self._precision = precision
+        self._kv_int8 = kv_int8
         self._models: list[FoundModel] = []
         self._facts: dict[int, ModelFacts] = {}  # by the row
         self._left = threading.Event()
@@ -84,7 +87,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         for row, found in enumerate(models):
             if self._left.is_set():
                 return
-            self.post_message(self.Read(row, facts_of(found)))
+            self.post_message(self.Read(row, facts_of(found, self._kv_int8)))
 
     def on_model_screen_listed(self, message: Listed) -> None:
         """List the names; the rest follows as the headers are read."""
