@@ -17,6 +17,7 @@ READ_BYTES = 1 << 30  # more than any processor's cache
 ROWS, INNER, COLUMNS = 1024, 4096, 4096  # of a large product [ROWS, INNER] x [INNER, COLUMNS]
 _FEW_ROWS = 128  # of the product with which the fastest way is found
 _LONGEST_SECONDS = 1.0  # a product that would take longer is measured with few rows
+_HOPELESS = 5.0
 _TRIES = 3
 
 Work = Callable[[], object]
@@ -226,8 +227,13 @@ def _int8_makers() -> dict[str, Callable[[int], Work]]:
 
 
 def _seconds_by_way(works: Mapping[str, Work]) -> dict[str, float]:
-    """Return the seconds of each way's fastest call. They take turns, as speeds change."""
-    for work in works.values():
-        work()
-    rounds = [{name: seconds_of(work) for name, work in works.items()} for _ in range(_TRIES)]
-    return {name: min(each[name] for each in rounds) for name in works}
+    """Return the seconds of each way's fastest call.
+
+    They take turns, as speeds change. A way that is several times as slow has one call only.
+    """
+    seconds = {name: best_seconds(work, 1) for name, work in works.items()}
+    close = [name for name in works if seconds[name] < _HOPELESS * min(seconds.values())]
+    for _ in range(_TRIES):
+        for name in close:
+            seconds[name] = min(seconds[name], seconds_of(works[name]))
+    return seconds
