@@ -120,8 +120,17 @@ def prepare(name: str, folder: Path, python: str = sys.executable) -> ModelFiles
         if not source.exists():
             print(f"writing {source.name} ...", flush=True)
             write_whole(source, lambda file: write_random(file, config))
-    precision = None if config is None else "bf16"
-    return ModelFiles(source, precision, open_gguf(source).config, folder, python)
+    return files_of(source, folder, python)
+
+
+def files_of(source: Path, folder: Path, python: str = sys.executable) -> ModelFiles:
+    """Return the files of the model in a GGUF file; those that are written go to ``folder``."""
+    checkpoint = open_gguf(source)
+    matrices = [tensor for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1]
+    is_quantized = any(tensor.dtype is None for tensor in matrices)
+    names = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bf16"}
+    precision = None if is_quantized else names[matrices[0].dtype or torch.float32]
+    return ModelFiles(source, precision, checkpoint.config, folder, python)
 
 
 def main_kind(tensors: Mapping[str, StoredTensor]) -> str:
