@@ -97,7 +97,8 @@ class Reference:
             path = str(self._folder / f"{number}.float32")
             stored = torch.from_file(path, shared=True, size=logits.numel())
             stored = stored.view(logits.shape)
-            torch.log_softmax(logits.float(), -1, out=stored)
+            for rows, target in zip(logits.split(_ROWS), stored.split(_ROWS), strict=True):
+                target.copy_(rows.double().log_softmax(-1))
             self._windows.append(stored)
         return self._windows[number]
 
@@ -148,6 +149,15 @@ class Texts:
         return cls(windows, references)
 
 
+@dataclass(frozen=True)
+class How:
+    """How our formats are measured."""
+
+    pass_tokens: int  # per forward pass
+    own_cache: bool  # read texts with the KV cache of the chat, not in float32
+    questions: int  # number of answers
+
+
 def main() -> None:
     args = parse_arguments()
     with tempfile.TemporaryDirectory() as temporary:
@@ -171,6 +181,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", type=precisions, default=FORMATS)
     parser.add_argument(
         "--pass_tokens", type=int, default=WINDOW, help="number of tokens per forward pass"
+    )
+    parser.add_argument(
+        "--questions",
+        type=int,
+        default=len(QUESTIONS),
+        help="number of questions that are answered (default: all)",
     )
     parser.add_argument(
         "--own_cache", action="store_true", help="read texts with the KV cache of the chat"
@@ -199,6 +215,7 @@ def measure_all(args: argparse.Namespace, folder: Path, temporary: Path) -> dict
     first = plan_loading(args.ckpt_dir, args.tokenizer_path, precision=args.precisions[0])
     texts = Texts.of(first, args.tokens, temporary)
     quantized = quantized_files(first.source, folder, args.peers, args.llama_cpp)
+    how = How(args.pass_tokens, args.own_cache, args.questions)
     qualities: dict[str, Quality] = {}
     for precision in args.precisions:
         is_file = precision.label == FILE and bool(quantized)
@@ -206,7 +223,7 @@ def measure_all(args: argparse.Namespace, folder: Path, temporary: Path) -> dict
             name = f"{precision.label} {kind}".strip()
             try:
                 plan = plan_loading(path, args.tokenizer_path, precision=precision)
-                qualities[name] = measure(name, plan, texts, args.pass_tokens, args.own_cache)
+                qualities[name] = measure(name, plan, texts, how)
             except UserError as error:
                 if not is_file:
                     raise
@@ -248,21 +265,21 @@ def precisions(text: str) -> list[WeightFormat]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {names}") from error
 
 
-def measure(name: str, plan: LoadPlan, texts: Texts, pass_tokens: int, own_cache: bool) -> Quality:
-    """Load a model and measure its quality. ``pass_tokens``: tokens per forward pass."""
+def measure(name: str, plan: LoadPlan, texts: Texts, how: How) -> Quality:
+    """Load a model and measure its quality."""
     loaded = load(plan, lambda done, total, name: None, Flag())
     config = plan.checkpoint.config
     longest = max(len(ids) for windows in texts.windows.values() for ids in windows)
-    cache = loaded.cache if own_cache else KVCache(config, longest, torch.float32)
+    cache = loaded.cache if how.own_cache else KVCache(config, longest, torch.float32)
     readings = {}
     for text, windows in texts.windows.items():
         print(f"{name}: reads {text}", file=sys.stderr)
-        logits = our_logits(loaded.model, cache, windows, pass_tokens)
+        logits = our_logits(loaded.model, cache, windows, how.pass_tokens)
         readings[text] = read(logits, windows, texts.references[text])
     files = ModelFiles(plan.source, None, config, Path())
     bits = bits_per_weight(files, plan.precision.label)
-    print(f"{name}: answers {len(QUESTIONS)} questions", file=sys.stderr)
-    return Quality(loaded.weights_bytes, bits, readings, answers(loaded))
+    print(f"{name}: answers {how.questions} questions", file=sys.stderr)
+    return Quality(loaded.weights_bytes, bits, readings, answers(loaded, how.questions))
 
 
 def measure_llama_cpp(name: str, path: Path, texts: Texts, python: str, threads: int) -> Quality:
@@ -351,12 +368,12 @@ def read(predictions: Iterable[Tensor], windows: Windows, reference: Reference) 
     return Reading(torch.cat(log_likelihoods), torch.cat(greedy), torch.cat(divergences))
 
 
-def answers(loaded: LoadedModel) -> list[list[int]]:
-    """Return the token ids of the greedy answer to each question, each in a new conversation."""
+def answers(loaded: LoadedModel, count: int = len(QUESTIONS)) -> list[list[int]]:
+    """Return the ids of the greedy answers to ``count`` questions, each in a new conversation."""
     template = choose_template(None, loaded.tokenizer, loaded.plan.name)
     session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
     try:
-        return [answer(session, question) for question in QUESTIONS]
+        return [answer(session, question) for question in QUESTIONS[:count]]
     finally:
         session.close()
 
