@@ -6,13 +6,29 @@ All engines use the same weights and the same number of threads, and run in turn
 process that holds its model and waits while another one works. Figures are medians over the rounds;
 a ratio above 1 is in our favour. "Of the limit" is the shortest possible time divided by the time
 taken. The shortest possible time is that of reading the weights and the KV cache once, or of the
-products of the prompt, at the speeds measured in the same rounds (workers/limits.py).
+products of the prompt, at the speeds measured in the same rounds: the fastest of several ways to
+read memory and to multiply matrices (llama_cpu/system/machine_speed.py).
+
+The precisions are the weight formats of the program. benchmarks/peers.py says what each peer runs
+in place of one: our int4 beside llama.cpp's Q4_0 and Q4_K_M, for example. In "file", both sides run
+the same quantized GGUF file. The kinds of rows (--only):
+
+- decode and prefill: beside the peers;
+- lookup: decode with prompt lookup, beside decode without it;
+- rows: a pass of 8 rows beside one of 1 row;
+- long: decode after 2,000 and after 8,000 tokens, beside decode after 100;
+- turn: 20 new tokens after 1,500 kept ones, beside 20 tokens alone;
+- memory: the peak of our process.
 
 The peers are not dependencies of the project; create an environment for them:
 
     pip install llama-cpp-python ctranslate2 openvino-genai nncf
 
-The models of random weights, with their conversions for the peers, take 50 GB in --folder.
+The models of random weights, with their conversions for the peers, take 60 GB in --folder. One
+model beside one peer, with few rounds:
+
+    python -m benchmarks --peers ../peers/bin/python --folder /tmp/models --rounds 3 \\
+        --models 7B-width --precisions int4,file --only decode,prefill --against llama.cpp
 """
 
 import argparse
@@ -21,8 +37,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measure import KINDS, PEERS, Bench, Subject
+from benchmarks.measure import KINDS, Bench, subjects
 from benchmarks.models import MODELS, prepare
+from benchmarks.peers import PEERS
 from benchmarks.report import Report, disturbance_note, machine_note
 from benchmarks.sides import Rounds
 from llama_cpu.system.processor import physical_cores
@@ -40,9 +57,10 @@ def main() -> None:
         bench = Bench(rounds, report, args.threads, args.peers)
         try:
             for name in args.models:
-                files = prepare(name, folder)
+                files = prepare(name, folder, args.peers)
                 for precision in args.precisions:
-                    Subject(bench, name, files, precision).measure(args.only, args.against)
+                    for subject in subjects(bench, name, files, precision):
+                        subject.measure(args.only, args.against)
         finally:
             bench.close()
             report.note(f"Medians of {args.rounds} rounds.")

@@ -1,5 +1,6 @@
 """Writing of GGUF files with random weights, or with the weights of another file converted."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
 from torch import Tensor
 
 from llama_cpu.checkpoint.base import tensor_shapes
-from llama_cpu.checkpoint.gguf import read_gguf
+from llama_cpu.checkpoint.gguf import QuantizedTensor, read_gguf
 from llama_cpu.checkpoint.stored import StoredTensor
 from llama_cpu.model.config import ModelConfig
 from tests.support.checkpoints import GGUF_NAMES, renamed
@@ -92,9 +93,18 @@ def write_gguf(
     writer.close()
 
 
+def stored_bytes(tensor: StoredTensor) -> int:
+    """Return the bytes that a tensor takes in its file."""
+    if isinstance(tensor, QuantizedTensor):
+        *heights, length = tensor.shape
+        return math.prod(heights) * _row_bytes(length, tensor.quantization)
+    assert tensor.dtype is not None
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
 def _row_bytes(length: int, kind: GGMLQuantizationType) -> int:
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    return length // block * block_bytes
+    return length // block * int(block_bytes)
 
 
 def _quantized(tensor: StoredTensor, kind: GGMLQuantizationType) -> np.ndarray:

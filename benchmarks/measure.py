@@ -2,74 +2,35 @@
 
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-from benchmarks.limits import Machine, decode_bytes, prefill_seconds
-from benchmarks.models import ModelFiles
+from benchmarks.limits import Machine, decode_bytes, prefill_seconds, tensor_bytes
+from benchmarks.models import FILE, ModelFiles
+from benchmarks.peers import PEERS, Peer, Variant
 from benchmarks.report import Report, Row, percent, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times
-from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.system.memory import available_memory
 from llama_cpu.weights.float32 import FLOAT32
-from llama_cpu.weights.formats import format_of
 
 DECODE = Task(prompt=100, decode=16)
 PREFILL = Task(prompt=512)
-LONG = Task(prompt=2000, decode=16)
+ROWS = replace(DECODE, rows=8)
+LONG_PROMPTS = (2000, 8000)
 FIRST_TURN = Task(prompt=1500)
 SECOND_TURN = Task(prompt=1520, keep=1500)
 NEW_ALONE = Task(prompt=20)
 MEMORY = Task(prompt=512, decode=16)
 TRIAL = Task(prompt=64, decode=2)
 CONTEXT = 2112
+ROOM = 64  # tokens of the context after a long prompt
 # Memory that our process may use: a factor on the weights and the KV cache, and a constant.
 PROGRAM_FACTOR, PROGRAM_BYTES = 1.03, 300e6
 
 AGAINST_PEERS = {"decode": DECODE, "prefill": PREFILL}
-KINDS = (*AGAINST_PEERS, "lookup", "long", "turn", "memory")
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another engine: the module of its worker, and the file of a model that it reads.
-
-    ``memory``: its measured memory for each precision, relative to the weights in float32.
-    ``with_ours``: whether it is installed in our environment instead of that of the peers.
-    """
-
-    module: str
-    model: Callable[[ModelFiles, str], Path]
-    memory: Mapping[str, float]
-    with_ours: bool = False
-
-
-PEERS = {
-    "llama.cpp": Peer(
-        "llama_cpp",
-        lambda files, precision: files.as_gguf(precision),
-        {"float32": 1.1, "bf16": 0.6, "int8": 0.6},
-    ),
-    "CTranslate2": Peer(
-        "ctranslate2",
-        lambda files, precision: files.as_safetensors(),
-        {"float32": 1.1, "bf16": 1.1, "int8": 1.4},
-    ),
-    "OpenVINO": Peer(
-        "openvino",
-        lambda files, precision: files.as_gguf("float16"),
-        {"float32": 1.9, "bf16": 1.8, "int8": 1.0},
-    ),
-    "transformers": Peer(
-        "transformers",
-        lambda files, precision: files.as_safetensors(),
-        {"float32": 1.6, "bf16": 1.1, "int8": 1.1},
-        with_ours=True,
-    ),
-}
+KINDS = (*AGAINST_PEERS, "lookup", "rows", "long", "turn", "memory")
 
 
 class Bench:
@@ -90,6 +51,7 @@ class Bench:
     def take_turns(self, *turns: tuple[Side, Task]) -> tuple[Machine, list[list[Times]]]:
         """Return the machine's limits, measured as a turn of their own, and each turn's times."""
         limits, *results = self.rounds.run([(self._limits, Task(prompt=0)), *turns])
+        self.report.note(f"The machine's limits: {self._limits.version}.")
         medians = {}
         for kind in limits[0].figures:
             samples = [times.figures[kind] for times in limits]
@@ -98,48 +60,73 @@ class Bench:
         return Machine(**medians), results
 
 
+def subjects(bench: Bench, name: str, files: ModelFiles, precision: str) -> "list[Subject]":
+    """Return what is measured of a model in one precision: one subject for each file of FILE."""
+    if precision != FILE:
+        return [Subject(bench, name, files, precision)]
+    try:
+        own = files.in_own_kinds()
+    except SideFailed as error:
+        bench.report.note(f"{name}, {precision} was left out: no quantized file ({error}).")
+        return []
+    return [Subject(bench, name, file, precision, kind) for kind, file in own.items()]
+
+
 @dataclass(frozen=True)
 class Subject:
-    """One model in one precision."""
+    """One model in one precision. ``kind``: the quantization of its file, in the precision FILE."""
 
     bench: Bench
     name: str
     files: ModelFiles
     precision: str
+    kind: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.precision} {self.kind}".strip()
 
     def measure(self, kinds: Sequence[str], peers: Iterable[str]) -> None:
         """Add rows for some of KINDS, against some of PEERS."""
         shared = {kind: AGAINST_PEERS[kind] for kind in kinds if kind in AGAINST_PEERS}
         if shared:
-            compared = [self._compare(peer, shared) for peer in peers]
+            compared = [
+                self._compare(peer, variant, shared)
+                for peer in peers
+                for variant in PEERS[peer].variants.get(self.precision, ())
+            ]
             if not any(compared):
                 self._alone(shared)
         own = {
             "lookup": self._lookup,
+            "rows": self._rows,
             "long": self._long,
             "turn": self._turn,
             "memory": self._memory,
         }
         for kind in kinds:
             if kind in own:
-                own[kind]()
+                try:
+                    own[kind]()
+                except SideFailed as error:
+                    self._row(kind, ours=f"none: {error}")
 
     def _row(self, what: str, **cells: str) -> None:
-        self.bench.report.add(Row(self.name, self.precision, what, **cells))
+        self.bench.report.add(Row(self.name, self.label, what, **cells))
 
     @contextmanager
-    def _ours(self) -> Iterator[Side]:
-        with opened(Side("ours", self._options(str(self.files.source)))) as side:
+    def _ours(self, context: int = CONTEXT) -> Iterator[Side]:
+        options = replace(self._options(str(self.files.source), self.precision), context=context)
+        with opened(Side("ours", options)) as side:
             yield side
 
-    def _options(self, model: str) -> Options:
-        config = asdict(self.files.config)
-        return Options(model, self.precision, self.bench.threads, CONTEXT, config)
+    def _options(self, model: str, precision: str) -> Options:
+        return Options(model, precision, self.bench.threads, CONTEXT, asdict(self.files.config))
 
-    def _peer(self, peer: Peer) -> Side:
+    def _peer(self, peer: Peer, variant: Variant) -> Side:
         """Start a peer's worker and run a short task. Raises SideFailed."""
-        self._require_memory(peer)
-        options = self._options(str(peer.model(self.files, self.precision)))
+        self._require_memory(variant)
+        options = self._options(str(variant.model(self.files)), variant.name)
         python = sys.executable if peer.with_ours else self.bench.python
         try:
             return _tried(Side(peer.module, options, python))
@@ -153,27 +140,23 @@ class Subject:
         )
         return side
 
-    def _require_memory(self, peer: Peer) -> None:
+    def _require_memory(self, variant: Variant) -> None:
         """Raise SideFailed if the memory does not suffice, before the system kills a process."""
-        shapes = tensor_shapes(self.files.config).values()
-        ours, in_float32 = (
-            sum(kind.nbytes(shape) for shape in shapes)
-            for kind in (format_of(self.precision), FLOAT32)
-        )
-        needed = peer.memory[self.precision] * in_float32
+        ours = sum(tensor_bytes(self.files, self.precision).values())
+        needed = variant.memory * sum(tensor_bytes(self.files, FLOAT32.label).values())
         free = available_memory() - ours - PROGRAM_BYTES
         if needed > free:
             raise SideFailed(
                 f"it takes up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free beside ours"
             )
 
-    def _compare(self, name: str, tasks: dict[str, Task]) -> bool:
+    def _compare(self, name: str, variant: Variant, tasks: dict[str, Task]) -> bool:
         """Add rows that compare us with one peer; return False if the peer cannot run."""
         if name in self.bench.missing:
             return False
         try:
             # The peer starts first: it may have to convert the model, which needs memory.
-            with opened(self._peer(PEERS[name])) as peer, self._ours() as ours:
+            with opened(self._peer(PEERS[name], variant)) as peer, self._ours() as ours:
                 self.bench.report.note(f"{name} is {peer.version}.")
                 for kind, task in tasks.items():
                     share, (mine, theirs) = self._take_turns(kind, task, ours, (peer, task))
@@ -181,7 +164,7 @@ class Subject:
                     self._row(
                         title(kind, task),
                         ours=rate(my_rate),
-                        peer=f"{rate(their_rate)} {name}",
+                        peer=f"{rate(their_rate)} {name} {variant.name}",
                         ratio=f"{my_rate / their_rate:.2f}",
                         of_limit=share,
                     )
@@ -190,7 +173,7 @@ class Subject:
                 self.bench.missing.add(name)
                 self.bench.report.note(f"{name} was left out ({error}).")
             else:
-                self._row(f"against {name}", peer=f"none: {error}")
+                self._row(f"against {name} {variant.name}", peer=f"none: {error}")
             return False
         return True
 
@@ -211,7 +194,7 @@ class Subject:
         if kind != "decode":
             machine, results = self.bench.take_turns((ours, task), *others)
             seconds = (task.prompt - task.keep) / speed(kind, task, results[0])
-            least = prefill_seconds(self.files.config, self.precision, task, machine)
+            least = prefill_seconds(self.files, self.precision, task, machine)
             return percent(least / seconds), results
         _, results = self.bench.take_turns((ours, task), *others, (ours, replace(task, reads=True)))
         shares = [self._of_reading(task, times) for times in results.pop()]
@@ -220,7 +203,7 @@ class Subject:
     def _of_reading(self, task: Task, times: Times) -> float:
         """Return the time that reading alone would take, as a fraction of a token's time."""
         context = task.prompt + task.decode // 2
-        read = decode_bytes(self.files.config, self.precision, context)
+        read = decode_bytes(self.files, self.precision, context)
         return read / times.figures["read"] / statistics.median(times.decode)
 
     def _lookup(self) -> None:
@@ -229,7 +212,7 @@ class Subject:
         It combines the time of passes with this model and the number of tokens per pass that the
         demo model reaches on real text.
         """
-        with opened(Side("lookup", self._options(""))) as demo:
+        with opened(Side("lookup", self._options("", self.precision))) as demo:
             found = demo.run(Task(prompt=0)).figures
         drafted = replace(DECODE, rows=found["rows"])
         with self._ours() as ours:
@@ -244,12 +227,30 @@ class Subject:
             ratio=f"{pass_of_rows * tokens_per_pass / plain:.2f}",
         )
 
-    def _long(self) -> None:
+    def _rows(self) -> None:
         with self._ours() as ours:
-            share, (far, near) = self._take_turns("decode", LONG, ours, (ours, DECODE))
-        far_rate, near_rate = speed("decode", LONG, far), speed("decode", DECODE, near)
+            _, (one, several) = self.bench.take_turns((ours, DECODE), (ours, ROWS))
+        seconds, least = (1 / speed("decode", DECODE, times) for times in (several, one))
         self._row(
-            title("decode", LONG),
+            f"a pass of {ROWS.rows} rows costs {seconds / least:.2f} times one of 1 row, ms",
+            ours=rate(1e3 * seconds),
+            peer=f"{rate(1e3 * least)} ours, 1 row",
+            ratio=f"{least / seconds:.2f}",
+        )
+
+    def _long(self) -> None:
+        for prompt in LONG_PROMPTS:
+            self._after(prompt)
+
+    def _after(self, prompt: int) -> None:
+        """Add the row of decode after a long prompt, which is read once and kept."""
+        task = replace(DECODE, prompt=prompt, keep=prompt - 1)
+        with self._ours(prompt + ROOM) as ours, self._ours() as other:
+            ours.run(Task(prompt=prompt))
+            share, (far, near) = self._take_turns("decode", task, ours, (other, DECODE))
+        far_rate, near_rate = speed("decode", task, far), speed("decode", DECODE, near)
+        self._row(
+            title("decode", task),
             ours=rate(far_rate),
             peer=f"{rate(near_rate)} ours after {DECODE.prompt}",
             ratio=f"{far_rate / near_rate:.2f}",

@@ -1,27 +1,41 @@
-"""Compare the quality of a model in each precision, on ordinary English text and in answers.
+"""Compare the quality of the weight formats, and of llama.cpp's, on ordinary English text.
 
-    python -m benchmarks.quality                      # the model of the chat, each precision
+    python -m benchmarks.quality                      # the model of the chat, each format
     python -m benchmarks.quality --ckpt_dir PATH --precisions float32,bf16
+<<<<<<< HEAD
     python -m benchmarks.quality --kv_int8            # each precision also with an int8 KV cache
+=======
+    python -m benchmarks.quality --peers ../peers/bin/python --folder /tmp/models
+>>>>>>> h-bench
 
-The reference is the first precision of the list. The table contains:
+The reference is the first format of the list, float32. The table contains:
 
-- the perplexity of each text of benchmarks/text, and its ratio to that of the reference. Texts are
-  read in chunks of 512 tokens; each begins with an empty KV cache, and its first token does not
-  count. A chunk is read in one pass, like a prompt; ``--pass_tokens 16`` measures the products that
-  are used for few rows instead;
-- "same next token": the fraction of positions in these texts at which the most probable next token
-  is that of the reference;
+- the bits per weight of the matrices, with their scales;
+- for each text of benchmarks/text: the perplexity and its ratio to that of the reference; the mean
+  Kullback-Leibler divergence of the next token's probabilities from the reference, in thousandths
+  of a nat; and "same top", the fraction of positions at which the most probable next token is that
+  of the reference. Texts are read in chunks of 512 tokens; each begins with an empty KV cache, and
+  its first token does not count. A chunk is read in one pass, like a prompt; ``--pass_tokens 16``
+  measures the products that are used for few rows instead;
 - "same answers": the fraction of greedy answers (64 tokens at most) to some questions that comes
   before the first different token.
+
+Texts are read with a float32 KV cache on all sides, so that only the weights differ; with
+``--own_cache``, ours has the type that the chat uses. With ``--peers``, the interpreter of an
+environment with llama-cpp-python, llama.cpp reads the same tokens with files that it quantized from
+the same weights, and our format "file" runs the same files. They are kept in ``--folder``. This
+works for models in a GGUF file, such as the demo model.
 """
 # ruff: noqa: E402
 
 import argparse
+import json
 import math
+import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product, takewhile
 from pathlib import Path
 from threading import Event as Flag
@@ -33,6 +47,9 @@ prepare_for_torch()  # before torch is imported
 import torch
 from torch import Tensor
 
+from benchmarks.limits import bits_per_weight, tensor_bytes
+from benchmarks.models import FILE, ModelFiles, files_of, main_kind
+from benchmarks.sides import ROOT, SideFailed
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.errors import UserError
@@ -50,6 +67,7 @@ from llama_cpu.weights.weight_format import WeightFormat
 TEXTS = sorted((Path(__file__).parent / "text").glob("*.txt"))
 WINDOW = 512
 ANSWER = 64  # tokens
+LLAMA_CPP_KINDS = ("Q8_0", "Q4_0", "Q4_K_M")
 _ROWS = 64  # rows of logits converted to float64 at a time; a row of Llama 3 takes 1 MiB
 QUESTIONS = (
     "What is the capital of France, and what is it known for?",
@@ -67,28 +85,95 @@ QUESTIONS = (
 )
 
 
+Windows = Sequence[list[int]]  # token ids
+
+
+class Reference:
+    """The log-probabilities of the reference for one text, in files, as they can be large."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._windows: list[Tensor] = []  # float32 [positions, vocab] each
+
+    def of(self, number: int, logits: Tensor) -> Tensor:
+        """Return those of a window; the first model to read it is the reference."""
+        if number == len(self._windows):
+            path = str(self._folder / f"{number}.float32")
+            stored = torch.from_file(path, shared=True, size=logits.numel())
+            stored = stored.view(logits.shape)
+            for rows, target in zip(logits.split(_ROWS), stored.split(_ROWS), strict=True):
+                target.copy_(rows.double().log_softmax(-1))
+            self._windows.append(stored)
+        return self._windows[number]
+
+
 @dataclass(frozen=True)
 class Reading:
     """A model's predictions for the tokens of a text, in order."""
 
     log_likelihoods: Tensor  # float64 [tokens], natural logarithms
     greedy: Tensor  # int64 [tokens], the most probable ids
+    divergences: Tensor  # float64 [tokens], Kullback-Leibler from the reference, in nats
 
     @property
     def perplexity(self) -> float:
         return math.exp(-self.log_likelihoods.mean().item())
 
+    def same_top(self, other: "Reading") -> float:
+        return (self.greedy == other.greedy).double().mean().item()
+
 
 @dataclass(frozen=True)
 class Quality:
-    """The results of one precision."""
+    """The results of one format."""
 
     weights_bytes: int
+    bits: float  # per weight
     readings: dict[str, Reading]  # by the name of the text
-    answers: list[list[int]]  # token ids, including the end token
+    answers: Sequence[list[int]] = ()  # token ids, including the end token; none of llama.cpp
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What every model reads: for each text its windows, and the reference's predictions."""
+
+    windows: Mapping[str, Windows]
+    references: Mapping[str, Reference]
+
+    @classmethod
+    def of(cls, plan: LoadPlan, tokens: int, folder: Path) -> "Texts":
+        """``tokens``: maximum number of each text. ``folder``: for the reference's files."""
+        length = min(WINDOW, plan.max_seq_len)
+        windows, references = {}, {}
+        for path in TEXTS:
+            text = path.read_text(encoding="utf-8")
+            windows[path.stem] = text_windows(text, plan.tokenizer, tokens, length)
+            (folder / path.stem).mkdir()
+            references[path.stem] = Reference(folder / path.stem)
+        return cls(windows, references)
+
+
+@dataclass(frozen=True)
+class How:
+    """How our formats are measured."""
+
+    pass_tokens: int  # per forward pass
+    own_cache: bool  # read texts with the KV cache of the chat, not in float32
+    questions: int  # number of answers
 
 
 def main() -> None:
+    args = parse_arguments()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary) / "models"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            print(table(measure_all(args, folder, Path(temporary))))
+        except UserError as error:
+            sys.exit(f"Error: {error}")
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,13 +187,36 @@ def main() -> None:
         "--pass_tokens", type=int, default=WINDOW, help="number of tokens per forward pass"
     )
     parser.add_argument(
+<<<<<<< HEAD
         "--kv_int8", action="store_true", help="measure each precision also with an int8 KV cache"
     )
+=======
+        "--questions",
+        type=int,
+        default=len(QUESTIONS),
+        help="number of questions that are answered (default: all)",
+    )
+    parser.add_argument(
+        "--own_cache", action="store_true", help="read texts with the KV cache of the chat"
+    )
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="Python interpreter of an environment with llama.cpp"
+    )
+    parser.add_argument(
+        "--llama_cpp",
+        type=lambda text: tuple(text.split(",")),
+        default=LLAMA_CPP_KINDS,
+        metavar="KIND,...",
+        help=f"quantizations of llama.cpp (default: {','.join(LLAMA_CPP_KINDS)})",
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the files of llama.cpp")
+>>>>>>> h-bench
     args = parser.parse_args()
     if args.tokens < 2:
         parser.error("--tokens must be at least 2, because the first token is not predicted.")
     if args.pass_tokens < 1:
         parser.error("--pass_tokens must be at least 1.")
+<<<<<<< HEAD
     try:
         qualities = {}
         for precision, kv_int8 in product(args.precisions, [False, True][: 1 + args.kv_int8]):
@@ -119,6 +227,55 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     print(table(qualities))
+=======
+    return args
+
+
+def measure_all(args: argparse.Namespace, folder: Path, temporary: Path) -> dict[str, Quality]:
+    """Measure every row of the table. ``folder``: for models; ``temporary``: for the reference."""
+    first = plan_loading(args.ckpt_dir, args.tokenizer_path, precision=args.precisions[0])
+    texts = Texts.of(first, args.tokens, temporary)
+    quantized = quantized_files(first.source, folder, args.peers, args.llama_cpp)
+    how = How(args.pass_tokens, args.own_cache, args.questions)
+    qualities: dict[str, Quality] = {}
+    for precision in args.precisions:
+        is_file = precision.label == FILE and bool(quantized)
+        for kind, path in quantized.items() if is_file else [("", args.ckpt_dir)]:
+            name = f"{precision.label} {kind}".strip()
+            try:
+                plan = plan_loading(path, args.tokenizer_path, precision=precision)
+                qualities[name] = measure(name, plan, texts, how)
+            except UserError as error:
+                if not is_file:
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+    for kind, path in quantized.items() if args.peers else []:
+        name = f"llama.cpp {kind}"
+        try:
+            qualities[name] = measure_llama_cpp(name, path, texts, args.peers, first.threads)
+        except SideFailed as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return qualities
+
+
+def quantized_files(
+    source: Path, folder: Path, python: str | None, kinds: Iterable[str]
+) -> dict[str, Path]:
+    """Return GGUF files by quantization: the model's own, and those made by llama.cpp.
+
+    ``python``: of an environment with llama.cpp; None: only the model's own file.
+    """
+    if source.suffix != ".gguf":
+        return {}
+    files = files_of(source, folder, python or sys.executable)
+    found = {main_kind(files.tensors): source} if files.source_precision is None else {}
+    for kind in kinds if python else ():
+        try:
+            found[kind] = files.quantized(kind)
+        except SideFailed as error:
+            print(f"llama.cpp {kind} is left out: {error}", file=sys.stderr)
+    return found
+>>>>>>> h-bench
 
 
 def precisions(text: str) -> list[WeightFormat]:
@@ -130,6 +287,7 @@ def precisions(text: str) -> list[WeightFormat]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {names}") from error
 
 
+<<<<<<< HEAD
 def row_name(plan: LoadPlan) -> str:
     return plan.precision.label + (", int8 KV cache" if plan.kv_int8 else "")
 
@@ -140,8 +298,16 @@ def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
     ``tokens``: maximum number of tokens of each text. ``pass_tokens``: tokens per forward pass.
     """
     name = row_name(plan)
+=======
+def measure(name: str, plan: LoadPlan, texts: Texts, how: How) -> Quality:
+    """Load a model and measure its quality."""
+>>>>>>> h-bench
     loaded = load(plan, lambda done, total, name: None, Flag())
+    config = plan.checkpoint.config
+    longest = max(len(ids) for windows in texts.windows.values() for ids in windows)
+    cache = loaded.cache if how.own_cache else KVCache(config, longest, torch.float32)
     readings = {}
+<<<<<<< HEAD
     for path in TEXTS:
         print(f"{name}: reads {path.stem}", file=sys.stderr)
         text = path.read_text(encoding="utf-8")
@@ -149,6 +315,27 @@ def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
         readings[path.stem] = read(loaded.model, loaded.cache, windows, pass_tokens)
     print(f"{name}: answers {len(QUESTIONS)} questions", file=sys.stderr)
     return Quality(loaded.weights_bytes, readings, answers(loaded))
+=======
+    for text, windows in texts.windows.items():
+        print(f"{name}: reads {text}", file=sys.stderr)
+        logits = our_logits(loaded.model, cache, windows, how.pass_tokens)
+        readings[text] = read(logits, windows, texts.references[text])
+    files = ModelFiles(plan.source, None, config, Path())
+    bits = bits_per_weight(files, plan.precision.label)
+    print(f"{name}: answers {how.questions} questions", file=sys.stderr)
+    return Quality(loaded.weights_bytes, bits, readings, answers(loaded, how.questions))
+
+
+def measure_llama_cpp(name: str, path: Path, texts: Texts, python: str, threads: int) -> Quality:
+    """Measure the quality of llama.cpp with a quantized GGUF file. Raises SideFailed."""
+    readings = {}
+    for text, windows in texts.windows.items():
+        print(f"{name}: reads {text}", file=sys.stderr)
+        logits = llama_cpp_logits(path, windows, python, threads)
+        readings[text] = read(logits, windows, texts.references[text])
+    files = files_of(path, Path())
+    return Quality(sum(tensor_bytes(files, FILE).values()), bits_per_weight(files, FILE), readings)
+>>>>>>> h-bench
 
 
 def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> list[list[int]]:
@@ -164,30 +351,74 @@ def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> l
 
 
 @torch.inference_mode()
-def read(
-    model: Transformer, cache: KVCache, windows: Sequence[list[int]], pass_tokens: int = WINDOW
-) -> Reading:
-    """Predict the tokens of each chunk, except its first, beginning with an empty KV cache."""
-    log_likelihoods, greedy = [], []
+def our_logits(
+    model: Transformer, cache: KVCache, windows: Windows, pass_tokens: int = WINDOW
+) -> Iterator[Tensor]:
+    """Yield the logits [tokens, vocab] of each chunk, beginning with an empty KV cache."""
     for ids in windows:
         cache.reuse([])
         passes = [ids[first : first + pass_tokens] for first in range(0, len(ids), pass_tokens)]
-        logits = torch.cat([model.forward(some, cache, all_logits=True) for some in passes])[:-1]
-        for rows, following in zip(
-            logits.split(_ROWS), torch.tensor(ids[1:]).split(_ROWS), strict=True
+        yield torch.cat([model.forward(some, cache, all_logits=True) for some in passes])
+
+
+def llama_cpp_logits(path: Path, windows: Windows, python: str, threads: int) -> Iterator[Tensor]:
+    """Yield the logits [tokens, vocab] of llama.cpp for each chunk. Raises SideFailed."""
+    task = json.dumps({"model": str(path), "threads": threads, "windows": windows})
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
+        given.write(task.encode())
+        given.seek(0)
+        process = subprocess.Popen(
+            [python, "-m", "benchmarks.workers.logits"],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=ROOT,
+        )
+        assert process.stdout is not None
+        try:
+            header = process.stdout.readline()
+            for ids in windows if header else ():
+                shape = (len(ids), json.loads(header)["vocab"])
+                data = bytearray(process.stdout.read(4 * math.prod(shape)))
+                if len(data) < 4 * math.prod(shape):
+                    break
+                yield torch.frombuffer(data, dtype=torch.float32).view(shape)
+        finally:
+            process.stdout.close()
+            process.wait()
+        if process.returncode:
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+            raise SideFailed((lines or [f"it ended with {process.returncode}"])[-1])
+
+
+@torch.inference_mode()
+def read(predictions: Iterable[Tensor], windows: Windows, reference: Reference) -> Reading:
+    """Judge the logits [tokens, vocab] of each chunk, except those after its last token."""
+    log_likelihoods, greedy, divergences = [], [], []
+    for number, (ids, logits) in enumerate(zip(windows, predictions, strict=True)):
+        logits = logits[:-1]
+        expected = reference.of(number, logits)
+        for rows, following, wanted in zip(
+            logits.split(_ROWS),
+            torch.tensor(ids[1:]).split(_ROWS),
+            expected.split(_ROWS),
+            strict=True,
         ):
             log_probabilities = rows.double().log_softmax(-1)  # [rows, vocab]
             log_likelihoods.append(log_probabilities.gather(1, following[:, None])[:, 0])
             greedy.append(rows.argmax(-1))
-    return Reading(torch.cat(log_likelihoods), torch.cat(greedy))
+            wanted = wanted.double()
+            divergences.append((wanted.exp() * (wanted - log_probabilities)).sum(-1))
+    return Reading(torch.cat(log_likelihoods), torch.cat(greedy), torch.cat(divergences))
 
 
-def answers(loaded: LoadedModel) -> list[list[int]]:
-    """Return the token ids of the greedy answer to each question, each in a new conversation."""
+def answers(loaded: LoadedModel, count: int = len(QUESTIONS)) -> list[list[int]]:
+    """Return the ids of the greedy answers to ``count`` questions, each in a new conversation."""
     template = choose_template(None, loaded.tokenizer, loaded.plan.name)
     session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
     try:
-        return [answer(session, question) for question in QUESTIONS]
+        return [answer(session, question) for question in QUESTIONS[:count]]
     finally:
         session.close()
 
@@ -198,30 +429,28 @@ def answer(session: ChatSession, question: str) -> list[int]:
     return [event.id for event in session.answer(Flag()) if isinstance(event, Token)]
 
 
-def table(qualities: dict[str, Quality]) -> str:
-    """Return a Markdown table with one row per precision."""
+def table(qualities: Mapping[str, Quality]) -> str:
+    """Return a Markdown table with one row per format."""
     first = next(iter(qualities.values()))
-    head = ["precision", "weights"]
+    head = ["format", "weights", "bits per weight"]
     for name, reading in first.readings.items():
-        head += [f"perplexity of {name} ({len(reading.greedy)} tokens)", "ratio"]
-    rows = [[*head, "same next token", "same answers"], ["---"] * (len(head) + 2)]
-    for precision, quality in qualities.items():
-        row = [precision, human_bytes(quality.weights_bytes)]
+        tokens = len(reading.greedy)
+        head += [f"perplexity of {name} ({tokens} tokens)", "ratio", "KL x 1000", "same top"]
+    rows = [[*head, "same answers"], ["---"] * (len(head) + 1)]
+    for label, quality in qualities.items():
+        row = [label, human_bytes(quality.weights_bytes), f"{quality.bits:.2f}"]
         for name, reading in quality.readings.items():
-            ratio = reading.perplexity / first.readings[name].perplexity
-            row += [f"{reading.perplexity:.3f}", f"{ratio:.4f}"]
-        row.append(f"{same_next_token(quality, first):.1%}")
-        row.append(f"{same_answers(quality.answers, first.answers):.1%}")
+            reference = first.readings[name]
+            row += [
+                f"{reading.perplexity:.3f}",
+                f"{reading.perplexity / reference.perplexity:.4f}",
+                f"{1000 * abs(reading.divergences.mean().item()):.2f}",
+                f"{reading.same_top(reference):.1%}",
+            ]
+        share = same_answers(quality.answers, first.answers) if quality.answers else None
+        row.append("" if share is None else f"{share:.1%}")
         rows.append(row)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def same_next_token(quality: Quality, first: Quality) -> float:
-    """Return the fraction of positions, in all texts, with the same most probable token."""
-    same = [
-        reading.greedy == first.readings[name].greedy for name, reading in quality.readings.items()
-    ]
-    return torch.cat(same).double().mean().item()
 
 
 def same_answers(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> float:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
 
-TYPES = {"float32": "float32", "bf16": "bfloat16", "int8": "int8_float32"}
-
 
 def load(options: Options) -> tuple[str, Run]:
     import ctranslate2
 
-    compute_type = TYPES[options.precision]
+    compute_type = options.precision
     known = ctranslate2.get_supported_compute_types("cpu")
     if compute_type not in known:
         raise RuntimeError(f"this processor can compute {', '.join(sorted(known))} only")

@@ -1,6 +1,8 @@
-"""Worker for OpenVINO GenAI: a float16 GGUF file, converted once to its own format.
+"""Worker for OpenVINO GenAI: a GGUF file, converted once to its own format.
 
-int8 weights are symmetric with one scale per row, the default of its tools (nncf).
+int8 weights are symmetric with one scale per row, the default of its tools (nncf). int4 weights are
+in groups of 32 with a scale and a zero point, as ours; nncf leaves the embedding and the output in
+int8. Quantized files are read by its own reader, which keeps their blocks.
 """
 
 import itertools
@@ -10,7 +12,9 @@ from pathlib import Path
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
 
 # Without the hint, float32 would be computed in bfloat16 on processors with AMX.
-HINTS = {"float32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {}, "int8": {}}
+HINTS = {"float32": {"INFERENCE_PRECISION_HINT": "f32"}}
+# Arguments of nncf.compress_weights by mode.
+COMPRESSIONS: dict[str, dict] = {"INT8_SYM": {}, "INT4_ASYM": {"group_size": 32, "ratio": 1.0}}
 
 
 def load(options: Options) -> tuple[str, Run]:
@@ -18,9 +22,10 @@ def load(options: Options) -> tuple[str, Run]:
     import openvino as ov
     import openvino_genai
 
-    folder = converted(Path(options.model), options.precision == "int8")
+    folder = converted(Path(options.model), options.precision)
+    hints = HINTS.get(options.precision, {})
     pipeline = openvino_genai.LLMPipeline(
-        str(folder), "CPU", INFERENCE_NUM_THREADS=options.threads, **HINTS[options.precision]
+        str(folder), "CPU", INFERENCE_NUM_THREADS=options.threads, **hints
     )
 
     first_tokens = itertools.count(300)
@@ -39,14 +44,15 @@ def load(options: Options) -> tuple[str, Run]:
     return f"openvino-genai {openvino_genai.__version__}", run
 
 
-def converted(source: Path, is_int8: bool) -> Path:
+def converted(source: Path, precision: str) -> Path:
     """Return the folder of the model in OpenVINO's format, after converting it if necessary."""
-    folder = source.with_suffix(".openvino-int8" if is_int8 else ".openvino")
+    is_compressed = precision in COMPRESSIONS
+    folder = source.with_suffix(f".openvino-{precision}" if is_compressed else ".openvino")
     if not folder.exists():
         partial = folder.with_suffix(".partial")
         partial.mkdir(exist_ok=True)
-        if is_int8:
-            _compress(converted(source, False), partial)
+        if is_compressed:
+            _compress(converted(source, "as stored"), partial, precision)
         else:
             _convert(source, partial)
         partial.rename(folder)
@@ -63,12 +69,13 @@ def _convert(source: Path, folder: Path) -> None:
     link.unlink()
 
 
-def _compress(source: Path, folder: Path) -> None:
+def _compress(source: Path, folder: Path, mode: str) -> None:
     import nncf
     import openvino as ov
 
     model = ov.Core().read_model(source / "openvino_model.xml")
-    model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    compression = nncf.CompressWeightsMode[mode]
+    model = nncf.compress_weights(model, mode=compression, **COMPRESSIONS[mode])
     ov.save_model(model, folder / "openvino_model.xml")
     for path in source.iterdir():
         if not path.name.startswith("openvino_model."):

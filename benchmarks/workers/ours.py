@@ -1,14 +1,12 @@
 """Worker for our engine, with the same loader and generator as the chat."""
 
 import statistics
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from threading import Event as Flag
 
-from benchmarks.workers.limits import BYTES, memory_reader
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
+from llama_cpu.system.machine_speed import MemoryReader
 from llama_cpu.system.memory import memory_report
 from llama_cpu.system.process import prepare_for_torch
 
@@ -42,7 +40,10 @@ def load(options: Options) -> tuple[str, Run]:
         def propose(self, context: list[int], count: int) -> list[int]:
             return [0] * count
 
-    reader = cache(memory_reader)
+    @cache
+    def memory_reader() -> MemoryReader:
+        return MemoryReader(options.threads)
+
     greedy = Sampling(temperature=0.0)
 
     def run(task: Task) -> Times:
@@ -52,20 +53,20 @@ def load(options: Options) -> tuple[str, Run]:
         generator.draft_length = wrong
         loaded.cache.reuse([*ids[: task.keep], -1])  # drops all other tokens from the cache
         timings = Timings()
-        read = reader() if task.reads else None  # allocates its memory before the first token
+        reader = memory_reader() if task.reads else None  # allocates before the first token
         limits = Limits(task.decode + 1, frozenset())
         reads: list[float] = []  # seconds
         for event in generator.generate(ids, Sampler(greedy), limits, Flag()):
             timings.observe(event)
-            if read and isinstance(event, Token):
-                reads.append(seconds_of(read))
+            if reader and isinstance(event, Token):
+                reads.append(reader.nbytes / reader())
         assert timings.reused_tokens == task.keep
         assert timings.time_to_first_token is not None
         decode, figures = timings.token_seconds[1:], memory()
         if reads:
             # The time of a token begins with the previous token, so it includes the reading.
             decode = [token - reading for token, reading in zip(decode, reads, strict=False)]
-            figures["read"] = BYTES / statistics.median(reads)
+            figures["read"] = memory_reader().nbytes / statistics.median(reads)
         return Times(timings.time_to_first_token, decode, figures)
 
     def memory() -> dict:
@@ -73,12 +74,6 @@ def load(options: Options) -> tuple[str, Run]:
         return {"peak": memory_report().peak, "weights": loaded.weights_bytes, "kv_cache": used}
 
     return llama_cpu.__version__, run
-
-
-def seconds_of(work: Callable) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

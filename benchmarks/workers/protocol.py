@@ -17,7 +17,7 @@ class Options:
     """The model that a worker loads, and how."""
 
     model: str = ""  # a path; a worker stores its converted copy beside it
-    precision: str = "float32"  # or bf16, int8
+    precision: str = "float32"  # ours: the label of a format; a peer's: its own name (peers.py)
     threads: int = 1
     context: int = 4096  # tokens that the KV cache must have room for
     config: dict = field(default_factory=dict)  # the fields of the model's ModelConfig

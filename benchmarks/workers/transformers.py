@@ -43,16 +43,13 @@ def _model(options: Options):
     from llama_cpu.model.config import ModelConfig
     from tests.support.checkpoints import hugging_face_config, hugging_face_weights
 
-    dtypes = {"float32": torch.float32, "bf16": torch.bfloat16}
-    if options.precision not in dtypes:
-        raise RuntimeError("it has no int8 of its own for the CPU")
     ours = ModelConfig(**options.config)
     config = LlamaConfig(**hugging_face_config(ours))
     weights = hugging_face_weights(ours, load_file(Path(options.model)))
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     for name in list(weights):
-        weights[name] = weights[name].to(dtypes[options.precision])
+        weights[name] = weights[name].to(getattr(torch, options.precision))
     model.load_state_dict(weights, strict=False, assign=True)
     model.model.rotary_emb = LlamaRotaryEmbedding(config)
     model.tie_weights()

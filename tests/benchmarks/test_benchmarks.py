@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,17 +14,27 @@ from safetensors.torch import load_file
 from benchmarks import sides
 from benchmarks.__main__ import some_of
 from benchmarks.gguf_files import write_random
-from benchmarks.limits import Machine, decode_bytes, prefill_seconds, weight_bytes
-from benchmarks.measure import Subject, speed
-from benchmarks.models import ModelFiles
+from benchmarks.limits import (
+    Machine,
+    bits_per_weight,
+    decode_bytes,
+    prefill_seconds,
+    tensor_bytes,
+    weight_bytes,
+)
+from benchmarks.measure import Subject, speed, subjects
+from benchmarks.models import FILE, FILE_KINDS, ModelFiles, main_kind
+from benchmarks.peers import PEERS, Variant
 from benchmarks.report import Report, Row, disturbance_note, machine_note, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
-from benchmarks.workers.limits import BYTES
 from benchmarks.workers.protocol import Options, Task, Times, prompt_ids
 from llama_cpu.checkpoint import open_checkpoint
+from llama_cpu.system.machine_speed import READ_BYTES
+from llama_cpu.weights.formats import FORMATS
 from tests.support.checkpoints import read_all, tiny_config
 
-CONFIG = tiny_config(vocab_size=20400, context_length=4096)
+CONFIG = tiny_config(vocab_size=20400, context_length=8192)
+ANY = Variant("any", lambda files: files.source, 1.0)
 MACHINE = Machine(read=1e9, float32=1e9, bf16=4e9, int8=2e9)
 
 
@@ -84,7 +94,7 @@ def test_our_worker(ours: Side) -> None:
 def test_reading_between_tokens_is_not_of_their_time(ours: Side) -> None:
     times = ours.run(Task(prompt=40, decode=3, reads=True))
     assert len(times.decode) == 3
-    assert 0 < sum(times.decode) < BYTES / times.figures["read"]  # of a tiny model's tokens
+    assert 0 < sum(times.decode) < READ_BYTES / times.figures["read"]  # of a tiny model's tokens
 
 
 def test_a_task_that_fails_is_one_line_and_the_worker_lives(ours: Side) -> None:
@@ -166,28 +176,86 @@ def test_a_measurement_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None
     assert log == ["works", "waits", "waits", "waits", "works"]
 
 
-def test_limits_of_decode() -> None:
+def test_limits_of_decode(files: ModelFiles) -> None:
     matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96) + 20400 * 64  # with the output, not the embedding
     norms = 5 * 64
-    assert weight_bytes(CONFIG, "float32") == 4 * (matrices + norms)
+    assert weight_bytes(files, "float32") == 4 * (matrices + norms)
     in_cache = 2 * 2 * 64 * 100
-    read = decode_bytes(CONFIG, "float32", 100)
+    read = decode_bytes(files, "float32", 100)
     assert read == 4 * (matrices + norms + in_cache)
-    assert decode_bytes(CONFIG, "bf16", 100) == read // 2 + 2 * norms
+    assert decode_bytes(files, "bf16", 100) == read // 2 + 2 * norms
+    assert bits_per_weight(files, "bf16") == 16
+    assert 8 < bits_per_weight(files, "int8") < 9
 
 
-def test_limits_of_prefill() -> None:
+def test_limits_of_a_format_that_stays_as_in_the_file(files: ModelFiles) -> None:
+    in_int8 = replace(files, source=files.as_gguf("int8"))
+    assert bits_per_weight(in_int8, FILE) == 8.5  # 32 bytes and a float16 scale
+    matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96) + 20400 * 64
+    assert weight_bytes(in_int8, FILE) == matrices * 34 // 32 + 4 * 5 * 64
+    assert sum(tensor_bytes(in_int8, FILE).values()) < in_int8.source.stat().st_size
+
+
+def test_limits_of_prefill(files: ModelFiles) -> None:
     in_layers, output = 2 * (4 * 64 * 64 + 3 * 64 * 96), 20400 * 64
     pairs = 10 * 1000 + 55  # each of ten sees a thousand, itself and those before it
     operations = 2 * (10 * in_layers + 2 * pairs * 2 * 64 + output)
     slow = Machine(read=1e30, float32=1e9, bf16=4e9, int8=2e9)
     task = Task(prompt=1010, keep=1000)
-    seconds = [prefill_seconds(CONFIG, kind, task, slow) for kind in ("float32", "bf16", "int8")]
+    seconds = [prefill_seconds(files, kind, task, slow) for kind in ("float32", "bf16", "int8")]
     assert seconds[0] == pytest.approx(operations / 1e9)
     assert seconds[1] == seconds[2] == pytest.approx(operations / 4e9)
-    assert prefill_seconds(CONFIG, "int8", Task(prompt=2), MACHINE) == pytest.approx(
-        weight_bytes(CONFIG, "int8") / 1e9
+    assert prefill_seconds(files, "int8", Task(prompt=2), MACHINE) == pytest.approx(
+        weight_bytes(files, "int8") / 1e9
     )
+    assert slow.peak("int4") == slow.peak(FILE) == 4e9
+
+
+def test_each_precision_has_a_counterpart() -> None:
+    for precision in (*(each.label for each in FORMATS), "int4", FILE):
+        assert PEERS["llama.cpp"].variants[precision]
+    assert [each.name for each in PEERS["llama.cpp"].variants["int4"]] == ["Q4_0", "Q4_K_M"]
+    assert {variant.model for variant in PEERS["CTranslate2"].variants["int8"]} == {
+        ModelFiles.as_safetensors
+    }
+
+
+def test_a_model_in_the_quantization_of_its_file(files: ModelFiles, tmp_path: Path) -> None:
+    demo = ModelFiles(files.as_gguf("int8"), None, files.config, tmp_path)
+    assert main_kind(demo.tensors) == "Q8_0"
+    bench: Any = SimpleNamespace()
+    for _ in range(2):  # the link is made once
+        (subject,) = subjects(bench, "demo", demo, FILE)
+        assert subject.label == "file Q8_0"
+        assert subject.files.source.parent == tmp_path
+        assert read_all(subject.files.source).keys() == read_all(demo.source).keys()
+    (in_bf16,) = subjects(bench, "demo", demo, "bf16")
+    assert in_bf16.label == "bf16"
+    assert in_bf16.files is demo
+
+
+def test_files_quantized_by_llama_cpp(files: ModelFiles, tmp_path: Path) -> None:
+    """Stands in for llama.cpp with a program that copies the file that it is to quantize."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncp "$3" "$4" && echo "$2 $5" >> "$(dirname "$0")/log"\n')
+    python.chmod(0o755)
+    ours = replace(files, folder=tmp_path, python=str(python))
+    named = subjects(SimpleNamespace(), "random", ours, FILE)  # type: ignore[arg-type]
+    assert [subject.label for subject in named] == [f"file {kind}" for kind in FILE_KINDS]
+    assert len({subject.files.source for subject in named}) == len(FILE_KINDS)
+    ours.quantized("Q4_0")  # is there already
+    assert (tmp_path / "log").read_text().splitlines() == [
+        f"benchmarks.workers.quantize {kind}" for kind in FILE_KINDS
+    ]
+
+
+def test_no_quantized_files_without_llama_cpp(files: ModelFiles, tmp_path: Path) -> None:
+    report = Report()
+    bench: Any = SimpleNamespace(report=report)
+    ours = replace(files, folder=tmp_path)  # our own environment has no llama.cpp
+    assert subjects(bench, "random", ours, FILE) == []
+    assert "file was left out: no quantized file (ModuleNotFoundError" in report.notes[0]
+    assert not list(tmp_path.glob("*.gguf"))
 
 
 def test_speed_is_a_median() -> None:
@@ -205,14 +273,16 @@ def test_rows_of_one_model(
         return MACHINE, [[side.run(task)] for side, task in turns]
 
     bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), take_turns=take_turns)
-    kinds = ("decode", "prefill", "lookup", "turn", "memory")
+    kinds = ("decode", "prefill", "lookup", "rows", "long", "turn", "memory")
     Subject(bench, "tiny", files, "int8").measure(kinds, ())
-    firsts = ["decode", "prefill", "lookup,", "first", "peak"]
+    firsts = ["decode", "prefill", "lookup,", "a", "decode", "decode", "first", "peak"]
     assert [row.what.split()[0] for row in report.rows] == firsts
     assert "a pass of" in report.rows[2].what
-    assert all(row.ours for row in report.rows)
+    assert "a pass of 8 rows costs" in report.rows[3].what
+    assert "after 2,000" in report.rows[4].what and "after 8,000" in report.rows[5].what
+    assert all(row.ours and "none" not in row.ours for row in report.rows)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 5
+    assert len(lines) == 2 + 8
     assert {line.count("|") for line in lines} == {8}
 
 
@@ -225,7 +295,7 @@ def test_a_peer_that_is_not_installed(files: ModelFiles, monkeypatch: pytest.Mon
     report = Report()
     bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), python="python")
     subject = Subject(bench, "tiny", files, "float32")
-    assert not subject._compare("llama.cpp", {"decode": Task(1, 1)})
+    assert not subject._compare("llama.cpp", ANY, {"decode": Task(1, 1)})
     assert report.rows == []
     assert report.notes == [
         "llama.cpp was left out (ModuleNotFoundError: No module named 'llama_cpp')."
@@ -237,8 +307,8 @@ def test_a_peer_that_does_not_fit(files: ModelFiles, monkeypatch: pytest.MonkeyP
     report = Report()
     bench: Any = SimpleNamespace(report=report, threads=1, missing=set(), python="python")
     subject = Subject(bench, "tiny", files, "float32")
-    assert not subject._compare("OpenVINO", {"decode": Task(1, 1)})
-    assert [row.what for row in report.rows] == ["against OpenVINO"]
+    assert not subject._compare("OpenVINO", ANY, {"decode": Task(1, 1)})
+    assert [row.what for row in report.rows] == ["against OpenVINO any"]
     assert "it takes up to 0.0 GB, and -0.3 are free" in report.rows[0].peer
 
 
