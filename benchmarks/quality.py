@@ -2,11 +2,7 @@
 
     python -m benchmarks.quality                      # the model of the chat, each format
     python -m benchmarks.quality --ckpt_dir PATH --precisions float32,bf16
-<<<<<<< HEAD
-    python -m benchmarks.quality --kv_int8            # each precision also with an int8 KV cache
-=======
     python -m benchmarks.quality --peers ../peers/bin/python --folder /tmp/models
->>>>>>> h-bench
 
 The reference is the first format of the list, float32. The table contains:
 
@@ -36,7 +32,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product, takewhile
+from itertools import takewhile
 from pathlib import Path
 from threading import Event as Flag
 
@@ -187,10 +183,9 @@ def parse_arguments() -> argparse.Namespace:
         "--pass_tokens", type=int, default=WINDOW, help="number of tokens per forward pass"
     )
     parser.add_argument(
-<<<<<<< HEAD
-        "--kv_int8", action="store_true", help="measure each precision also with an int8 KV cache"
+        "--kv_int8", action="store_true", help="measure each format also with an int8 KV cache"
     )
-=======
+    parser.add_argument(
         "--questions",
         type=int,
         default=len(QUESTIONS),
@@ -210,24 +205,11 @@ def parse_arguments() -> argparse.Namespace:
         help=f"quantizations of llama.cpp (default: {','.join(LLAMA_CPP_KINDS)})",
     )
     parser.add_argument("--folder", type=Path, help="folder for the files of llama.cpp")
->>>>>>> h-bench
     args = parser.parse_args()
     if args.tokens < 2:
         parser.error("--tokens must be at least 2, because the first token is not predicted.")
     if args.pass_tokens < 1:
         parser.error("--pass_tokens must be at least 1.")
-<<<<<<< HEAD
-    try:
-        qualities = {}
-        for precision, kv_int8 in product(args.precisions, [False, True][: 1 + args.kv_int8]):
-            plan = plan_loading(
-                args.ckpt_dir, args.tokenizer_path, precision=precision, kv_int8=kv_int8
-            )
-            qualities[row_name(plan)] = measure(plan, args.tokens, args.pass_tokens)
-    except UserError as error:
-        parser.error(str(error))
-    print(table(qualities))
-=======
     return args
 
 
@@ -245,6 +227,12 @@ def measure_all(args: argparse.Namespace, folder: Path, temporary: Path) -> dict
             try:
                 plan = plan_loading(path, args.tokenizer_path, precision=precision)
                 qualities[name] = measure(name, plan, texts, how)
+                if args.kv_int8:
+                    plan = plan_loading(
+                        path, args.tokenizer_path, precision=precision, kv_int8=True
+                    )
+                    name += ", KV cache int8"
+                    qualities[name] = measure(name, plan, texts, replace(how, own_cache=True))
             except UserError as error:
                 if not is_file:
                     raise
@@ -275,7 +263,6 @@ def quantized_files(
         except SideFailed as error:
             print(f"llama.cpp {kind} is left out: {error}", file=sys.stderr)
     return found
->>>>>>> h-bench
 
 
 def precisions(text: str) -> list[WeightFormat]:
@@ -287,35 +274,13 @@ def precisions(text: str) -> list[WeightFormat]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {names}") from error
 
 
-<<<<<<< HEAD
-def row_name(plan: LoadPlan) -> str:
-    return plan.precision.label + (", int8 KV cache" if plan.kv_int8 else "")
-
-
-def measure(plan: LoadPlan, tokens: int, pass_tokens: int) -> Quality:
-    """Load a model and measure its quality.
-
-    ``tokens``: maximum number of tokens of each text. ``pass_tokens``: tokens per forward pass.
-    """
-    name = row_name(plan)
-=======
 def measure(name: str, plan: LoadPlan, texts: Texts, how: How) -> Quality:
     """Load a model and measure its quality."""
->>>>>>> h-bench
     loaded = load(plan, lambda done, total, name: None, Flag())
     config = plan.checkpoint.config
     longest = max(len(ids) for windows in texts.windows.values() for ids in windows)
     cache = loaded.cache if how.own_cache else KVCache(config, longest, torch.float32)
     readings = {}
-<<<<<<< HEAD
-    for path in TEXTS:
-        print(f"{name}: reads {path.stem}", file=sys.stderr)
-        text = path.read_text(encoding="utf-8")
-        windows = text_windows(text, loaded.tokenizer, tokens, min(WINDOW, plan.max_seq_len))
-        readings[path.stem] = read(loaded.model, loaded.cache, windows, pass_tokens)
-    print(f"{name}: answers {len(QUESTIONS)} questions", file=sys.stderr)
-    return Quality(loaded.weights_bytes, readings, answers(loaded))
-=======
     for text, windows in texts.windows.items():
         print(f"{name}: reads {text}", file=sys.stderr)
         logits = our_logits(loaded.model, cache, windows, how.pass_tokens)
@@ -335,7 +300,6 @@ def measure_llama_cpp(name: str, path: Path, texts: Texts, python: str, threads:
         readings[text] = read(logits, windows, texts.references[text])
     files = files_of(path, Path())
     return Quality(sum(tensor_bytes(files, FILE).values()), bits_per_weight(files, FILE), readings)
->>>>>>> h-bench
 
 
 def text_windows(text: str, tokenizer: Tokenizer, tokens: int, window: int) -> list[list[int]]:
