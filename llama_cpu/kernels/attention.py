@@ -43,11 +43,12 @@ def result_bytes(head_dim):
 
 
 @compiled
-def _score(load, size, one, other, keys, count, head_dim, scores, other_scores):
+def _score(load, size, one, other, keys, values, count, head_dim, scores, other_scores):
     """Write the dot products of two queries with ``count`` keys to two lists of scores.
 
     ``head_dim`` is a multiple of 8. Four keys are read at a time, so that eight sums are under way;
-    of the last ones, some may be beyond ``count`` and repeat the last key.
+    of the last ones, some may be beyond ``count`` and repeat the last key. The values, which are
+    needed next, and later keys are asked for meanwhile.
     """
     row = size * head_dim
     for key in range(0, count, 4):
@@ -55,8 +56,9 @@ def _score(load, size, one, other, keys, count, head_dim, scores, other_scores):
         k1 = keys + row * min(key + 1, count - 1)
         k2 = keys + row * min(key + 2, count - 1)
         k3 = keys + row * min(key + 3, count - 1)
-        prefetch(k0 + 4 * row)
-        prefetch(k2 + 4 * row)
+        for line in range(0, 4 * row, 64):
+            prefetch(values + row * key + line)
+            prefetch(k0 + 16 * row + line)
         a0, a1, a2, a3 = zeros(), zeros(), zeros(), zeros()
         b0, b1, b2, b3 = zeros(), zeros(), zeros(), zeros()
         for i in range(0, head_dim, 8):
@@ -164,7 +166,8 @@ def _attend(
             other, other_scores = result + pitch, scores + 4 * BLOCK
             _score(
                 load, size, query_address, query_address + 4 * head_dim,
-                keys + size * head_dim * first_key, keys_read, head_dim, scores, other_scores,
+                keys + size * head_dim * first_key, values + size * head_dim * first_key, keys_read,
+                head_dim, scores, other_scores,
             )  # fmt: skip
             key_scale = key_scales + 4 * first_key if key_scales else 0
             value_scale = value_scales + 4 * first_key if value_scales else 0
@@ -190,13 +193,13 @@ def _weigh(scores, low, high, count, key_scales, value_scales, head_dim, result)
     scaled down if the greatest score grew. With scales, scores and weights are multiplied by those
     of the keys and values.
     """
-    for key in range(count):
-        if key_scales:
-            set_f32(scores + 4 * key, f32_at(scores + 4 * key) * f32_at(key_scales + 4 * key))
-        if key < low or key >= high:
-            set_f32(scores + 4 * key, LEAST)
     rounded = (count + 7) // 8 * 8
-    for key in range(count, rounded):
+    if key_scales:
+        for key in range(count):
+            set_f32(scores + 4 * key, f32_at(scores + 4 * key) * f32_at(key_scales + 4 * key))
+    for key in range(low):
+        set_f32(scores + 4 * key, LEAST)
+    for key in range(max(high, 0), rounded):
         set_f32(scores + 4 * key, LEAST)
     peaks = load_f32(scores)
     for i in range(8, rounded, 8):

@@ -41,6 +41,8 @@ def program_in_memory() -> int:
     they are part of the available memory. What exceeds PROGRAM_BYTES belongs to a loaded model.
     """
     return min(PROGRAM_BYTES, memory_report().anonymous)
+
+
 def cache_dtype(precision: WeightFormat, kv_int8: bool) -> torch.dtype:
     """Return the type of the KV cache. ``kv_int8``: whether the user wants it in int8."""
     return torch.int8 if kv_int8 else precision.cache_dtype
