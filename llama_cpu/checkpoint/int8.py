@@ -22,6 +22,8 @@ class Int8Tensor:
     path: Path
     name: str  # name of the scale
 
+    kind = "int8"
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.values.shape

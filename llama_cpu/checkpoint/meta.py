@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors
+from llama_cpu.checkpoint.int4 import in_blocks
 from llama_cpu.checkpoint.int8 import pair_with_scales
 from llama_cpu.checkpoint.pth import read_pth
 from llama_cpu.checkpoint.safetensors import read_safetensors
@@ -46,7 +47,8 @@ def open_shards(folder: Path) -> Checkpoint:
 
 def _checkpoint(folder: Path, tensors: dict[str, StoredTensor], file_name: str) -> Checkpoint:
     """Build the checkpoint; ``file_name`` is empty if the tensors are in several files."""
-    tensors = pair_with_scales(_without_buffers(tensors), folder / file_name)
+    file = folder / file_name
+    tensors = in_blocks(pair_with_scales(_without_buffers(tensors), file), file)
     params_file = folder / "params.json"
     params = read_json(params_file)
     config = config_from_meta(

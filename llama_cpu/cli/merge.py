@@ -94,7 +94,7 @@ def run_merge(args: argparse.Namespace) -> int:
     chosen: WeightFormat | None = args.weight_format
     if args.split is not None and chosen is not None and not chosen.can_be_split:
         raise UserError(
-            f"--split cannot write {chosen.label}, because the scales of rows are not split; "
+            f"--split cannot write {chosen.label}, because quantized rows are not split; "
             f"leave out {chosen.merge_switch}."
         )
     source = _model_to_split(args) if args.split else find_shard_folder(args)

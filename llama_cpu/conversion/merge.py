@@ -22,6 +22,7 @@ from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_di
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
 from llama_cpu.conversion.block_copy import BLOCK_BYTES, OnBytes
 from llama_cpu.conversion.pth_writer import WRITABLE, write_pth
+from llama_cpu.conversion.quantizing import QuantizedPart
 from llama_cpu.conversion.safetensors_writer import write_safetensors
 from llama_cpu.errors import UserError
 from llama_cpu.model.config import ModelConfig
@@ -134,7 +135,8 @@ def _dtypes(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, torch.dtyp
     dtypes = {}
     for name, tensor in tensors.items():
         # Only ``quantized`` makes tensors of integers.
-        is_quantized = tensor.dtype is not None and not tensor.dtype.is_floating_point
+        is_integer = tensor.dtype is not None and not tensor.dtype.is_floating_point
+        is_quantized = is_integer or isinstance(tensor, QuantizedPart)
         wanted = tensor.dtype if is_quantized else dtype or tensor.dtype
         if wanted not in WRITABLE:
             what = f"has the type {wanted}" if wanted else "is quantised"

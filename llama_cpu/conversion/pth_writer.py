@@ -39,6 +39,7 @@ _STORAGES = {
     torch.float16: torch.HalfStorage,
     torch.bfloat16: torch.BFloat16Storage,
     torch.int8: torch.CharStorage,
+    torch.uint8: torch.ByteStorage,
 }
 WRITABLE = _STORAGES.keys()
 
@@ -90,9 +91,9 @@ def write_pth(
 ) -> None:
     """Write a file that ``torch.load(weights_only=True)`` reads, with and without ``mmap``.
 
-    ``dtypes``: float16, bfloat16, float32, float64 or int8 for each name. ``on_bytes`` is called
-    with the number of bytes of each block written. Raises UserError if a tensor cannot be read,
-    OSError if the file cannot be written.
+    ``dtypes``: one of ``WRITABLE`` for each name. ``on_bytes`` is called with the number of bytes
+    of each block written. Raises UserError if a tensor cannot be read, OSError if the file cannot
+    be written.
     """
     small = {
         "data.pkl": _pickle(tensors, dtypes),

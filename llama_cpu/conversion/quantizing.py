@@ -1,7 +1,7 @@
 """Quantising ahead of time: matrices that are quantised while they are read, to be written.
 
-A scale belongs to a whole row, but the rows of wo and w2 are spread over the shards. Rows are
-therefore joined before they are quantised, a few at a time.
+Scales belong to whole rows, or to 32 numbers of a row, but the rows of wo and w2 are spread over
+the shards. Rows are therefore joined before they are quantised, a few at a time.
 """
 
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ def quantized(
     """
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        parts = weight_format.operations.parts_of(name)
-        if len(tensor.shape) != 2 or not parts:
+        is_matrix = len(tensor.shape) == 2
+        parts = weight_format.operations.parts_of(name, tensor.shape) if is_matrix else ()
+        if not parts:
             result[name] = tensor
-            continue
         for part in parts:
             stored = part.stored(tensor)  # already quantised in its file
             result[name + part.suffix] = (
@@ -63,20 +63,21 @@ class QuantizedPart:
         return None
 
     def fill(self, target: Tensor) -> None:
-        """Quantise all rows. Raises UserError if the matrix holds infinite numbers or NaN."""
+        """Quantise all rows. Raises UserError if the format cannot hold a number of the matrix."""
         rows, columns = self.matrix.shape
         step = max(1, _CHUNK_BYTES // (4 * columns))
         for first in range(0, rows, step):
             last = min(first + step, rows)
             values = torch.empty(last - first, columns)
             self.matrix.rows(first, last).fill(values)
-            self.part.fill(values, target[first:last])
-        if target.is_floating_point() and not bool(target.isfinite().all()):
-            raise UserError(
-                f"The tensor '{self.name}' contains infinite numbers or NaN, which "
-                f"{self.weight_format.label} cannot represent; leave out "
-                f"{self.weight_format.merge_switch}."
-            )
+            try:
+                self.part.fill(values, target[first:last])
+            except OverflowError as error:
+                raise UserError(
+                    f"The tensor '{self.name}' contains numbers that {self.weight_format.label} "
+                    "cannot represent (infinite ones, NaN, or far too large ones); leave out "
+                    f"{self.weight_format.merge_switch}."
+                ) from error
 
     def rows(self, first: int, last: int) -> "QuantizedPart":
         rows = self.matrix.rows(first, last)

@@ -62,19 +62,26 @@ class KernelMatrix:
         )
 
 
-def quantize(kind: str, rows: Tensor, blocks: Tensor) -> None:
+def quantize(kind: str, rows: Tensor, blocks: Tensor, threads: int | None = None) -> None:
     """Round contiguous float32 ``rows`` [n, columns] to blocks, uint8 [n, bytes of a row].
 
-    ``kind``: "Q4_1" or "Q8_0". All of PyTorch's threads take part.
+    ``kind``: "Q4_1" or "Q8_0". ``threads`` None: as many as PyTorch has.
     """
     function = compiler.kernel(f"quantize.quantize_{kind.lower()}", WIDEN_ARGUMENTS)
     columns, source, target = rows.shape[1], rows.data_ptr(), blocks.data_ptr()
-    in_threads(0, len(rows), lambda start, end: function(source, target, start, end, columns))
+    in_threads(
+        0, len(rows), lambda start, end: function(source, target, start, end, columns), threads
+    )
 
 
-def in_threads(first: int, last: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(start, end)`` for parts of a range, in as many threads as PyTorch has."""
-    threads = torch.get_num_threads()
+def in_threads(
+    first: int, last: int, work: Callable[[int, int], None], threads: int | None = None
+) -> None:
+    """Call ``work(start, end)`` for parts of a range; ``threads`` None: as many as PyTorch has."""
+    threads = threads or torch.get_num_threads()
+    if threads == 1:
+        work(first, last)
+        return
     step = max(1, math.ceil((last - first) / threads))
     starts = range(first, last, step)
     list(_workers(threads).map(lambda start: work(start, min(start + step, last)), starts))

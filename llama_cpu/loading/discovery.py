@@ -232,7 +232,7 @@ def _facts(checkpoint: Checkpoint, kv_int8: bool) -> ModelFacts:
 
 
 def _type_of(tensor: Any) -> str:
-    """Return the name of a tensor's type: ``bfloat16``, or ggml's name such as ``Q4_1``."""
+    """Return the name of a tensor's type: ``bfloat16``, or a quantised one such as ``Q4_1``."""
     if tensor.dtype is not None:
         return str(tensor.dtype).removeprefix("torch.")
-    return str(tensor.quantization.name)
+    return str(tensor.kind)

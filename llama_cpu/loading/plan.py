@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
-from llama_cpu.checkpoint.gguf import QuantizedTensor
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
 from llama_cpu.loading.memory_estimate import (
@@ -28,11 +27,12 @@ from llama_cpu.system.processor import physical_cores
 from llama_cpu.system.safe_reading import read_json
 from llama_cpu.tokenization import Tokenizer, load_tokenizer
 from llama_cpu.weights.as_is import AS_IS
+from llama_cpu.weights.block_weight import StoredBlocks
 from llama_cpu.weights.choice import Operators, only_in_place, stored_operators
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import format_of
 from llama_cpu.weights.int8 import INT8
-from llama_cpu.weights.kernel_linear import kernels_work
+from llama_cpu.weights.kernel_linear import kernels_work, numba_needed
 from llama_cpu.weights.operations import ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -177,10 +177,11 @@ def plan_loading(
 def default_format(checkpoint: Checkpoint) -> WeightFormat:
     """Return the weight format for a checkpoint if the user names none.
 
-    Quantized GGUF files are used as they are. Without kernels, which need Numba, the weights are
-    rounded to 8 bits instead. All other checkpoints are computed in float32.
+    Quantized GGUF files, and those of ``merge_weights.py --int4``, are used as they are. Without
+    kernels, which need Numba, the weights are rounded to 8 bits instead. All other checkpoints are
+    computed in float32.
     """
-    if not any(isinstance(tensor, QuantizedTensor) for tensor in checkpoint.tensors.values()):
+    if not any(isinstance(tensor, StoredBlocks) for tensor in checkpoint.tensors.values()):
         return FLOAT32
     return AS_IS if kernels_work() else INT8
 
@@ -190,10 +191,7 @@ def _require_kernels(precision: WeightFormat) -> None:
     if kernels_work():
         return
     if not any(product.works() for product in precision.operations.products):
-        raise UserError(
-            f"{precision.switch} needs Numba, which is missing or does not work here; install it "
-            "with: pip install numba."
-        )
+        raise numba_needed(precision.switch)
     warnings.warn(
         "Numba is missing or does not work here, so answers are computed by PyTorch alone, which "
         "is slower; install it with: pip install numba.",

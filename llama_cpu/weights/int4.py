@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from llama_cpu.weights.weight_format import WeightFormat
 
 if TYPE_CHECKING:
-    from llama_cpu.weights.block_weight import BlockWeight
+    from llama_cpu.weights.int4_linear import Int4Weight
     from llama_cpu.weights.operations import Operations
 
 
-def _operations() -> "Operations[BlockWeight]":
+def _operations() -> "Operations[Int4Weight]":
     from llama_cpu.weights.int4_linear import OPERATIONS
 
     return OPERATIONS

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.kernels.linear import KernelMatrix, quantize
+from llama_cpu.system.processor import physical_cores
 from llama_cpu.weights.block_weight import (
     BLOCK,
     BLOCK_BYTES,
@@ -17,7 +18,12 @@ from llama_cpu.weights.block_weight import (
     quantized_blocks,
 )
 from llama_cpu.weights.float32_linear import stacked
-from llama_cpu.weights.kernel_linear import float_matrix, widened_products
+from llama_cpu.weights.kernel_linear import (
+    float_matrix,
+    kernels_work,
+    numba_needed,
+    widened_products,
+)
 from llama_cpu.weights.operations import (
     FilePart,
     NewTensor,
@@ -26,8 +32,12 @@ from llama_cpu.weights.operations import (
     ProductChoice,
     StoredMatrix,
 )
+from llama_cpu.weights.weight_format import TABLES as TABLE_NAMES
 
 LAYERS, TABLES = "Q4_1", "Q8_0"  # the formats of layers, and of the embedding and the output
+# The greatest magnitude that is rounded: scales and offsets are float16, and those that fit best
+# may lie somewhat outside the numbers' range.
+_GREATEST = 32768
 Int4Weight = BlockWeight | Tensor  # a Tensor is bfloat16: rows that have no whole blocks
 
 
@@ -43,7 +53,14 @@ def _matrix(weight: Int4Weight) -> KernelMatrix:
 
 def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
     known = known_blocks(stored)
-    return mappable_blocks(stored) if known and known.kind in (LAYERS, TABLES) else None
+    if known is not None:
+        return mappable_blocks(stored) if known.kind in (LAYERS, TABLES) else None
+    is_kept = stored.shape[1] % BLOCK != 0 and stored.dtype == torch.bfloat16
+    return stored if is_kept and stored.mapped() is not None else None
+
+
+def _from_mapped(stored: StoredMatrix, values: Tensor, new: NewTensor) -> Int4Weight:
+    return values if known_blocks(stored) is None else from_blocks(stored, values, new)
 
 
 def _output_product(choice: ProductChoice[Int4Weight], tied: bool) -> Product[Int4Weight]:
@@ -53,6 +70,10 @@ def _output_product(choice: ProductChoice[Int4Weight], tied: bool) -> Product[In
 def _part(kind: str) -> FilePart:
     """Return the tensor that stores a matrix in a file: its blocks, named after their format."""
 
+    def fill(rows: Tensor, blocks: Tensor) -> None:
+        _check_range(rows, _GREATEST)
+        quantize(kind, rows, blocks, physical_cores())
+
     def stored(matrix: object) -> object | None:
         known = known_blocks(matrix)
         return known.blocks() if known and known.kind == kind else None
@@ -61,20 +82,51 @@ def _part(kind: str) -> FilePart:
         suffix=f"_{kind.lower()}",
         dtype=torch.uint8,
         shape=lambda shape: (shape[0], shape[1] // BLOCK * BLOCK_BYTES[kind]),
-        fill=lambda rows, target: quantize(kind, rows, target),
+        fill=fill,
         stored=stored,
     )
+
+
+def _check_range(rows: Tensor, greatest: float) -> None:
+    """Raise OverflowError unless all magnitudes are numbers up to ``greatest``."""
+    if not bool(torch.maximum(rows.amax(), -rows.amin()) <= greatest):
+        raise OverflowError
+
+
+def _fill_floats(rows: Tensor, target: Tensor) -> None:
+    _check_range(rows, torch.finfo(target.dtype).max)
+    target.copy_(rows)
+
+
+_LAYER_PARTS, _TABLE_PARTS = (_part(LAYERS),), (_part(TABLES),)
+_FLOAT_PARTS = (
+    FilePart(
+        suffix="",
+        dtype=torch.bfloat16,
+        shape=lambda shape: shape,
+        fill=_fill_floats,
+        stored=lambda matrix: None,
+    ),
+)
+
+
+def _parts_of(name: str, shape: tuple[int, ...]) -> tuple[FilePart, ...]:
+    """Return the parts of a matrix in a file. Raises UserError if kernels cannot round it."""
+    if not kernels_work():
+        raise numba_needed("--int4")
+    if shape[1] % BLOCK:
+        return _FLOAT_PARTS
+    return _TABLE_PARTS if name in TABLE_NAMES else _LAYER_PARTS
 
 
 OPERATIONS: Operations[Int4Weight] = Operations(
     products=tuple(widened_products(_matrix)),
     mappable=_mappable,
-    from_mapped=from_blocks,
+    from_mapped=_from_mapped,
     convert=partial(_convert, kind=LAYERS),
     convert_table=partial(_convert, kind=TABLES),
     output_product=_output_product,
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
-    file_parts=(_part(LAYERS),),
-    table_file_parts=(_part(TABLES),),
+    parts_of=_parts_of,
 )

@@ -293,6 +293,30 @@ def _fill_values(rows: Tensor, values: Tensor) -> None:
     quantize_rows(rows, values, torch.empty(len(rows)))
 
 
+def _fill_scale(rows: Tensor, scale: Tensor) -> None:
+    scale_rows(rows, scale)
+    if not bool(scale.isfinite().all()):
+        raise OverflowError
+
+
+_FILE_PARTS = (
+    FilePart(
+        suffix="",
+        dtype=torch.int8,
+        shape=lambda matrix: matrix,
+        fill=_fill_values,
+        stored=lambda matrix: matrix.values if isinstance(matrix, StoredInt8) else None,
+    ),
+    FilePart(
+        suffix="_scale",
+        dtype=torch.float32,
+        shape=lambda matrix: matrix[:1],
+        fill=_fill_scale,
+        stored=lambda matrix: matrix.scale if isinstance(matrix, StoredInt8) else None,
+    ),
+)
+
+
 def _matrix(weight: Int8Weight) -> KernelMatrix:
     """Return the weight as kernels read it."""
     return KernelMatrix("INT8", weight.values, *weight.values.shape, scales=weight.scale)
@@ -316,20 +340,5 @@ OPERATIONS = Operations(
     output_product=_output_product,
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
-    file_parts=(
-        FilePart(
-            suffix="",
-            dtype=torch.int8,
-            shape=lambda matrix: matrix,
-            fill=_fill_values,
-            stored=lambda matrix: matrix.values if isinstance(matrix, StoredInt8) else None,
-        ),
-        FilePart(
-            suffix="_scale",
-            dtype=torch.float32,
-            shape=lambda matrix: matrix[:1],
-            fill=scale_rows,
-            stored=lambda matrix: matrix.scale if isinstance(matrix, StoredInt8) else None,
-        ),
-    ),
+    parts_of=lambda name, shape: _FILE_PARTS,
 )

@@ -6,6 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from llama_cpu.errors import UserError
 from llama_cpu.kernels.layout import MOST_ROWS
 from llama_cpu.kernels.linear import FewRows, KernelMatrix
 from llama_cpu.weights.linear import Linear
@@ -116,6 +117,14 @@ def widened_products(matrix_of: Callable[[W], KernelMatrix]) -> Iterator[Product
     plain = Product("kernel", make, in_place=True, rows_at_once=4, works=kernels_work)
     yield plain
     yield packing_variant(plain, make)
+
+
+def numba_needed(switch: str) -> UserError:
+    """Return the error for an option that cannot do without kernels."""
+    return UserError(
+        f"{switch} needs Numba, which is missing or does not work here; install it with: "
+        "pip install numba."
+    )
 
 
 @cache

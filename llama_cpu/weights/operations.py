@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from llama_cpu.weights.linear import Linear, Weight
-from llama_cpu.weights.weight_format import TABLES
 
 W = TypeVar("W", bound=Weight)  # a matrix [out, in] in memory, in the format's own type
 
@@ -74,9 +73,16 @@ class FilePart:
     suffix: str  # appended to the matrix's name; "" for the values
     dtype: torch.dtype
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]  # shape of the matrix -> of the part
-    fill: Callable[[Tensor, Tensor], None]  # (float32 rows, part): overwrites both
+    # (float32 rows, part): overwrites both. One of a matrix's parts raises OverflowError for
+    # numbers that the format cannot hold, such as infinity and NaN.
+    fill: Callable[[Tensor, Tensor], None]
     # Returns this part of a matrix that is already stored quantised; None for other matrices.
     stored: Callable[[object], object | None]
+
+
+def no_parts(name: str, shape: tuple[int, ...]) -> tuple[FilePart, ...]:
+    """``Operations.parts_of`` of a format whose matrices are single tensors in files."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -99,19 +105,14 @@ class Operations(Generic[W]):
     # the embedding.
     output_product: Callable[[ProductChoice[W], bool], Product[W]]
     make_output: Callable[[W, Product[W]], Linear]
-    # On disk: the dtype of tensors that are not quantised, and the parts of each quantised matrix.
+    # On disk: the dtype of tensors that are not quantised, and the parts of a matrix, given its
+    # name and its shape.
     file_dtype: torch.dtype
-    file_parts: tuple[FilePart, ...] = ()
-    # The same as ``convert`` and ``file_parts`` for the embedding and the output matrix; None, and
-    # empty, if these are kept like all others.
+    parts_of: Callable[[str, tuple[int, ...]], tuple[FilePart, ...]] = no_parts
+    # The same as ``convert`` for the embedding and the output matrix, if these are kept otherwise.
     convert_table: Callable[[Sequence[StoredMatrix], NewTensor], W] | None = None
-    table_file_parts: tuple[FilePart, ...] = ()
     # Whether matrices with the same input become one weight where they are converted.
     stacks: bool = True
-
-    def parts_of(self, name: str) -> tuple[FilePart, ...]:
-        """Return the parts of the matrix with this name in a file."""
-        return self.table_file_parts or self.file_parts if name in TABLES else self.file_parts
 
 
 def product_named(operations: Operations[W], name: str) -> Product[W]:

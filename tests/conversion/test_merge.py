@@ -68,6 +68,22 @@ def test_llama_3_splits_the_embedding_on_the_vocabulary(n_shards: int, tmp_path:
     assert_same(load_merged(tmp_path / "out"), joined_by_cat(tmp_path / "8B", embedding_dim=0))
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_int4_of_shards_is_int4_of_the_merged_model(size: str, tmp_path: Path) -> None:
+    """Byte for byte, with rows of wo and w2 that are spread over the shards."""
+    n_shards, config = SIZES[size]
+    shards = write_half(tmp_path / size, n_shards, config)
+    assert merge("--input_dir", shards, "--int4", "--output_dir", tmp_path / "direct") == 0
+    assert merge("--input_dir", shards, "--output_dir", tmp_path / "one") == 0
+    (tmp_path / "one" / "merged.pth").rename(tmp_path / "one" / "consolidated.00.pth")
+    words = ("--input_dir", tmp_path / "one", "--int4", "--verify")
+    assert merge(*words, "--output_dir", tmp_path / "two") == 0
+    first, second = (tmp_path / name / "merged.pth" for name in ("direct", "two"))
+    assert first.read_bytes() == second.read_bytes()
+    done = subprocess.run([sys.executable, "-m", "zipfile", "-t", first], capture_output=True)
+    assert done.stdout.split() == [b"Done", b"testing"]
+
+
 @pytest.mark.parametrize("option", ["--bf16", "--fp32"])
 @pytest.mark.parametrize("file_format", ["pth", "safetensors"])
 def test_other_types_and_formats(option: str, file_format: str, tmp_path: Path) -> None:
@@ -182,7 +198,9 @@ for source in (small, large):
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--int8", "--verify"]], ids=["", "int8"])
+@pytest.mark.parametrize(
+    "options", [[], ["--int8", "--verify"], ["--int4", "--verify"]], ids=["", "int8", "int4"]
+)
 def test_memory_stays_far_below_the_size(options: list[str], tmp_path: Path) -> None:
     """200 MB of shards add less than 40 MB of anonymous memory to what the program takes anyway."""
     config = tiny_config(dim=2048, n_heads=16, n_kv_heads=16, head_dim=128, hidden_dim=5504)

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from llama_cpu.loading.discovery import FoundModel, facts_of, find_models
+from llama_cpu.weights.as_is import AS_IS
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.int8 import INT8
 from tests.support.checkpoints import random_weights, tiny_config, write_gguf, write_meta
 from tests.support.checkpoints import write_hugging_face as write_folder
+from tests.support.merging import merge
 
 CONFIG = tiny_config()
 Names = Callable[..., dict[str, Path]]
@@ -201,3 +203,16 @@ def test_a_fault_of_the_program_hides_no_other_model(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("llama_cpu.loading.discovery.open_checkpoint", broken)
     assert "ZeroDivisionError" in facts_of(FoundModel(tmp_path, "m")).problem
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--int8", "int8"), ("--int4", "Q4_1"), ("--bf16", "bfloat16")]
+)
+def test_the_type_of_a_merged_model(option: str, name: str, tmp_path: Path) -> None:
+    config = tiny_config(n_layers=4)  # most weights are in layers
+    words = ("--input_dir", write_meta(tmp_path / "in", config, random_weights(config)))
+    assert merge(*words, option, "--output_dir", tmp_path / "out") == 0
+    facts = facts_of(FoundModel(tmp_path / "out", "out"))
+    assert facts.problem == ""
+    assert facts.file_type == name
+    assert facts.memory[AS_IS].weights <= facts.memory[FLOAT32].weights

@@ -7,9 +7,11 @@ import pytest
 
 from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.plan import LoadPlan, plan_from_arguments
+from llama_cpu.weights.as_is import AS_IS
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int4 import INT4
 from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
@@ -34,9 +36,9 @@ def test_mapped_and_copied_weights_give_the_same(precision: WeightFormat, tmp_pa
     """Rounded otherwise at the most: sums in another order; in int8 activations of a few rows."""
     config = tiny_config()
     weights = random_weights(config)
-    if precision is INT8:
-        write_meta(tmp_path / "in", config, weights)
-        assert merge("--input_dir", tmp_path / "in", "--int8", "--output_dir", tmp_path) == 0
+    if precision in (INT8, INT4):
+        words = ("--input_dir", write_meta(tmp_path / "in", config, weights))
+        assert merge(*words, precision.merge_switch, "--output_dir", tmp_path) == 0
     else:
         weights = {
             name: weight.to(precision.operations.file_dtype) for name, weight in weights.items()
@@ -75,7 +77,7 @@ def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: P
         operators = FixedOperators(**{precision.label: product})
         return plan_from_arguments(command_parser("chat", "x").parse_args(words), operators)
 
-    for precision in FORMATS:
+    for precision in (FLOAT32, BF16, INT8):
         assert plan(precision, "plain").mmap
         assert not plan(precision, "plain", "--no_mmap").mmap
         for product in ("packed", "plain"):
@@ -93,6 +95,25 @@ def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: P
             # Nor does what the model's files have decide for the draft's.
             beside = plan(precision, product, "--mmap", of=other, draft=files[precision])
             assert beside.draft is not None and beside.draft.mmap and not beside.mmap
+
+
+def test_the_format_and_the_mapping_of_an_int4_file(tmp_path: Path, demo_model: Path) -> None:
+    config = tiny_config(vocab_size=49152)
+    words = ("--input_dir", write_meta(tmp_path / "in", config, random_weights(config)))
+    assert merge(*words, "--int4", "--output_dir", tmp_path / "int4") == 0
+
+    def plan(*options: str, folder: Path = tmp_path / "int4") -> LoadPlan:
+        words = ["--ckpt_dir", str(folder), "--tokenizer_path", str(demo_model), *options]
+        products = dict.fromkeys(("int4", "file"), "kernel")
+        operators = FixedOperators(**products, float32="plain")
+        return plan_from_arguments(command_parser("chat", "x").parse_args(words), operators)
+
+    assert plan().precision is AS_IS and plan().mmap
+    assert plan("--int4").precision is INT4 and plan("--int4").mmap
+    assert not plan("--no_mmap").mmap
+    assert not plan("--float32", "--mmap").mmap  # nothing in the file is float32 but the norms
+    in_shards = plan(folder=tmp_path / "in")
+    assert in_shards.precision is FLOAT32
 
 
 def test_mapped_weights_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
