@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llama_cpu.loading.demo_model import demo_model_path, fetch_demo_model
-from llama_cpu.system.paths import state_folder
+from llama_cpu.system.paths import cache_folder, state_folder
 from llama_cpu.system.process import prepare_for_torch
 
 prepare_for_torch()
@@ -17,15 +17,17 @@ prepare_for_torch()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Programs started by tests must not write to the user's database and caches. The user's copy of the
-# demo model may be used.
+# demo model may be used, and so may compiled kernels: their names say what they were made of.
 _data = tempfile.TemporaryDirectory()
 os.environ["XDG_DATA_HOME"] = _data.name
-_demo_model = demo_model_path()
+_demo_model, _kernels = demo_model_path(), cache_folder() / "kernels"
 if _demo_model.exists():
     os.environ["XDG_CACHE_HOME"] = str(Path(_data.name) / "cache")
     if demo_model_path() != _demo_model:  # a system that follows XDG
         demo_model_path().parent.mkdir(parents=True)
         demo_model_path().symlink_to(_demo_model)
+        _kernels.mkdir(exist_ok=True)
+        (cache_folder() / "kernels").symlink_to(_kernels)
 
 import torch  # noqa: E402
 

@@ -19,10 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
-
 from llama_cpu.system import threads
 from llama_cpu.system.paths import cache_folder
+
+# Without it, this module can still be imported: ``weights.kernel_linear.kernels_work`` is false.
+with contextlib.suppress(ImportError, OSError):
+    import llvmlite.binding as llvm
 
 _lock = threading.Lock()
 

@@ -6,7 +6,9 @@ sleeping, then between short naps. After about a tenth of a second without a pas
 waits in Python. The thread that leads a pass begins at once and does not need the others.
 """
 
+import atexit
 import threading
+import time
 from functools import cache
 from typing import Protocol
 
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from llama_cpu.kernels import compiler, layout
 from llama_cpu.kernels.memory import Table, aligned
+
+_LONGEST_END = 1.0  # seconds that the end of the program waits for a thread
 
 
 class Model(Protocol):
@@ -42,6 +46,7 @@ class Team:
         self._lock = threading.Lock()  # one pass at a time
         self._in_use: dict[int, object] = {}  # by slot
         self._parked: dict[int, threading.Semaphore] = {}
+        self._threads: list[threading.Thread] = []
 
     def run(
         self,
@@ -64,6 +69,7 @@ class Team:
             for semaphore in self._parked.values():
                 semaphore.release()
             slot = (self._table[layout.PASS_NUMBER] + 1) % layout.SLOTS
+            before = self._in_use.get(slot)  # _lead waits for threads that still look at it
             self._in_use[slot] = (model, x, logits)
             self._lead(
                 self._table.address,
@@ -74,6 +80,7 @@ class Team:
                 x.data_ptr(),
                 0 if logits is None else logits.data_ptr(),
             )
+            del before
             self._let_go()
 
     def _let_go(self) -> None:
@@ -89,13 +96,15 @@ class Team:
         return self._table[layout.SLOT + slot * layout.SLOT_FIELDS + field]
 
     def _make_room(self, stages: int) -> None:
+        # A thread that is late in a pass would take the new counters for that pass's, and do its
+        # work again. None can enter a pass now.
+        while any(self._slot(slot, layout.WORKERS) for slot in range(layout.SLOTS)):
+            time.sleep(0)
         self._stages = stages
-        before = self._counters  # threads that are late may still look at these
         self._counters = [
             aligned(layout.COUNTER_BYTES * stages).zero_() for _ in range(layout.SLOTS)
         ]
-        self._counters += before
-        for slot, (table, counters) in enumerate(zip(self._passes, self._counters, strict=False)):
+        for slot, (table, counters) in enumerate(zip(self._passes, self._counters, strict=True)):
             table[layout.COUNTERS] = counters.data_ptr()
             field = layout.SLOT + slot * layout.SLOT_FIELDS + layout.THIS_PASS
             self._table[field] = table.address
@@ -106,12 +115,22 @@ class Team:
             thread = threading.Thread(
                 target=self._serve, args=(number,), name=f"kernels {number}", daemon=True
             )
+            self._threads.append(thread)
             thread.start()
+        atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        """End the threads, before the memory that they look at is freed at the program's end."""
+        self._table[layout.STOP] = 1
+        for semaphore in self._parked.values():
+            semaphore.release()
+        for thread in self._threads:
+            thread.join(_LONGEST_END)
 
     def _serve(self, number: int) -> None:
         newest = Table(1)
         wanted = self._parked[number]
-        while True:
+        while not self._table[layout.STOP]:
             wanted.acquire()
             while wanted.acquire(blocking=False):  # releases of passes that it took part in
                 pass
