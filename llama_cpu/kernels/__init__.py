@@ -1,0 +1,1 @@
+"""Arithmetic in Python that is compiled for this processor; ``forward.py`` is a whole pass."""

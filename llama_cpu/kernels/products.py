@@ -6,7 +6,8 @@ A product is compiled from a function with the arguments
 
 It multiplies ``rows`` prepared inputs (``inputs.py``) by the rows [first, last) of a weight
 [out, columns], and writes float32 to ``output`` [rows, stride], or adds to what is there if
-``adds`` is 1. After the inputs, there is memory for one more, which the product may use. All arguments are int64; the first three are addresses.
+``adds`` is 1. After the inputs there is memory for one more, which the product may use. All
+arguments are int64; the first three are addresses.
 
 A row of a weight is read from memory once. Four inputs are multiplied at a time, so that unpacking
 it is done once for four of them.
@@ -408,8 +409,8 @@ def dot_blocks_4(add_block, unpack, scales, dot, size, weight, x, pitch, length,
 
 @compiled
 def multiply_blocks(
-    add_block, unpack, scales, dot, size, weight, inputs, output, first, last, columns, rows, stride,
-    adds,
+    add_block, unpack, scales, dot, size, weight, inputs, output, first, last, columns, rows,
+    stride, adds,
 ):  # fmt: skip
     """The product with weights in blocks of 256; ``add_block`` is one of the two above."""
     pitch, length = input_bytes(columns), padded(columns)
@@ -435,7 +436,7 @@ def multiply_blocks(
 
 @compiled
 def widen_pairs(unpack, scales, size, weight, output, first, last, columns):
-    """Write the rows [first, last) of a weight in blocks of 32 as float32 [last - first, columns]."""
+    """Write the rows [first, last) of a weight in blocks of 32 as float32."""
     count = columns // 32
     for row in range(first, last):
         w, y = weight + row * count * size, output + 4 * (row - first) * columns

@@ -4,28 +4,51 @@ import numpy as np
 
 from llama_cpu.kernels.q4 import SIZE_1
 from llama_cpu.kernels.q8 import SIZE as SIZE_8
-from llama_cpu.kernels.simd import compiled, f16_at, f32_at, set_f16, set_i8, set_u8
+from llama_cpu.kernels.simd import (
+    broadcast,
+    compiled,
+    f16_at,
+    f32_at,
+    fma,
+    greatest,
+    load_f32,
+    maximum,
+    minimum,
+    rounded,
+    set_f16,
+    set_i8,
+    store_u8,
+    total,
+    zeros,
+)
 
-_CANDIDATES = 9  # widths of the range that are tried, from the whole range down to 80% of it
+_CANDIDATES = 5  # widths of the range that are tried, from the whole range down to 80% of it
 
 
 @compiled
-def _levels(x, scale, offset):
+def _clamped(x, scale, offset):
+    """Return the levels from 0 to 15 that 8 numbers are rounded to."""
+    steps = np.float32(1) / scale if scale > 0 else np.float32(0)
+    levels = rounded((x - broadcast(offset)) * broadcast(steps))
+    return minimum(maximum(levels, zeros()), broadcast(np.float32(15)))
+
+
+@compiled
+def _fit(x, scale, offset):
     """Return the error of 32 numbers rounded to scale * level + offset, and sums for a better fit.
 
     The sums are those of the levels, of their squares, and of level times number.
     """
-    steps = np.float32(1) / scale if scale > 0 else np.float32(0)
-    error, levels, squares, products = (np.float32(0), np.float32(0), np.float32(0), np.float32(0))
-    for i in range(32):
-        value = f32_at(x + 4 * i)
-        level = min(np.float32(15), max(np.float32(0), np.rint((value - offset) * steps)))
-        difference = value - (scale * level + offset)
-        error += difference * difference
-        levels += level
-        squares += level * level
-        products += level * value
-    return error, levels, squares, products
+    error, levels, squares, products = zeros(), zeros(), zeros(), zeros()
+    for i in range(0, 32, 8):
+        value = load_f32(x + 4 * i)
+        level = _clamped(value, scale, offset)
+        difference = value - fma(broadcast(scale), level, broadcast(offset))
+        error = fma(difference, difference, error)
+        levels = levels + level
+        squares = fma(level, level, squares)
+        products = fma(level, value, products)
+    return total(error), total(levels), total(squares), total(products)
 
 
 @compiled
@@ -35,34 +58,31 @@ def _quantize_q4_1(x, block):
     Ranges narrower than that of the numbers are tried, each with the scale and offset that fit its
     levels best (least squares), as ggml does for Q4_K (ggml-quants.c, make_qkx2_quants).
     """
-    low, high, total = f32_at(x), f32_at(x), np.float32(0)
-    for i in range(32):
-        value = f32_at(x + 4 * i)
-        low, high, total = min(low, value), max(high, value), total + value
+    v0, v1, v2, v3 = load_f32(x), load_f32(x + 32), load_f32(x + 64), load_f32(x + 96)
+    high = greatest(maximum(maximum(v0, v1), maximum(v2, v3)))
+    low = -greatest(zeros() - minimum(minimum(v0, v1), minimum(v2, v3)))
+    sums = total((v0 + v1) + (v2 + v3))
     best_scale, best_offset = (high - low) / np.float32(15), low
-    best = _levels(x, best_scale, best_offset)[0]
+    best = _fit(x, best_scale, best_offset)[0]
     for candidate in range(_CANDIDATES):
         width = np.float32(1) - np.float32(0.2 / (_CANDIDATES - 1)) * np.float32(candidate)
         scale = (high - low) * width / np.float32(15)
         offset = low + (high - low) * (np.float32(1) - width) / np.float32(2)
-        _, levels, squares, products = _levels(x, scale, offset)
+        _, levels, squares, products = _fit(x, scale, offset)
         spread = np.float32(32) * squares - levels * levels
         if spread > 0:
-            scale = (np.float32(32) * products - levels * total) / spread
-            offset = (total - scale * levels) / np.float32(32)
-            error = _levels(x, scale, offset)[0]
+            scale = (np.float32(32) * products - levels * sums) / spread
+            offset = (sums - scale * levels) / np.float32(32)
+            error = _fit(x, scale, offset)[0]
             if error < best:
                 best, best_scale, best_offset = error, scale, offset
     set_f16(block, best_scale)
     set_f16(block + 2, best_offset)
     scale, offset = f16_at(block), f16_at(block + 2)  # as they will be read
-    steps = np.float32(1) / scale if scale > 0 else np.float32(0)
-    for i in range(16):
-        first = np.rint((f32_at(x + 4 * i) - offset) * steps)
-        second = np.rint((f32_at(x + 4 * i + 64) - offset) * steps)
-        first = min(np.float32(15), max(np.float32(0), first))
-        second = min(np.float32(15), max(np.float32(0), second))
-        set_u8(block + 4 + i, first + np.float32(16) * second)
+    for i in range(0, 16, 8):
+        first = _clamped(load_f32(x + 4 * i), scale, offset)
+        second = _clamped(load_f32(x + 4 * i + 64), scale, offset)
+        store_u8(block + 4 + i, fma(second, broadcast(np.float32(16)), first))
 
 
 @compiled

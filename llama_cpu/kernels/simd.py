@@ -31,7 +31,7 @@ _HALF, _FLOAT = ir.HalfType(), ir.FloatType()
 _FAST = ("contract", "reassoc", "nsz", "arcp")
 
 
-class Vector(types.Type):  # type: ignore[misc]  # numba has no type hints
+class Vector(types.Type):
     """The Numba type of a vector."""
 
     def __init__(self, name: str, element: ir.Type, length: int) -> None:
@@ -41,7 +41,7 @@ class Vector(types.Type):  # type: ignore[misc]  # numba has no type hints
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     """Says that Numba keeps a ``Vector`` in a register."""
 
     def __init__(self, manager: Any, vector: Vector) -> None:
@@ -199,12 +199,6 @@ def set_f16(builder, args):
 
 
 @_operation(types.void, types.int64, types.float32)
-def set_u8(builder, args):
-    """Write a float32 that is a whole number from 0 to 255 to an address, as a byte."""
-    _store(builder, args[0], builder.trunc(builder.fptosi(args[1], _I32), _I8))
-
-
-@_operation(types.void, types.int64, types.float32)
 def set_i8(builder, args):
     """Write a float32 that is a whole number from -128 to 127 to an address, as int8."""
     _store(builder, args[0], builder.fptosi(args[1], _I8))
@@ -293,6 +287,13 @@ def store_bf16(builder, args):
 def store_i8(builder, args):
     """Write 8 float32 that are whole numbers from -128 to 127 to an address, as int8."""
     _store(builder, args[0], builder.fptosi(args[1], ir.VectorType(_I8, 8)))
+
+
+@_operation(types.void, types.int64, F32X8)
+def store_u8(builder, args):
+    """Write 8 float32 that are whole numbers from 0 to 255 to an address, as bytes."""
+    whole = builder.fptosi(args[1], I32X8.ir)
+    _store(builder, args[0], builder.trunc(whole, ir.VectorType(_I8, 8)))
 
 
 @_operation(types.void, types.int64)
@@ -408,6 +409,12 @@ def greatest(builder, args):
 def maximum(builder, args):
     """Return the greater of each two numbers."""
     return _call(builder, "llvm.maxnum.v8f32", F32X8.ir, *args)
+
+
+@_operation(F32X8, F32X8, F32X8)
+def minimum(builder, args):
+    """Return the lesser of each two numbers."""
+    return _call(builder, "llvm.minnum.v8f32", F32X8.ir, *args)
 
 
 @_operation(F32X8, F32X8)
@@ -606,7 +613,7 @@ def _arm_dot(builder: ir.IRBuilder, one: Any, other: Any) -> Any:
         parts = [_shuffle(builder, each, each, range(first, first + 16)) for each in (one, other)]
         zero = _all(half, 0)
         sums.append(_call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", half, zero, *parts))
-    return _shuffle(builder, *sums, range(8))
+    return _shuffle(builder, sums[0], sums[1], range(8))
 
 
 def _vnni_dot(builder: ir.IRBuilder, total: Any, unsigned: Any, signed: Any) -> Any:

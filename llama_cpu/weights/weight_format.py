@@ -65,8 +65,9 @@ class WeightFormat:
         if self.stored_bytes is not None and stored is not None:
             return self.stored_bytes(stored)
         rows, columns = shape
-        is_table = name in TABLES and self.table_bytes is not None
-        return self.table_bytes(rows, columns) if is_table else self.matrix_bytes(rows, columns)
+        if name in TABLES and self.table_bytes is not None:
+            return self.table_bytes(rows, columns)
+        return self.matrix_bytes(rows, columns)
 
     def __str__(self) -> str:
         return self.label

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from llama_cpu.system import process
-from llama_cpu.weights.float32_linear import packing_works
+from llama_cpu.weights.many_rows import packing_works
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
