@@ -139,7 +139,7 @@ def _layers(
 ) -> Iterator[tuple[int, Tensor]]:
     """For each layer of a pass: the progress, as an equivalent number of tokens, and its output."""
     start, n_layers = len(cache), model.config.n_layers
-    for layer, x in enumerate(model.layers(ids, cache, stop), start=1):
+    for layer, x in model.layers(ids, cache, stop):
         yield start + len(ids) * layer // n_layers, x
 
 

@@ -1,0 +1,1 @@
+"""Compiled kernels: products, attention and a whole pass, written in Python."""

@@ -105,7 +105,11 @@ def _compile(name: str, arguments: int) -> bytes:
         importlib.import_module(f"llama_cpu.kernels.{module}"), function
     )
     signature = types.void(*[types.int64] * arguments)
-    settings = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    settings: dict[str, Any] = {
+        "error_model": "numpy",
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     dispatcher = numba.njit(signature, **settings)(getattr(python, "py_func", python))
     (result,) = dispatcher.overloads.values()
     wrapper = _wrapper(_symbol(name), result.fndesc.llvm_func_name, arguments)

@@ -18,7 +18,7 @@ class Table:
     def __init__(self, fields: int) -> None:
         self._values = aligned(8 * fields).view(torch.int64).zero_()
         self.address = self._values.data_ptr()
-        self._memory = memoryview(self._values.numpy())
+        self._memory = self._values.numpy().data
 
     def __getitem__(self, field: int) -> int:
         return int(self._memory[field])

@@ -363,8 +363,8 @@ def dot_blocks_4(add_block, unpack, scales, dot, size, weight, x, pitch, length,
 
 @compiled
 def multiply_blocks(
-    add_block, unpack, scales, dot, size, weight, inputs, output, first, last, columns, rows, stride,
-    adds,
+    add_block, unpack, scales, dot, size, weight, inputs, output, first, last, columns, rows,
+    stride, adds,
 ):  # fmt: skip
     """The product with weights in blocks of 256; ``add_block`` is one of the two above."""
     pitch, length = input_bytes(columns), padded(columns)
@@ -390,7 +390,7 @@ def multiply_blocks(
 
 @compiled
 def widen_pairs(unpack, scales, size, weight, output, first, last, columns):
-    """Write the rows [first, last) of a weight in blocks of 32 as float32 [last - first, columns]."""
+    """Write the rows [first, last) of a weight in blocks of 32 as float32, one below the other."""
     count = columns // 32
     for row in range(first, last):
         w, y = weight + row * count * size, output + 4 * (row - first) * columns

@@ -31,7 +31,7 @@ _HALF, _FLOAT = ir.HalfType(), ir.FloatType()
 _FAST = ("contract", "reassoc", "nsz", "arcp")
 
 
-class Vector(types.Type):  # type: ignore[misc]  # numba has no type hints
+class Vector(types.Type):
     """The Numba type of a vector."""
 
     def __init__(self, name: str, element: ir.Type, length: int) -> None:
@@ -41,7 +41,7 @@ class Vector(types.Type):  # type: ignore[misc]  # numba has no type hints
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     """Says that Numba keeps a ``Vector`` in a register."""
 
     def __init__(self, manager: Any, vector: Vector) -> None:
@@ -575,7 +575,7 @@ def _arm_dot(builder: ir.IRBuilder, one: Any, other: Any) -> Any:
         parts = [_shuffle(builder, each, each, range(first, first + 16)) for each in (one, other)]
         zero = _all(half, 0)
         sums.append(_call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", half, zero, *parts))
-    return _shuffle(builder, *sums, range(8))
+    return _shuffle(builder, sums[0], sums[1], range(8))
 
 
 def _vnni_dot(builder: ir.IRBuilder, total: Any, unsigned: Any, signed: Any) -> Any:

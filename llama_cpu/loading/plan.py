@@ -89,7 +89,8 @@ def plan_loading(
 
     ``ckpt_dir`` None: the folder model/, or the demo model if that folder is empty; the demo model
     is downloaded if necessary. ``precision`` None: ``default_format``. ``mmap`` None: map weights
-    unless a packed copy is faster on this processor. ``lookup`` None: use prompt lookup if several rows cost little more than one.
+    unless a packed copy is faster on this processor. ``lookup`` None: use prompt lookup if several
+    rows cost little more than one.
     ``operators`` chooses the products; None: by measuring at the first start, which takes up to
     3 s, and then as stored.
     Raises UserError if a file or an argument is wrong, or if the memory does not suffice.

@@ -85,7 +85,7 @@ def _product(linear: Linear) -> _Product | None:
     """Return the matrices of a product; None if it is not a kernel's."""
     bias = None
     if isinstance(linear, BiasedLinear):
-        linear, bias = linear.linear, linear.bias
+        bias, linear = linear.bias, linear.linear
     linears = linear.linears if isinstance(linear, SeparateLinears) else [linear]
     kernels = [each for each in linears if isinstance(each, KernelLinear)]
     if len(kernels) < len(linears) or len(kernels) > _MOST_MATRICES:

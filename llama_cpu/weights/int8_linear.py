@@ -281,7 +281,8 @@ def _fill_values(rows: Tensor, values: Tensor) -> None:
 
 def _matrix(weight: Int8Weight) -> KernelMatrix:
     """Return the weight as kernels read it."""
-    return KernelMatrix("INT8", weight.values, *weight.values.shape, scales=weight.scale)
+    out, columns = weight.values.shape
+    return KernelMatrix("INT8", weight.values, out, columns, weight.scale)
 
 
 _PLAIN = Product("plain", PlainInt8Linear, in_place=True, rows_at_once=4, works=int8_matmul_works)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.weights.linear import Linear, Weight
-from llama_cpu.weights.weight_format import TABLES
+from llama_cpu.weights.tables import TABLES
 
 W = TypeVar("W", bound=Weight)  # a matrix [out, in] in memory, in the format's own type
 

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_cpu.weights.tables import TABLES
+
 if TYPE_CHECKING:
     import torch
 
     from llama_cpu.weights.operations import Operations, StoredMatrix
-
-
-TABLES = ("tok_embeddings.weight", "output.weight")  # the matrices with a row for each token
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +64,9 @@ class WeightFormat:
         if self.stored_bytes is not None and stored is not None:
             return self.stored_bytes(stored)
         rows, columns = shape
-        is_table = name in TABLES and self.table_bytes is not None
-        return self.table_bytes(rows, columns) if is_table else self.matrix_bytes(rows, columns)
+        if name in TABLES and self.table_bytes is not None:
+            return self.table_bytes(rows, columns)
+        return self.matrix_bytes(rows, columns)
 
     def __str__(self) -> str:
         return self.label

@@ -52,9 +52,9 @@ def random_matrix(kind: str, out: int, columns: int, seed: int) -> tuple[KernelM
         exact = stored.double() * scales.double()[:, None]
         return KernelMatrix(kind, stored, out, columns, scales), exact
     blocks = random_blocks(kind, out, columns, rng)
-    exact = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    widened = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     matrix = KernelMatrix(kind, torch.from_numpy(blocks), out, columns)
-    return matrix, torch.from_numpy(exact).double()
+    return matrix, torch.from_numpy(widened).double()
 
 
 def random_inputs(rows: int, columns: int, seed: int) -> Tensor:
@@ -119,7 +119,7 @@ def test_widened_weights_are_those_of_gguf(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_rows_of_zeros_and_denormal_numbers(kind: str) -> None:
     columns = widths(kind)[-1]
-    matrix, exact = random_matrix(kind, 5, columns, seed=0)
+    matrix, _ = random_matrix(kind, 5, columns, seed=0)
     x = random_inputs(5, columns, seed=1)
     x[1] = 0
     x[3] = 1e-41
