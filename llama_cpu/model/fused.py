@@ -83,8 +83,9 @@ def _parts(block: Layer) -> _Parts | None:
 
 def _product(linear: Linear) -> _Product | None:
     """Return the matrices of a product; None if it is not a kernel's."""
-    bias = linear.bias if isinstance(linear, BiasedLinear) else None
-    linear = linear.linear if isinstance(linear, BiasedLinear) else linear
+    bias = None
+    if isinstance(linear, BiasedLinear):
+        bias, linear = linear.bias, linear.linear
     linears = linear.linears if isinstance(linear, SeparateLinears) else [linear]
     kernels = [each for each in linears if isinstance(each, KernelLinear)]
     if len(kernels) < len(linears) or len(kernels) > _MOST_MATRICES:

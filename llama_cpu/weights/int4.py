@@ -5,16 +5,15 @@ are kept in Q8_0 (8.5 bits), because rounding the output to 4 bits costs more th
 layer.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_cpu.weights.weight_format import WeightFormat
 
 if TYPE_CHECKING:
-    from llama_cpu.weights.int4_linear import Int4Weight
     from llama_cpu.weights.operations import Operations
 
 
-def _operations() -> "Operations[Int4Weight]":
+def _operations() -> "Operations[Any]":
     from llama_cpu.weights.int4_linear import OPERATIONS
 
     return OPERATIONS

@@ -32,7 +32,7 @@ from llama_cpu.weights.operations import (
     ProductChoice,
     StoredMatrix,
 )
-from llama_cpu.weights.weight_format import TABLES as TABLE_NAMES
+from llama_cpu.weights.tables import TABLES as TABLE_NAMES
 
 LAYERS, TABLES = "Q4_1", "Q8_0"  # the formats of layers, and of the embedding and the output
 # The greatest magnitude that is rounded: scales and offsets are float16, and those that fit best

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_cpu.weights.tables import TABLES
+
 if TYPE_CHECKING:
     import torch
 
     from llama_cpu.weights.operations import Operations, StoredMatrix
-
-
-TABLES = ("tok_embeddings.weight", "output.weight")  # the matrices with a row for each token
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,9 +52,9 @@ def random_matrix(kind: str, out: int, columns: int, seed: int) -> tuple[KernelM
         exact = stored.double() * scales.double()[:, None]
         return KernelMatrix(kind, stored, out, columns, scales), exact
     blocks = random_blocks(kind, out, columns, rng)
-    numbers = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    widened = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     matrix = KernelMatrix(kind, torch.from_numpy(blocks), out, columns)
-    return matrix, torch.from_numpy(numbers).double()
+    return matrix, torch.from_numpy(widened).double()
 
 
 def random_inputs(rows: int, columns: int, seed: int) -> Tensor:

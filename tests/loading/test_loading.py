@@ -29,6 +29,7 @@ from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.int8 import INT8
+from llama_cpu.weights.kernel_linear import KernelLinear
 from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import (
     LLAMA_7B,
@@ -57,8 +58,10 @@ def resident_weights(folder: Path, precision: WeightFormat = FLOAT32) -> dict[st
     embeddings, block = loaded.model.tok_embeddings, next(iter(loaded.model.blocks))
     assert isinstance(embeddings, torch.Tensor) and isinstance(block, Block)
     wo, norm = block.attention.wo, block.attention_norm
-    assert isinstance(wo, HasWeight) and isinstance(norm, HasWeight)
-    return {"tok_embeddings": embeddings, "wo": wo.weight, "norm": norm.weight}
+    assert isinstance(norm, HasWeight)
+    wo_weight = wo.matrix.values if isinstance(wo, KernelLinear) else getattr(wo, "weight", None)
+    assert isinstance(wo_weight, torch.Tensor)
+    return {"tok_embeddings": embeddings, "wo": wo_weight, "norm": norm.weight}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -248,9 +251,9 @@ def test_forecast_of_7b() -> None:
     [
         (20 * GIB, "--bf16 would make it fit"),
         (int(13.3 * GIB), "--int8 would make it fit"),
-        (int(7.1 * GIB), "--int8 --max_seq_len 512 would make it fit"),
+        (int(7.1 * GIB), "--int4 would make it fit"),
         (int(26.2 * GIB), "--bf16 would make it fit"),
-        (6 * GIB, "take a smaller model"),
+        (2 * GIB, "take a smaller model"),
     ],
 )
 def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> None:
