@@ -86,26 +86,25 @@ def serve(load: Callable[[dict[str, Any]], tuple[dict[str, Any], Answer]]) -> No
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # output that a library prints must not be read as an answer
 
-    def send(work: Callable[[], Any]) -> bool:
-        try:
-            answer = {"answer": work()}
-        except Exception as error:
-            answer = {"error": _describe(error)}
-        answers.write(json.dumps(answer) + "\n")
+    def send(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
         answers.flush()
-        return "answer" in answer
 
-    loaded: list[Answer] = []
-
-    def start() -> dict[str, Any]:
+    try:
         about, answer = load(json.loads(sys.argv[1]))
-        loaded.append(answer)
-        return about
+    except Exception as error:
+        send({"error": _describe(error)})
+        return
+    send({"answer": about})
+    for line in sys.stdin:
+        send(_answered(answer, json.loads(line)))
 
-    if send(start):
-        for line in sys.stdin:
-            question = json.loads(line)
-            send(lambda question=question: loaded[0](question))  # type: ignore[misc]
+
+def _answered(answer: Answer, question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"answer": answer(question)}
+    except Exception as error:
+        return {"error": _describe(error)}
 
 
 def _describe(error: Exception) -> str:
