@@ -69,8 +69,12 @@ def _products(report: Report) -> Iterator[Row]:
 
 def _speeds(report: Report) -> Iterator[Row]:
     results = report.results
-    yield "speed", "tokens/s", "of the limit", results.llama_cpp and "llama.cpp", (
-        results.llama_cpp and "ratio"
+    yield (
+        "speed",
+        "tokens/s",
+        "of the limit",
+        results.llama_cpp and "llama.cpp",
+        (results.llama_cpp and "ratio"),
     )
     if results.prefill:
         yield f"prefill of {results.prefill.tokens:,} tokens", *_cells(results.prefill)
@@ -92,7 +96,7 @@ def _cells(speed: Speed) -> Row:
 
 def _memory(report: Report) -> Iterator[Row]:
     memory, estimate = report.memory, report.estimate
-    yield "memory", "now", "estimate"
+    yield "memory", "measured", "estimate"
     yield "weights", human_bytes(report.weights_bytes), human_bytes(estimate.weights)
     context = report.plan.max_seq_len
     yield (
