@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-from benchmarks.limits import Machine, decode_bytes, prefill_seconds, tensor_bytes
+from benchmarks.limits import prefill_seconds, tensor_bytes, work
 from benchmarks.models import FILE, ModelFiles
 from benchmarks.peers import PEERS, Peer, Variant
 from benchmarks.report import Report, Row, percent, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times
+from llama_cpu.system.machine_speed import MachineSpeed
 from llama_cpu.system.memory import available_memory
 from llama_cpu.weights.float32 import FLOAT32
 
@@ -48,7 +49,7 @@ class Bench:
     def close(self) -> None:
         self._limits.close()
 
-    def take_turns(self, *turns: tuple[Side, Task]) -> tuple[Machine, list[list[Times]]]:
+    def take_turns(self, *turns: tuple[Side, Task]) -> tuple[MachineSpeed, list[list[Times]]]:
         """Return the machine's limits, measured as a turn of their own, and each turn's times."""
         limits, *results = self.rounds.run([(self._limits, Task(prompt=0)), *turns])
         self.report.note(f"The machine's limits: {self._limits.version}.")
@@ -57,7 +58,7 @@ class Bench:
             samples = [times.figures[kind] for times in limits]
             self.machine_samples.setdefault(kind, []).extend(samples)
             medians[kind] = statistics.median(samples)
-        return Machine(**medians), results
+        return MachineSpeed(**medians), results
 
 
 def subjects(bench: Bench, name: str, files: ModelFiles, precision: str) -> "list[Subject]":
@@ -203,7 +204,7 @@ class Subject:
     def _of_reading(self, task: Task, times: Times) -> float:
         """Return the time that reading alone would take, as a fraction of a token's time."""
         context = task.prompt + task.decode // 2
-        read = decode_bytes(self.files, self.precision, context)
+        read = work(self.files, self.precision).decode_bytes(context)
         return read / times.figures["read"] / statistics.median(times.decode)
 
     def _lookup(self) -> None:

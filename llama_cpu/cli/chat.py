@@ -4,7 +4,12 @@ import argparse
 import sys
 from dataclasses import replace
 
-from llama_cpu.cli.options import add_history_argument, add_model_arguments, mebibytes
+from llama_cpu.cli.options import (
+    add_answer_arguments,
+    add_history_argument,
+    add_model_arguments,
+    mebibytes,
+)
 from llama_cpu.settings.user_config import KV_FILE_MIB, KV_FILES_MIB
 from llama_cpu.system.paths import state_folder
 
@@ -45,6 +50,7 @@ def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default {KV_FILES_MIB})",
     )
     add_model_arguments(parser)
+    add_answer_arguments(parser)
 
 
 def run_chat(args: argparse.Namespace) -> int:

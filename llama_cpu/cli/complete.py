@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
-from llama_cpu.cli.options import add_model_arguments
+from llama_cpu.cli.options import add_answer_arguments, add_model_arguments
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Event, Finished, StopReason, Token
 from llama_cpu.generation.timings import Timings
@@ -29,6 +29,7 @@ def add_complete_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     add_model_arguments(parser)
+    add_answer_arguments(parser)
 
 
 def run_complete(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from llama_cpu import __version__
+from llama_cpu.cli.bench import add_bench_arguments, run_bench
 from llama_cpu.cli.chat import add_chat_arguments, run_chat
 from llama_cpu.cli.complete import add_complete_arguments, run_complete
 from llama_cpu.cli.config import add_config_command_arguments, run_config
@@ -51,6 +52,11 @@ COMMANDS = {
         "Complete one prompt, and report time and memory.",
         add_complete_arguments,
         run_complete,
+    ),
+    "bench": Command(
+        "Measure the speed of a model on this machine.",
+        add_bench_arguments,
+        run_bench,
     ),
     "merge": Command(
         "Join the shards of a checkpoint into one file.",

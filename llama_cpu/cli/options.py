@@ -149,6 +149,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--force", action="store_true", help="load the model even if memory seems too small"
     )
+    add_config_arguments(parser)
+    add_debug_argument(parser)
+    parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that generates answers."""
     answers = parser.add_argument_group("answers")
     answers.add_argument(
         "--temperature",
@@ -186,7 +193,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     answers.add_argument(
         "--max_gen_len",
-        type=_positive,
+        type=positive,
         default=1024,
         metavar="N",
         help="maximum number of tokens in an answer (default 1024)",
@@ -199,9 +206,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "mistral-v7-tekken, chatml, vicuna, alpaca, transcript, or a Jinja file (default: the "
         "model's own, or a guess)",
     )
-    add_config_arguments(parser)
-    add_debug_argument(parser)
-    parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,7 +242,8 @@ def mebibytes(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse an option's whole number above 0. Raises ArgumentTypeError."""
     try:
         number = int(text)
     except ValueError:
@@ -249,7 +254,7 @@ def _positive(text: str) -> int:
 
 
 def _thread_count(text: str) -> int:
-    number = _positive(text)
+    number = positive(text)
     if number > 1024:  # several thousand crash the OpenMP library
         raise argparse.ArgumentTypeError(f"{text} is more than 1024")
     return number

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 READ_BYTES = 1 << 30  # more than any processor's cache
@@ -20,7 +21,26 @@ _LONGEST_SECONDS = 1.0  # a product that would take longer is measured with few 
 _HOPELESS = 5.0
 _TRIES = 3
 
+# Types in which the product of a precision may be computed: a matrix may be widened first, and
+# quantized weights may be multiplied in any type.
+_ANY_TYPE = ("int8", "bf16", "float32")
+_AT_LEAST_AS_WIDE = {"float32": ("float32",), "bf16": ("bf16", "float32")}
+
 Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """Measured speeds: bytes read per second, and operations per second by type."""
+
+    read: float
+    float32: float
+    bf16: float
+    int8: float
+
+    def peak(self, precision: str) -> float:
+        """Return the operations per second with weights of a format, which its label names."""
+        return max(getattr(self, kind) for kind in _AT_LEAST_AS_WIDE.get(precision, _ANY_TYPE))
 
 
 def seconds_of(work: Work) -> float:

@@ -14,14 +14,7 @@ from safetensors.torch import load_file
 from benchmarks import sides
 from benchmarks.__main__ import some_of
 from benchmarks.gguf_files import write_random
-from benchmarks.limits import (
-    Machine,
-    bits_per_weight,
-    decode_bytes,
-    prefill_seconds,
-    tensor_bytes,
-    weight_bytes,
-)
+from benchmarks.limits import bits_per_weight, prefill_seconds, tensor_bytes, work
 from benchmarks.measure import Subject, speed, subjects
 from benchmarks.models import FILE, FILE_KINDS, ModelFiles, main_kind
 from benchmarks.peers import PEERS, Variant
@@ -29,13 +22,13 @@ from benchmarks.report import Report, Row, disturbance_note, machine_note, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times, prompt_ids
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.system.machine_speed import READ_BYTES
+from llama_cpu.system.machine_speed import READ_BYTES, MachineSpeed
 from llama_cpu.weights.formats import FORMATS
 from tests.support.checkpoints import read_all, tiny_config
 
 CONFIG = tiny_config(vocab_size=20400, context_length=8192)
 ANY = Variant("any", lambda files: files.source, 1.0)
-MACHINE = Machine(read=1e9, float32=1e9, bf16=4e9, int8=2e9)
+MACHINE = MachineSpeed(read=1e9, float32=1e9, bf16=4e9, int8=2e9)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +172,11 @@ def test_a_measurement_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None
 def test_limits_of_decode(files: ModelFiles) -> None:
     matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96) + 20400 * 64  # with the output, not the embedding
     norms = 5 * 64
-    assert weight_bytes(files, "float32") == 4 * (matrices + norms)
+    assert work(files, "float32").weight_bytes == 4 * (matrices + norms)
     in_cache = 2 * 2 * 64 * 100
-    read = decode_bytes(files, "float32", 100)
+    read = work(files, "float32").decode_bytes(100)
     assert read == 4 * (matrices + norms + in_cache)
-    assert decode_bytes(files, "bf16", 100) == read // 2 + 2 * norms
+    assert work(files, "bf16").decode_bytes(100) == read // 2 + 2 * norms
     assert bits_per_weight(files, "bf16") == 16
     assert 8 < bits_per_weight(files, "int8") < 9
 
@@ -192,7 +185,7 @@ def test_limits_of_a_format_that_stays_as_in_the_file(files: ModelFiles) -> None
     in_int8 = replace(files, source=files.as_gguf("int8"))
     assert bits_per_weight(in_int8, FILE) == 8.5  # 32 bytes and a float16 scale
     matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96) + 20400 * 64
-    assert weight_bytes(in_int8, FILE) == matrices * 34 // 32 + 4 * 5 * 64
+    assert work(in_int8, FILE).weight_bytes == matrices * 34 // 32 + 4 * 5 * 64
     assert sum(tensor_bytes(in_int8, FILE).values()) < in_int8.source.stat().st_size
 
 
@@ -200,13 +193,13 @@ def test_limits_of_prefill(files: ModelFiles) -> None:
     in_layers, output = 2 * (4 * 64 * 64 + 3 * 64 * 96), 20400 * 64
     pairs = 10 * 1000 + 55  # each of ten sees a thousand, itself and those before it
     operations = 2 * (10 * in_layers + 2 * pairs * 2 * 64 + output)
-    slow = Machine(read=1e30, float32=1e9, bf16=4e9, int8=2e9)
+    slow = MachineSpeed(read=1e30, float32=1e9, bf16=4e9, int8=2e9)
     task = Task(prompt=1010, keep=1000)
     seconds = [prefill_seconds(files, kind, task, slow) for kind in ("float32", "bf16", "int8")]
     assert seconds[0] == pytest.approx(operations / 1e9)
     assert seconds[1] == seconds[2] == pytest.approx(operations / 4e9)
     assert prefill_seconds(files, "int8", Task(prompt=2), MACHINE) == pytest.approx(
-        weight_bytes(files, "int8") / 1e9
+        work(files, "int8").weight_bytes / 1e9
     )
     assert slow.peak("int4") == slow.peak(FILE) == 4e9
 
