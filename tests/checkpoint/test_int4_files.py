@@ -25,7 +25,7 @@ from llama_cpu.weights.block_weight import BlockWeight
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.int4 import INT4
 from llama_cpu.weights.operations import Product, ProductChoice
-from llama_cpu.weights.weight_format import TABLES, WeightFormat
+from llama_cpu.weights.tables import TABLES, WeightFormat
 from tests.support.checkpoints import random_weights, read_all, tiny_config, write_meta
 from tests.support.engine import greedy, load_tiny
 from tests.support.merging import (
