@@ -111,7 +111,7 @@ def _compile(name: str, arguments: int) -> bytes:
         "no_cfunc_wrapper": True,
     }
     dispatcher = numba.njit(signature, **settings)(getattr(python, "py_func", python))
-    (result,) = dispatcher.overloads.values()
+    result: Any = next(iter(dispatcher.overloads.values()))
     wrapper = _wrapper(_symbol(name), result.fndesc.llvm_func_name, arguments)
     module = llvm.parse_assembly(result.library.get_llvm_str() + wrapper)
     # Everything but the wrapper may now be inlined or dropped, above all Numba's exceptions, which
