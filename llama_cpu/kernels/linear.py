@@ -141,4 +141,4 @@ class FewRows:
 
 def prepared_bytes(columns: int) -> int:
     """Return the size of a prepared input (``inputs.input_bytes``): a multiple of 64."""
-    return 13 * (-(-columns // 256) * 256) // 2
+    return 8 * (-(-columns // 256) * 256)

@@ -52,6 +52,7 @@ from llama_cpu.kernels.simd import (
     total_pair,
     twice_high,
     twice_low,
+    with_lower_byte,
     zero_pair,
     zeros,
 )
@@ -198,13 +199,23 @@ def multiply_floats(
 
 
 @compiled
+def dot_16_bits(low, high, dot_twice, x, length, group):
+    """Multiply two unpacked blocks by the groups ``group`` and the next of an input: i32x8."""
+    x8 = x + 5 * length + 32 * group
+    upper = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
+    x8 += length
+    lower = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
+    return with_lower_byte(upper, lower)
+
+
+@compiled
 def add_pair(low, high, step, offset, dot_twice, x, length, group, sums, offsets):
     """Add the products of two unpacked blocks with the groups ``group`` and the next of an input.
 
     ``step`` and ``offset`` are two numbers each, one for each block.
     """
-    x8, scale = x + 5 * length + 32 * group, x + 6 * length + 4 * group
-    products = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
+    scale = x + 7 * length + 4 * group
+    products = dot_16_bits(low, high, dot_twice, x, length, group)
     sums = fma(to_float(products), spread(step * load_pair(scale)), sums)
     return sums, fma_pair(offset, load_pair(scale + length // 8), offsets)
 
@@ -254,7 +265,7 @@ def scale_products(memory, x, length, target):
     Returns the sum of the products of the offsets and the input's sums.
     """
     sums = zeros()
-    scale = x + 6 * length
+    scale = x + 7 * length
     for i in range(0, length // 8, 32):
         store_f32(target + i, load_f32(memory + i) * load_f32(scale + i))
         offset, least = memory + length // 8 + i, scale + length // 8 + i
@@ -265,8 +276,7 @@ def scale_products(memory, x, length, target):
 @compiled
 def add_scaled_pair(low, high, dot_twice, x, length, group, scales, sums):
     """Add the products of two unpacked blocks with an input; ``scales``: of ``scale_products``."""
-    x8 = x + 5 * length + 32 * group
-    products = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
+    products = dot_16_bits(low, high, dot_twice, x, length, group)
     return fma(to_float(products), spread_at(scales + 4 * group), sums)
 
 
@@ -340,9 +350,9 @@ def add_block_of_32s(q, scales, dot, x, length, block, sums, offsets):
 
     ``q``: 8 vectors of 32 bytes. ``scales``: the scales and the offsets of the 8 groups.
     """
-    x8, scale = x + 4 * length + 256 * block, x + 6 * length + 32 * block
+    x8, scale = x + 4 * length + 256 * block, x + 7 * length + 32 * block
     step, offset = scales
-    step = step * load_f32(scale)
+    step = step * load_f32(scale) * broadcast(np.float32(256))
     sums = fma(to_float(dot(q[0], load_32_bytes(x8))), lane_0(step), sums)
     sums = fma(to_float(dot(q[1], load_32_bytes(x8 + 32))), lane_1(step), sums)
     sums = fma(to_float(dot(q[2], load_32_bytes(x8 + 64))), lane_2(step), sums)
@@ -351,7 +361,7 @@ def add_block_of_32s(q, scales, dot, x, length, block, sums, offsets):
     sums = fma(to_float(dot(q[5], load_32_bytes(x8 + 160))), lane_5(step), sums)
     sums = fma(to_float(dot(q[6], load_32_bytes(x8 + 192))), lane_6(step), sums)
     sums = fma(to_float(dot(q[7], load_32_bytes(x8 + 224))), lane_7(step), sums)
-    return sums, fma(offset, load_f32(scale + length // 8), offsets)
+    return sums, fma(offset, load_f32(scale + length // 4), offsets)
 
 
 @compiled
@@ -361,11 +371,12 @@ def add_block_of_16s(q, scales, dot, x, length, block, sums, offsets):
     ``scales``: the scales of the first and the last 8 groups, and their offsets likewise. A ``dot``
     of 32 bytes has the sums of the first group in its first four numbers.
     """
-    x8, scale = x + 4 * length + 256 * block, x + 6 * length + 32 * block
-    least = x + 6 * length + length // 4 + 64 * block
+    x8, scale = x + 4 * length + 256 * block, x + 7 * length + 32 * block
+    least = x + 7 * length + 3 * length // 8 + 64 * block
     step, further, offset, further_offset = scales
-    step = step * twice_low(load_f32(scale))
-    further = further * twice_high(load_f32(scale))
+    scale_8 = load_f32(scale) * broadcast(np.float32(256))
+    step = step * twice_low(scale_8)
+    further = further * twice_high(scale_8)
     sums = fma(to_float(dot(q[0], load_32_bytes(x8))), lanes_0(step), sums)
     sums = fma(to_float(dot(q[1], load_32_bytes(x8 + 32))), lanes_2(step), sums)
     sums = fma(to_float(dot(q[2], load_32_bytes(x8 + 64))), lanes_4(step), sums)

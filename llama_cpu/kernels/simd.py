@@ -435,6 +435,12 @@ def divided(builder, args):
     return builder.fdiv(*args)
 
 
+@_operation(I32X8, I32X8, I32X8)
+def with_lower_byte(builder, args):
+    """Return 256 * a + b."""
+    return builder.add(builder.shl(args[0], _all(I32X8.ir, 8)), args[1])
+
+
 @_operation(F32X8, I32X8)
 def to_float(builder, args):
     """Return the integers as float32."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(compiler, "_folder", lambda: tmp_path)
     monkeypatch.setattr(compiler, "_compile", lambda name, arguments: b"code")
-    monkeypatch.setattr(compiler.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
     assert compiler._object("float16.widen", 5) == b"code"
     assert not list(tmp_path.iterdir())
 
@@ -96,7 +97,6 @@ def test_a_write_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize("package", ["numba", "llvmlite"])
 def test_another_version_has_another_folder(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = compiler._folder.__wrapped__()
-    version = compiler.version
     monkeypatch.setattr(
         compiler, "version", lambda name: "0.0" if name == package else version(name)
     )

@@ -253,6 +253,7 @@ def test_forecast_of_7b() -> None:
         (int(13.3 * GIB), "--int8 would make it fit"),
         (int(7.1 * GIB), "--int4 would make it fit"),
         (int(26.2 * GIB), "--bf16 would make it fit"),
+        (int(4.8 * GIB), "--int4 --max_seq_len 512 would make it fit"),
         (2 * GIB, "take a smaller model"),
     ],
 )
