@@ -203,7 +203,8 @@ def test_a_llama_cpp_that_crashes_is_left_out(
 ) -> None:
     monkeypatch.setenv("CRASH", "1")
     result = json.loads(bench("--contexts", "20", "--json"))
-    assert started == ["limits_worker", "llama_cpp_worker", "llama_cpp_worker"]  # tried without AMX
+    # It was also tried without AMX.
+    assert started == ["limits_worker", "llama_cpp_worker", "llama_cpp_worker"]
     assert result["llama_cpp"] is None and result["decode"][0]["ratio"] is None
     assert result["notes"][0].startswith("llama.cpp: left out, because it died of SIGABRT")
 
