@@ -134,7 +134,8 @@ def bench(model: Path, started: list[str], capsys: pytest.CaptureFixture) -> Cal
 def test_the_table(bench: Callable[..., str]) -> None:
     lines = bench("--contexts", "20,60").splitlines()
     starts = (
-        "processor ", "threads            2", "model              tiny", "weight format      float32",
+        "processor ", "threads            2", "model              tiny",
+        "weight format      float32",
         "KV cache           float32, up to 128 tokens", "product of layers ", "product in place ",
         "speed ", "prefill of 112 tokens ", "decode after 20 tokens ", "decode after 60 tokens ",
         "8 rows after 20 tokens, time relative to 1 row ", "memory ", "weights ",
