@@ -24,7 +24,6 @@ from llama_cpu.system.memory import available_memory
 from llama_cpu.weights.linear import PREFILL_CHUNK
 
 PROMPT = PREFILL_CHUNK  # tokens of the prefill, less if the context is shorter
-CONTEXTS = (100, 2000, 8000)
 _PASSES = 16  # decode passes of one turn
 _ROWS = 8
 _LIMITS_BYTES = READ_BYTES + (1 << 30)  # memory that the worker of the limits may need
@@ -193,11 +192,11 @@ class Bench:
                 ),
             },
         )
-        seconds, of_limit = sum(found["ours"], []), None
+        seconds, of_limit = _joined(found["ours"]), None
         if samples := found.get("limits"):
             read = self._work.decode_bytes(context + passes // 2)
             of_limit = read / _medians(samples)["read"] / statistics.median(seconds)
-        theirs = sum(found.get("llama.cpp", []), [])
+        theirs = _joined(found.get("llama.cpp", []))
         self.results.decode.append(Speed(context, 1, seconds, theirs, of_limit))
 
     def _measure_rows(self, context: int) -> None:
@@ -209,7 +208,7 @@ class Bench:
                 "several": lambda: self._ours.decode_rows(context, passes, rows),
             },
         )
-        one, several = (statistics.median(sum(found[name], [])) for name in ("ours", "several"))
+        one, several = (statistics.median(_joined(found[name])) for name in ("ours", "several"))
         self.results.several_rows = SeveralRows(rows, context, several, one)
 
     def _take_turns(self, what: str, turns: Mapping[str, Turn]) -> dict[str, list[Any]]:
@@ -311,6 +310,11 @@ def _tried(options: dict[str, Any]) -> Worker:
 def prompt_ids(count: int, vocab_size: int) -> list[int]:
     """Return the token ids of a prompt without meaning, which is the same for every engine."""
     return [(300 + number * 7919) % vocab_size for number in range(count)]
+
+
+def _joined(rounds: Sequence[list[float]]) -> list[float]:
+    """Return the seconds of all passes of all rounds."""
+    return [seconds for passes in rounds for seconds in passes]
 
 
 def _medians(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:

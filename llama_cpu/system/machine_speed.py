@@ -40,7 +40,8 @@ class MachineSpeed:
 
     def peak(self, precision: str) -> float:
         """Return the operations per second with weights of a format, which its label names."""
-        return max(getattr(self, kind) for kind in _AT_LEAST_AS_WIDE.get(precision, _ANY_TYPE))
+        by_type = {"float32": self.float32, "bf16": self.bf16, "int8": self.int8}
+        return max(by_type[kind] for kind in _AT_LEAST_AS_WIDE.get(precision, _ANY_TYPE))
 
 
 def seconds_of(work: Work) -> float:

@@ -134,7 +134,8 @@ def bench(model: Path, started: list[str], capsys: pytest.CaptureFixture) -> Cal
 def test_the_table(bench: Callable[..., str]) -> None:
     lines = bench("--contexts", "20,60").splitlines()
     starts = (
-        "processor ", "threads            2", "model              tiny", "weight format      float32",
+        "processor ", "threads            2", "model              tiny",
+        "weight format      float32",
         "KV cache           float32, up to 128 tokens", "product of layers ", "product in place ",
         "speed ", "prefill of 112 tokens ", "decode after 20 tokens ", "decode after 60 tokens ",
         "8 rows after 20 tokens, time relative to 1 row ", "memory ", "weights ",
@@ -203,7 +204,8 @@ def test_a_llama_cpp_that_crashes_is_left_out(
 ) -> None:
     monkeypatch.setenv("CRASH", "1")
     result = json.loads(bench("--contexts", "20", "--json"))
-    assert started == ["limits_worker", "llama_cpp_worker", "llama_cpp_worker"]  # tried without AMX
+    # It was also tried without AMX.
+    assert started == ["limits_worker", "llama_cpp_worker", "llama_cpp_worker"]
     assert result["llama_cpp"] is None and result["decode"][0]["ratio"] is None
     assert result["notes"][0].startswith("llama.cpp: left out, because it died of SIGABRT")
 
