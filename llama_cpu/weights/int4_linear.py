@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.kernels.linear import KernelMatrix, quantize
+from llama_cpu.weights import weight_format
 from llama_cpu.weights.block_weight import (
     BLOCK,
     BLOCK_BYTES,
@@ -46,6 +47,15 @@ def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
     return mappable_blocks(stored) if known and known.kind in (LAYERS, TABLES) else None
 
 
+def _kind(name: str, stored: StoredMatrix) -> str:
+    known = known_blocks(stored)
+    if known is not None and known.kind in (LAYERS, TABLES):
+        return known.kind
+    if stored.shape[1] % BLOCK:
+        return "BF16"
+    return TABLES if name in weight_format.TABLES else LAYERS
+
+
 def _output_product(choice: ProductChoice[Int4Weight], tied: bool) -> Product[Int4Weight]:
     return choice.product
 
@@ -73,6 +83,8 @@ OPERATIONS: Operations[Int4Weight] = Operations(
     convert=partial(_convert, kind=LAYERS),
     convert_table=partial(_convert, kind=TABLES),
     output_product=_output_product,
+    kind_of=_kind,
+    widens_by_kernels=True,
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
     file_parts=(_part(LAYERS),),

@@ -48,6 +48,7 @@ class Product(Generic[W]):
     name: str
     make: Callable[[W], Linear]
     in_place: bool  # whether it multiplies by the weight as stored; otherwise by a packed copy
+    uses_kernels: bool = False  # whether ``kernels`` multiply a few rows
     widens: bool = False  # whether it copies the weight to float32 for a product of several rows
     # Name of the product that does the same for fewer than ``many_rows.MANY_ROWS``; "": none.
     few_rows_as: str = ""
@@ -106,6 +107,11 @@ class Operations(Generic[W]):
     # empty, if these are kept like all others.
     convert_table: Callable[[Sequence[StoredMatrix], NewTensor], W] | None = None
     table_file_parts: tuple[FilePart, ...] = ()
+    # (name, matrix): returns the kind that a stored matrix will have in memory, a key of
+    # ``kernels.formats.FORMATS``; None if no product uses kernels.
+    kind_of: Callable[[str, StoredMatrix], str] | None = None
+    # Whether kernels widen the matrices for many rows, and as embeddings.
+    widens_by_kernels: bool = False
     # Whether matrices with the same input become one weight where they are converted.
     stacks: bool = True
 
