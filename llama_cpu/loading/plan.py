@@ -1,6 +1,7 @@
 """The load plan: files, weight format, products, memory and context, decided before loading."""
 
 import argparse
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,8 +241,14 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
         kv_int8=args.kv_int8,
         lookup=args.lookup,
         draft_ckpt_dir=args.draft_ckpt_dir,
-        operators=operators or stored_operators(args.retune),
+        operators=operators or stored_operators(args.retune, _note_measuring),
     )
+
+
+def _note_measuring() -> None:
+    """Say at a terminal what takes some seconds; the app keeps it off its screen."""
+    if sys.stderr.isatty():
+        print("Compiling and timing products for this processor (once) ...", file=sys.stderr)
 
 
 def _context(asked: int | None, checkpoint: Checkpoint) -> int:
