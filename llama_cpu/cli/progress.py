@@ -23,13 +23,20 @@ def load_with_progress(plan: LoadPlan, load: Callable[[OnProgress, Flag], Loaded
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
         console=Console(file=sys.stderr),
         transient=True,
         disable=not sys.stderr.isatty(),
     ) as progress:
         task = progress.add_task("")
         return load(
-            lambda done, total, name: progress.update(task, completed=done, total=total), Flag()
+            lambda done, total, name: progress.update(
+                task,
+                completed=done,
+                total=total,
+                description=name if done == total else "",  # what is waited for
+            ),
+            Flag(),
         )
 
 

@@ -9,24 +9,45 @@ of the kernels, the versions of Numba and LLVM, the processor and its features.
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import os
+import re
+import shutil
+import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+try:
+    import llvmlite.binding as llvm
+except (ImportError, OSError):  # there is none for this Python or processor
+    llvm = None
+
+from llama_cpu.errors import UserError
 from llama_cpu.system import threads
 from llama_cpu.system.paths import cache_folder
 
-# Without it, this module can still be imported: ``weights.kernel_linear.kernels_work`` is false.
-with contextlib.suppress(ImportError, OSError):
-    import llvmlite.binding as llvm
-
+_KEPT_FOLDERS = 2  # of compiled code: that of this version, and of the one before
+_PROBE = """
+define void @llama_cpu_probe(i64 %address) {
+  %place = inttoptr i64 %address to ptr
+  store i64 42, ptr %place
+  ret void
+}
+"""
+# Held while a kernel is compiled or loaded. Two at once would take as long: Numba and Python's
+# interpreter each have a lock of their own.
 _lock = threading.Lock()
+
+
+class KernelError(UserError):
+    """A kernel that cannot be compiled or loaded here, or that computes wrong results."""
 
 
 class Kernel:
@@ -44,23 +65,53 @@ class Kernel:
         self._call(*arguments)
 
 
-# "module.function" -> the kernel.
+# "module.function" -> the kernel, or why there is none.
 _kernels: dict[str, Kernel] = {}
+_failures: dict[str, str] = {}
 _engines: list[Any] = []  # own the code of the kernels, which is never freed
 
 
 def kernel(name: str, arguments: int) -> Kernel:
     """Return the kernel ``module.function`` of this package, compiled if necessary.
 
-    ``arguments``: their number.
+    ``arguments``: their number. Raises KernelError.
     """
     with _lock:
-        if not _kernels:
-            llvm.add_symbol("llama_cpu_yield", threads.yield_address())
-            llvm.add_symbol("llama_cpu_sleep", threads.sleep_address())
-        if name not in _kernels:
-            _kernels[name] = _load(_object(name, arguments), name, arguments)
+        if name not in _kernels and name not in _failures:
+            try:
+                _kernels[name] = _load(_object(name, arguments), _symbol(name), arguments)
+            except Exception as error:  # Numba and LLVM raise any
+                _failures[name] = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        if name in _failures:
+            raise KernelError(f"The kernel {name} does not work here ({_failures[name]}).")
         return _kernels[name]
+
+
+def reject(name: str, reason: str) -> None:
+    """Let every later call of ``kernel`` for this one raise KernelError."""
+    with _lock:
+        _failures[name] = reason
+
+
+def works() -> bool:
+    """Return whether code can be compiled and run here, as far as is known."""
+    return not _failures and _probe()
+
+
+@cache
+def _probe() -> bool:
+    """Return whether Numba is there and a function of two instructions can be compiled and run."""
+    if llvm is None or find_spec("numba") is None:
+        return False
+    result = ctypes.c_int64()
+    try:
+        with _lock:
+            code = bytes(_machine().emit_object(llvm.parse_assembly(_PROBE)))
+            probe = _load(code, "llama_cpu_probe", 1)
+    except (OSError, RuntimeError):  # the system allows no executable memory
+        return False
+    probe(ctypes.addressof(result))
+    return result.value == 42
 
 
 def _object(name: str, arguments: int) -> bytes:
@@ -83,7 +134,9 @@ def _checked(data: bytes) -> bytes | None:
 
 def _write(file: Path, code: bytes) -> None:
     """Write the code so that other programs find all of the file or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.parent.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _remove_old(file.parent)
     descriptor, name = tempfile.mkstemp(dir=file.parent)
     try:
         with os.fdopen(descriptor, "wb") as temporary:
@@ -94,27 +147,29 @@ def _write(file: Path, code: bytes) -> None:
         raise
 
 
+def _remove_old(newest: Path) -> None:
+    """Remove the folders of other versions but for the latest of them.
+
+    Another program that uses one has its kernels in memory; it compiles again what it needs later.
+    """
+    folders = [
+        folder
+        for folder in newest.parent.iterdir()
+        if folder != newest and re.fullmatch("[0-9a-f]{16}", folder.name)
+    ]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in folders[_KEPT_FOLDERS - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _compile(name: str, arguments: int) -> bytes:
-    import importlib
+    from llama_cpu.kernels.translation import translate
 
-    import numba
-    from numba import types
-
-    module, _, function = name.partition(".")
-    python: Callable[..., Any] = getattr(
-        importlib.import_module(f"llama_cpu.kernels.{module}"), function
-    )
-    signature = types.void(*[types.int64] * arguments)
-    settings: dict[str, Any] = {
-        "error_model": "numpy",
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-    }
-    dispatcher = numba.njit(signature, **settings)(getattr(python, "py_func", python))
-    results: Any = dispatcher.overloads
-    (result,) = results.values()
-    wrapper = _wrapper(_symbol(name), result.fndesc.llvm_func_name, arguments)
-    module = llvm.parse_assembly(result.library.get_llvm_str() + wrapper)
+    _define_symbols()
+    module_name, _, function_name = name.partition(".")
+    python = getattr(importlib.import_module(f"llama_cpu.kernels.{module_name}"), function_name)
+    source, body = translate(python, arguments)
+    module = llvm.parse_assembly(source + _wrapper(_symbol(name), body, arguments))
     # Everything but the wrapper may now be inlined or dropped, above all Numba's exceptions, which
     # kernels do not raise: so the code needs nothing of Numba when it runs.
     for function in module.functions:
@@ -124,6 +179,8 @@ def _compile(name: str, arguments: int) -> bytes:
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
+    declared = [each.name for each in module.functions if each.is_declaration]
+    _require_defined(each for each in declared if not each.startswith("llvm."))
     return bytes(machine.emit_object(module))
 
 
@@ -148,12 +205,43 @@ def _symbol(name: str) -> str:
     return "llama_cpu_" + name.replace(".", "_")
 
 
-def _load(code: bytes, name: str, arguments: int) -> Kernel:
+@cache
+def _define_symbols() -> None:
+    """Define the functions of the system that kernels call."""
+    llvm.add_symbol("llama_cpu_yield", threads.yield_address())
+    llvm.add_symbol("llama_cpu_sleep", threads.sleep_address())
+    _engine()  # creating one lets LLVM find the functions of the C library
+
+
+def _load(code: bytes, symbol: str, arguments: int) -> Kernel:
+    _define_symbols()
     engine = _engine()
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    file = llvm.ObjectFileRef.from_data(code)
+    _require_defined(_undefined_symbols(file))
+    engine.add_object_file(file)
     engine.finalize_object()
     _engines.append(engine)
-    return Kernel(engine.get_function_address(_symbol(name)), arguments)
+    return Kernel(engine.get_function_address(symbol), arguments)
+
+
+def _require_defined(symbols: Iterable[str]) -> None:
+    """Raise OSError if a function is not defined, because LLVM would end the program for that."""
+    missing = [symbol for symbol in symbols if llvm.address_of_symbol(symbol) is None]
+    if missing:
+        raise OSError(f"{', '.join(missing)} not found")
+
+
+def _undefined_symbols(file: Any) -> list[str]:
+    """Return the names of the symbols that an object file needs; none if it is not ELF.
+
+    The tables are those of the "System V Application Binary Interface", Symbol Table, for 64 bits.
+    LLVM may call functions, such as memset, that the module did not declare.
+    """
+    sections = {section.name(): section.data() for section in file.sections() if section.name()}
+    names = sections.get(b".strtab", b"")
+    symbols = struct.iter_unpack("<IBBHQQ", sections.get(b".symtab", b""))
+    starts = [name for name, _, _, section, _, _ in symbols if name and section == 0]
+    return [names[start : names.index(b"\0", start)].decode() for start in starts]
 
 
 def _machine() -> Any:

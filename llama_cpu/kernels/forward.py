@@ -90,6 +90,7 @@ from llama_cpu.kernels.simd import (
     compiled,
     f32_at,
     fetch_add,
+    field,
     i64_at,
     pause,
     read_shared,
@@ -105,12 +106,6 @@ _SPINS = (
     4000  # checks of a counter, about 0.1 ms, before a waiting thread offers its core to others
 )
 _LINE = 64  # bytes of a cache line
-
-
-@compiled
-def field(table, index):
-    """Return a field of a table."""
-    return i64_at(table + 8 * index)
 
 
 @compiled

@@ -24,7 +24,13 @@ from numba.core.cgutils import get_or_insert_function
 from numba.core.extending import intrinsic, models, overload, register_model
 
 # The decorator of all functions that are compiled into kernels.
-compiled = njit(error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+_SETTINGS: dict[str, Any] = {
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+compiled = njit(**_SETTINGS)
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _HALF, _FLOAT = ir.HalfType(), ir.FloatType()
@@ -122,6 +128,15 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: Any, **optio
 def i64_at(builder, args):
     """Return the int64 at an address."""
     return _load(builder, args[0], _I64)
+
+
+@_operation(types.int64, types.int64, types.int64)
+def field(builder, args):
+    """Return a field of a table of int64 at an address.
+
+    As a function of Numba's, it would be compiled once more for each index that is a constant.
+    """
+    return _load(builder, builder.add(args[0], builder.shl(args[1], _I64(3))), _I64)
 
 
 @_operation(types.int64, types.int64)

@@ -8,7 +8,9 @@ import torch
 
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import Drafter, LookupDrafter, ModelDrafter
-from llama_cpu.loading.plan import LoadPlan, memory_of
+from llama_cpu.kernels.compiler import KernelError
+from llama_cpu.loading.kernels import Compilation, needed_kernels
+from llama_cpu.loading.plan import LoadPlan, memory_of, require_kernels
 from llama_cpu.loading.weight_reader import Progress, WeightReader
 from llama_cpu.model.architectures import architecture_of
 from llama_cpu.model.config import ModelConfig
@@ -44,9 +46,12 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
 
     ``on_progress(done, total, name)`` is called with bytes of the weights in their final format.
     The tensors of the checkpoint are released layer by layer, so that files that cannot be mapped
-    do not stay in memory. Raises Cancelled once ``stop`` is set, UserError if a file is damaged.
+    do not stay in memory. Kernels are compiled meanwhile; while they are
+    waited for, ``name`` says so. Raises Cancelled once ``stop`` is set, UserError if a file is
+    damaged.
     """
     torch.set_num_threads(plan.threads)
+    compilation = Compilation(needed_kernels(plan))
     config = plan.checkpoint.config
     cache = _kv_cache(plan)
     total = memory_of(plan).weights
@@ -61,8 +66,12 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
         return block
 
     model = architecture.build_model(config, reader, plan.max_seq_len, build_block)
-    model.few_tokens = fuse(model, cache, plan.threads)
     reader.finish()
+    try:
+        compilation.wait(lambda what: on_progress(total, total, what), stop)
+        model.few_tokens = fuse(model, cache, plan.threads)
+    except KernelError:  # products work without kernels, or the format is refused
+        require_kernels(plan.precision)
     keep_freed_memory()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)
     loaded = LoadedModel(plan, model, cache, reader.done, reader.mapped, end_ids)

@@ -1,6 +1,7 @@
 """The load plan: files, weight format, products, memory and context, decided before loading."""
 
 import argparse
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
+from llama_cpu.kernels import compiler
 from llama_cpu.loading.memory_estimate import (
     PROGRAM_BYTES,
     MemoryEstimate,
@@ -32,7 +34,7 @@ from llama_cpu.weights.choice import Operators, only_in_place, stored_operators
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import format_of
 from llama_cpu.weights.int8 import INT8
-from llama_cpu.weights.kernel_linear import kernels_work, numba_needed
+from llama_cpu.weights.kernel_linear import numba_needed
 from llama_cpu.weights.operations import ProductChoice
 from llama_cpu.weights.weight_format import WeightFormat
 
@@ -139,7 +141,7 @@ def plan_loading(
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
     checkpoint = replace(checkpoint, metadata={})  # releases the lists of the vocabulary
     precision = precision or default_format(checkpoint)
-    _require_kernels(precision)
+    require_kernels(precision)
     context = _context(max_seq_len, checkpoint)
     operators = operators or stored_operators()
     threads = threads or physical_cores()
@@ -183,12 +185,12 @@ def default_format(checkpoint: Checkpoint) -> WeightFormat:
     """
     if not any(isinstance(tensor, StoredBlocks) for tensor in checkpoint.tensors.values()):
         return FLOAT32
-    return AS_IS if kernels_work() else INT8
+    return AS_IS if compiler.works() else INT8
 
 
-def _require_kernels(precision: WeightFormat) -> None:
+def require_kernels(precision: WeightFormat) -> None:
     """Warn once if there are no kernels. Raises UserError if the weight format needs them."""
-    if kernels_work():
+    if compiler.works():
         return
     if not any(product.works() for product in precision.operations.products):
         raise numba_needed(precision.switch)
@@ -238,8 +240,14 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
         kv_int8=args.kv_int8,
         lookup=args.lookup,
         draft_ckpt_dir=args.draft_ckpt_dir,
-        operators=operators or stored_operators(args.retune),
+        operators=operators or stored_operators(args.retune, _note_measuring),
     )
+
+
+def _note_measuring() -> None:
+    """Say at a terminal what takes some seconds; the app keeps it off its screen."""
+    if sys.stderr.isatty():
+        print("Compiling and timing products for this processor (once) ...", file=sys.stderr)
 
 
 def _context(asked: int | None, checkpoint: Checkpoint) -> int:

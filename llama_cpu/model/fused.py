@@ -22,12 +22,12 @@ from llama_cpu.model.feed_forward import FeedForward
 from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.model.norms import RMSNorm
 from llama_cpu.model.transformer import Block, Layer, Transformer
-from llama_cpu.weights.kernel_linear import KernelLinear
+from llama_cpu.weights.kernel_linear import KernelLinear, require_right
 from llama_cpu.weights.linear import BiasedLinear, Linear, SeparateLinears
 
 _MOST_MATRICES = 3  # of a product with one input
-_ATTENTION_ARGUMENTS = 14
-_CACHES = {
+ATTENTION_ARGUMENTS = 14
+CACHES = {
     torch.float32: ("attention.attend_f32", layout.F32_CACHE),
     torch.bfloat16: ("attention.attend_bf16", layout.BF16_CACHE),
     torch.int8: ("attention.attend_i8", layout.I8_CACHE),
@@ -40,6 +40,7 @@ class _Product:
 
     parts: Sequence[tuple[KernelMatrix, Tensor | None]]
     few_rows: int  # rows up to which the kernel is the fastest way
+    kernels: Sequence[KernelLinear]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ class _Parts:
 
 
 def fuse(model: Transformer, cache: KVCache, threads: int) -> "FusedPass | None":
-    """Return the compiled pass of a model and a cache; None if a part of them has no kernel."""
+    """Return the compiled pass of a model and a cache; None if a part of them has no kernel.
+
+    Raises KernelError if a kernel cannot be compiled here or multiplies wrong.
+    """
     config = model.config
-    if config.head_dim % 8 or cache.dtype not in _CACHES:
+    if config.head_dim % 8 or cache.dtype not in CACHES:
         return None
     if not isinstance(model.positions, RotaryPositions) or not isinstance(model.norm, RMSNorm):
         return None
@@ -65,6 +69,10 @@ def fuse(model: Transformer, cache: KVCache, threads: int) -> "FusedPass | None"
     if output is None or any(block is None for block in blocks):
         return None
     known = [block for block in blocks if block is not None]
+    products = [output]
+    for block in known:
+        products += [block.wqkv, block.wo, block.w13, block.w2]
+    require_right([kernel for product in products for kernel in product.kernels])
     return FusedPass(config, cache, known, model.norm, output, model.positions, threads)
 
 
@@ -94,7 +102,7 @@ def _product(linear: Linear) -> _Product | None:
     heights = [matrix.out for matrix in matrices]
     biases = [None] * len(matrices) if bias is None else torch.split(bias, heights)
     few_rows = min(kernel.few_rows for kernel in kernels)
-    return _Product(list(zip(matrices, biases, strict=True)), few_rows)
+    return _Product(list(zip(matrices, biases, strict=True)), few_rows, kernels)
 
 
 class FusedPass:
@@ -145,7 +153,7 @@ class FusedPass:
 
     def _fill_model(self, config: ModelConfig, norm: RMSNorm, widest: int, threads: int) -> None:
         rows, heads = self.few_rows, config.n_heads + 2 * config.n_kv_heads
-        attend, kind = _CACHES[self._cache.dtype]
+        attend, kind = CACHES[self._cache.dtype]
         # Prepared inputs, or the queries of a group, the scores of a block of keys and one key.
         private = (
             (rows + 1) * prepared_bytes(max(widest, config.q_dim)) + 4096 + 8 * config.head_dim
@@ -165,7 +173,7 @@ class FusedPass:
             layout.ANGLES: self._angles.data_ptr(),
             layout.CACHE_KIND: kind,
             layout.MAX_SEQ_LEN: self._cache.max_seq_len,
-            layout.ATTEND: compiler.kernel(attend, _ATTENTION_ARGUMENTS).address,
+            layout.ATTEND: compiler.kernel(attend, ATTENTION_ARGUMENTS).address,
             layout.NORM: norm.unscaled.data_ptr(),
             layout.THREADS: threads,
             layout.QKV: self._new_memory(4 * rows * heads * config.head_dim),

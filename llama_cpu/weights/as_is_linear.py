@@ -17,7 +17,7 @@ from llama_cpu.weights.block_weight import (
     quantized_blocks,
 )
 from llama_cpu.weights.float32_linear import stacked
-from llama_cpu.weights.kernel_linear import float_matrix, widened_products
+from llama_cpu.weights.kernel_linear import KINDS, float_matrix, widened_products
 from llama_cpu.weights.operations import (
     NewTensor,
     Operations,
@@ -43,6 +43,14 @@ def stored_bytes(stored: StoredMatrix) -> int:
 
 def _dtype(stored: StoredMatrix) -> torch.dtype:
     return stored.dtype if stored.dtype in _FLOATS else torch.float32
+
+
+def _kind(name: str, stored: StoredMatrix) -> str:
+    known = known_blocks(stored)
+    if known is not None:
+        return known.kind
+    rounds = stored.dtype is None and not stored.shape[1] % BLOCK
+    return "Q8_0" if rounds else KINDS[_dtype(stored)]
 
 
 def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
@@ -84,6 +92,8 @@ OPERATIONS: Operations[StoredWeight] = Operations(
     convert=_convert,
     stacks=False,  # matrices with the same input may have different formats
     output_product=_output_product,
+    kind_of=_kind,
+    widens_by_kernels=True,
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
 )

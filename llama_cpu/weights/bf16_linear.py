@@ -153,6 +153,7 @@ OPERATIONS = Operations(
     from_mapped=lambda stored, values, new: values,
     convert=_convert,
     output_product=_output_product,
+    kind_of=lambda name, stored: "BF16",
     make_output=_make_output,
     file_dtype=torch.bfloat16,
 )

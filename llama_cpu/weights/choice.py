@@ -49,13 +49,16 @@ class MeasuredOperators:
         clock: Callable[[], float] = time.perf_counter,
         stored: StoredChoices | None = None,
         retune: bool = False,
+        on_measure: Callable[[], None] = lambda: None,
     ) -> None:
         """Make operators that have not measured anything yet.
 
         ``clock`` returns seconds. ``stored``: the measurements of earlier runs; None: do not store
-        any. ``retune``: measure again what was stored by an earlier run.
+        any. ``retune``: measure again what was stored by an earlier run. ``on_measure`` is called
+        before each measurement, which also compiles the kernels that it times.
         """
         self._clock, self._stored, self._retune = clock, stored, retune
+        self._on_measure = on_measure
         self._measured: dict[tuple[WeightFormat, tuple[int, int], int], Measurement | None] = {}
 
     def choose(
@@ -94,6 +97,7 @@ class MeasuredOperators:
         self, weight_format: WeightFormat, sample: tuple[int, int], threads: int
     ) -> Measurement | None:
         working = _working(weight_format.operations)
+        self._on_measure()
         try:
             result = measure(weight_format, working, sample, threads, self._clock)
         except UserError:  # no memory for the sample, so the model will not fit either
@@ -104,12 +108,15 @@ class MeasuredOperators:
         return result
 
 
-def stored_operators(retune: bool = False) -> MeasuredOperators:
+def stored_operators(
+    retune: bool = False, on_measure: Callable[[], None] = lambda: None
+) -> MeasuredOperators:
     """Return the operators of the program, which keep measurements in the user's cache folder.
 
-    ``retune``: measure again what is stored there.
+    ``retune``: measure again what is stored there. ``on_measure`` is called before a measurement.
     """
-    return MeasuredOperators(stored=StoredChoices(products_path()), retune=retune)
+    stored = StoredChoices(products_path())
+    return MeasuredOperators(stored=stored, retune=retune, on_measure=on_measure)
 
 
 def _fits(found: Measurement, working: list[Product[Any]]) -> bool:

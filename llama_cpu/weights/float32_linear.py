@@ -96,6 +96,7 @@ OPERATIONS = Operations(
     from_mapped=lambda stored, values, new: values,
     convert=_convert,
     output_product=_output_product,
+    kind_of=lambda name, stored: "F32",
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
 )

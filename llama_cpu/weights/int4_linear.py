@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from llama_cpu.kernels import compiler
 from llama_cpu.kernels.linear import KernelMatrix, quantize
 from llama_cpu.system.processor import physical_cores
 from llama_cpu.weights.block_weight import (
@@ -20,7 +21,6 @@ from llama_cpu.weights.block_weight import (
 from llama_cpu.weights.float32_linear import stacked
 from llama_cpu.weights.kernel_linear import (
     float_matrix,
-    kernels_work,
     numba_needed,
     widened_products,
 )
@@ -61,6 +61,15 @@ def _mappable(stored: StoredMatrix) -> StoredMatrix | None:
 
 def _from_mapped(stored: StoredMatrix, values: Tensor, new: NewTensor) -> Int4Weight:
     return values if known_blocks(stored) is None else from_blocks(stored, values, new)
+
+
+def _kind(name: str, stored: StoredMatrix) -> str:
+    known = known_blocks(stored)
+    if known is not None and known.kind in (LAYERS, TABLES):
+        return known.kind
+    if stored.shape[1] % BLOCK:
+        return "BF16"
+    return TABLES if name in TABLE_NAMES else LAYERS
 
 
 def _output_product(choice: ProductChoice[Int4Weight], tied: bool) -> Product[Int4Weight]:
@@ -112,7 +121,7 @@ _FLOAT_PARTS = (
 
 def _parts_of(name: str, shape: tuple[int, ...]) -> tuple[FilePart, ...]:
     """Return the parts of a matrix in a file. Raises UserError if kernels cannot round it."""
-    if not kernels_work():
+    if not compiler.works():
         raise numba_needed("--int4")
     if shape[1] % BLOCK:
         return _FLOAT_PARTS
@@ -126,6 +135,8 @@ OPERATIONS: Operations[Int4Weight] = Operations(
     convert=partial(_convert, kind=LAYERS),
     convert_table=partial(_convert, kind=TABLES),
     output_product=_output_product,
+    kind_of=_kind,
+    widens_by_kernels=True,
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
     parts_of=_parts_of,

@@ -339,6 +339,7 @@ OPERATIONS = Operations(
     from_mapped=_from_mapped,
     convert=_convert,
     output_product=_output_product,
+    kind_of=lambda name, stored: "INT8",
     make_output=lambda weight, product: product.make(weight),
     file_dtype=torch.float32,
     parts_of=lambda name, shape: _FILE_PARTS,

@@ -1,12 +1,14 @@
 """Products by compiled kernels for a few rows, and by PyTorch for many."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
+from llama_cpu.kernels import compiler
+from llama_cpu.kernels.formats import FORMATS
 from llama_cpu.kernels.layout import MOST_ROWS
 from llama_cpu.kernels.linear import FewRows, KernelMatrix
 from llama_cpu.weights.linear import Linear
@@ -26,21 +28,30 @@ class KernelLinear:
     """The product with a matrix that stays as it is in memory.
 
     A kernel multiplies up to ``few_rows`` rows, and ``many`` multiplies more. A model whose
-    products are all of this class can run a whole pass as one kernel (``model/fused.py``).
+    products are all of this class can run a whole pass as one kernel (``model/fused.py``). The
+    kernel is compiled at its first use; if it does not work, ``many`` multiplies all rows.
     """
 
     def __init__(self, matrix: KernelMatrix, many: Linear, few_rows: int = FEW_ROWS) -> None:
         assert few_rows <= MOST_ROWS
         self.matrix = matrix
         self.few_rows = few_rows
-        self._few = FewRows(matrix, torch.get_num_threads())
-        self._many = many
+        self.many = many
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [rows, in] -> float32 [rows, out]."""
-        if x.shape[0] <= self.few_rows:
-            return self._few(x.float())
-        return self._many(x).float()
+        if x.shape[0] > self.few_rows:
+            return self.many(x).float()
+        try:
+            return self.few(x.float())
+        except compiler.KernelError:
+            self.few_rows = 0
+            return self.many(x).float()
+
+    @cached_property
+    def few(self) -> FewRows:
+        """The product of a few rows. Raises KernelError if it cannot be compiled."""
+        return FewRows(self.matrix, torch.get_num_threads())
 
 
 class WidenedLinear:
@@ -63,12 +74,12 @@ class WidenedLinear:
         return result
 
 
-_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def float_matrix(weight: Tensor) -> KernelMatrix:
     """Return a weight of floats [out, in] as kernels read it."""
-    return KernelMatrix(_KINDS[weight.dtype], weight, *weight.shape)
+    return KernelMatrix(KINDS[weight.dtype], weight, *weight.shape)
 
 
 def kernel_products(
@@ -86,6 +97,7 @@ def kernel_products(
             name,
             partial(_make, matrix_of, product.make),
             in_place=True,
+            uses_kernels=True,
             widens=product.widens,
             few_rows_as=first,
             rows_at_once=4,
@@ -101,7 +113,7 @@ def _make(
 
 
 def _works(many_work: Callable[[], bool]) -> bool:
-    return kernels_work() and many_work()
+    return compiler.works() and many_work()
 
 
 def widened_products(matrix_of: Callable[[W], KernelMatrix]) -> Iterator[Product[W]]:
@@ -114,7 +126,9 @@ def widened_products(matrix_of: Callable[[W], KernelMatrix]) -> Iterator[Product
         matrix = matrix_of(weight)
         return KernelLinear(matrix, WidenedLinear(matrix, multiply))
 
-    plain = Product("kernel", make, in_place=True, rows_at_once=4, works=kernels_work)
+    plain = Product(
+        "kernel", make, in_place=True, rows_at_once=4, works=compiler.works, uses_kernels=True
+    )
     yield plain
     yield packing_variant(plain, make)
 
@@ -127,16 +141,27 @@ def numba_needed(switch: str) -> UserError:
     )
 
 
-@cache
-def kernels_work() -> bool:
-    """Return whether kernels can be compiled here and multiply right."""
-    try:
-        import llvmlite  # noqa: F401
+_MOST_WRONG = 0.05  # of the length of a product; inputs in 8 bits cost up to 0.01
+_right: set[str] = set()  # the kinds that have been checked
 
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(48, 80, generator=generator)
-        x = torch.randn(3, 80, generator=generator)
-        product = FewRows(KernelMatrix("F32", weight, 48, 80), torch.get_num_threads())(x)
-    except (ImportError, OSError, RuntimeError):  # no Numba for this Python, no executable memory
-        return False
-    return torch.allclose(product, x @ weight.T, rtol=1e-4, atol=1e-4)
+
+def require_right(linears: Sequence[KernelLinear]) -> None:
+    """Compare the smallest product of each kind of matrix with that for many rows.
+
+    A kind is checked once. Raises KernelError if the kernel multiplies wrong, after which it is not
+    used any more.
+    """
+    for linear in sorted(linears, key=lambda linear: linear.matrix.values.nbytes):
+        kind = linear.matrix.kind
+        if kind not in _right:
+            _require_right(linear)
+            _right.add(kind)
+
+
+def _require_right(linear: KernelLinear) -> None:
+    x = torch.randn(3, linear.matrix.columns, generator=torch.Generator().manual_seed(0))
+    expected, name = linear.many(x).float(), FORMATS[linear.matrix.kind].multiply
+    wrong = (linear.few(x) - expected).norm() / expected.norm().clamp_min(1e-20)
+    if expected.isfinite().all() and not wrong <= _MOST_WRONG:  # damaged weights: not its fault
+        compiler.reject(name, "it multiplies wrong")
+        raise compiler.KernelError(f"The kernel {name} multiplies wrong on this processor.")

@@ -47,6 +47,7 @@ class Product(Generic[W]):
     name: str
     make: Callable[[W], Linear]
     in_place: bool  # whether it multiplies by the weight as stored; otherwise by a packed copy
+    uses_kernels: bool = False  # whether ``kernels`` multiply a few rows
     widens: bool = False  # whether it copies the weight to float32 for a product of several rows
     # Name of the product that does the same for fewer than ``many_rows.MANY_ROWS``; "": none.
     few_rows_as: str = ""
@@ -111,6 +112,11 @@ class Operations(Generic[W]):
     parts_of: Callable[[str, tuple[int, ...]], tuple[FilePart, ...]] = no_parts
     # The same as ``convert`` for the embedding and the output matrix, if these are kept otherwise.
     convert_table: Callable[[Sequence[StoredMatrix], NewTensor], W] | None = None
+    # (name, matrix): returns the kind that a stored matrix will have in memory, a key of
+    # ``kernels.formats.FORMATS``; None if no product uses kernels.
+    kind_of: Callable[[str, StoredMatrix], str] | None = None
+    # Whether kernels widen the matrices for many rows, and as embeddings.
+    widens_by_kernels: bool = False
     # Whether matrices with the same input become one weight where they are converted.
     stacks: bool = True
 

@@ -16,6 +16,7 @@ from llama_cpu.checkpoint.meta import open_shards
 from llama_cpu.conversion.merge import total_bytes, write_model
 from llama_cpu.conversion.quantizing import quantized
 from llama_cpu.errors import UserError
+from llama_cpu.kernels import compiler
 from llama_cpu.kernels.linear import FewRows
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.weights import block_weight, int4_linear
@@ -25,7 +26,8 @@ from llama_cpu.weights.block_weight import BlockWeight
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.int4 import INT4
 from llama_cpu.weights.operations import Product, ProductChoice
-from llama_cpu.weights.tables import TABLES, WeightFormat
+from llama_cpu.weights.tables import TABLES
+from llama_cpu.weights.weight_format import WeightFormat
 from tests.support.checkpoints import random_weights, read_all, tiny_config, write_meta
 from tests.support.engine import greedy, load_tiny
 from tests.support.merging import (
@@ -243,7 +245,7 @@ def test_numbers_that_cannot_be_rounded(number: float, config, tmp_path: Path, c
 
 
 def test_without_kernels(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(int4_linear, "kernels_work", lambda: False)
+    monkeypatch.setattr(compiler, "works", lambda: False)
     (tmp_path / "out").mkdir()
     words = ("--input_dir", write_half(tmp_path / "in", 2), "--int4")
     assert "--int4 needs Numba" in refused(capsys, tmp_path / "out", *words)

@@ -104,7 +104,5 @@ def test_another_version_has_another_folder(package: str, monkeypatch: pytest.Mo
 
 
 def test_without_numba_there_are_no_kernels(tmp_path: Path) -> None:
-    code = BLOCKED + (
-        "from llama_cpu.weights.kernel_linear import kernels_work\nprint(kernels_work())"
-    )
+    code = BLOCKED + ("from llama_cpu.kernels import compiler\nprint(compiler.works())")
     assert run(tmp_path, code) == "False"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llama_cpu.kernels.layout import I8_CACHE
 from llama_cpu.loading.load import LoadedModel
-from llama_cpu.model.fused import _CACHES, FusedPass, fuse
+from llama_cpu.model.fused import CACHES, FusedPass, fuse
 from llama_cpu.model.kv_cache import KVCache
 from llama_cpu.model.transformer import Block, Transformer
 from llama_cpu.weights.bf16 import BF16
@@ -220,7 +220,7 @@ def test_a_cache_in_bfloat16(tmp_path: Path) -> None:
 def test_a_cache_in_int8(tmp_path: Path) -> None:
     loaded = load_case("llama", tmp_path, **ONE_HEAD)
     model, config = loaded.model, loaded.model.config
-    assert _CACHES[torch.int8][1] == I8_CACHE
+    assert CACHES[torch.int8][1] == I8_CACHE
     small = KVCache(config, MAX_SEQ_LEN, torch.int8)
     small.scales = torch.zeros(small.shape(MAX_SEQ_LEN)[:-1])
     few = fused(model, small, 4)

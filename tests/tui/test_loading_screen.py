@@ -128,3 +128,10 @@ async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, ro
         await until(pilot, lambda: app.return_value is not None)
     app.close()
     assert app.return_value == 0
+
+
+def test_waiting_for_kernels_is_said_in_place_of_a_tensor() -> None:
+    waiting = "Compiling kernels for this processor (once), 3 of 7"
+    text = progress_text(200 << 20, 200 << 20, waiting, 9.0)
+    assert text.endswith(waiting)
+    assert "left" not in text

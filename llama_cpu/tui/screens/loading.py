@@ -97,10 +97,13 @@ class LoadingScreen(Screen[None]):
 
 
 def progress_text(done: int, total: int, tensor: str, seconds: float) -> str:
-    """Format a bar, the bytes done, the time left, and the name of the present tensor."""
+    """Format a bar, the bytes done, the time left, and the name of the present tensor.
+
+    ``tensor`` may also say what is waited for when all bytes are done.
+    """
     if not total:
         return f"{bar(0, BAR_WIDTH)}\nopening the files\n"
     figures = f"{human_bytes(done)} of {human_bytes(total)}  ·  {done / total:.0%}"
-    if done and seconds > 1:
+    if 0 < done < total and seconds > 1:
         figures += f"  ·  about {duration(seconds * (total - done) / done)} left"
     return f"{bar(done / total, BAR_WIDTH)}\n{figures}\n{printable(tensor)}"
