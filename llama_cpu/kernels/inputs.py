@@ -9,7 +9,7 @@ A prepared row of ``columns`` numbers, padded with zeros to a multiple of 256 (`
 what                  begins at byte      type
 ====================  ==================  ========================================================
 numbers               0                   float32 [padded]
-rounded to 8 bits     4 * padded          int8 [padded], in steps of 256 times the scale
+rounded to 8 bits     4 * padded          int8 [padded], in steps of 254 times the scale
 the same, in halves   5 * padded          int8 [padded]: of each two groups first both first
                                           halves, then both second halves
 lower bytes           6 * padded          int8 [padded], in halves: what the 8 bits lack
@@ -19,14 +19,15 @@ sums of 32, 8 bits    7.25 * padded       float32 [padded / 32]: of those rounde
 sums of 16, 8 bits    7.375 * padded      float32 [padded / 16]
 ====================  ==================  ========================================================
 
-A number rounded to 16 bits is scale * (256 * byte + lower byte); the largest magnitude of a group
-becomes 127 * 256 + 127. Blocks of 32 are multiplied by both bytes: 8 bits alone changed the demo
-model's answers. Blocks of 256 are multiplied by the upper one, as in llama.cpp. The rounded part is
-there only for products that ask for it.
+A number rounded to 16 bits is scale * (254 * byte + lower byte), with both from -127 to 127: the
+products of some processors cannot negate -128. Blocks of 32 are multiplied by both bytes, because
+8 bits alone changed the demo model's answers; blocks of 256 by the upper one, as in llama.cpp. The
+rounded part is there only for products that ask for it.
 """
 
 import numpy as np
 
+from llama_cpu.kernels.layout import UPPER_BYTE
 from llama_cpu.kernels.simd import (
     absolute,
     broadcast,
@@ -50,8 +51,8 @@ from llama_cpu.kernels.simd import (
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LEAST = np.float32(-87.0)  # exp of it is still a normal float32
-_ZERO, _ONE, _256 = np.float32(0), np.float32(1), np.float32(256)
-_STEPS = np.float32(127 * 256 + 127)
+_ZERO, _ONE, _BASE = np.float32(0), np.float32(1), np.float32(UPPER_BYTE)
+_STEPS = np.float32(127 * UPPER_BYTE + 126)  # one more would round the upper byte to 128
 _TINY = np.float32(1e-30)
 
 
@@ -155,7 +156,7 @@ def round_row(row, columns):
         b, upper_b = _round_8(x + 32, steps, natural + 8, halves + 8, length)
         c, upper_c = _round_8(x + 64, steps, natural + 16, halves + 32, length)
         d, upper_d = _round_8(x + 96, steps, natural + 24, halves + 40, length)
-        first_sum, second_sum = _256 * total(upper_a + upper_b), _256 * total(upper_c + upper_d)
+        first_sum, second_sum = _BASE * total(upper_a + upper_b), _BASE * total(upper_c + upper_d)
         scales = row + 7 * length + 4 * group
         set_f32(scales, scale)
         set_f32(scales + length // 8, scale * total((a + b) + (c + d)))
@@ -169,8 +170,8 @@ def round_row(row, columns):
 def _round_8(x, steps, natural, halves, length):
     """Round 8 numbers to 16 bits and write their bytes; return the numbers and the upper bytes."""
     whole = rounded(load_f32(x) * broadcast(steps))
-    upper = rounded(whole * broadcast(_ONE / _256))
+    upper = rounded(whole * broadcast(_ONE / _BASE))
     store_i8(natural, upper)
     store_i8(halves, upper)
-    store_i8(halves + length, whole - upper * broadcast(_256))
+    store_i8(halves + length, whole - upper * broadcast(_BASE))
     return whole, upper

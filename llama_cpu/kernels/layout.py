@@ -37,3 +37,5 @@ TEAM_FIELDS = SLOT + SLOTS * SLOT_FIELDS
 COUNTER_BYTES = 128  # the counters of a stage, in cache lines of their own
 
 F32_CACHE, BF16_CACHE, I8_CACHE = 0, 1, 2  # how keys and values are kept
+
+UPPER_BYTE = 254  # steps of the upper byte of inputs that are rounded to 16 bits

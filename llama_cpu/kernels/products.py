@@ -16,6 +16,7 @@ it is done once for four of them.
 import numpy as np
 
 from llama_cpu.kernels.inputs import input_bytes, padded
+from llama_cpu.kernels.layout import UPPER_BYTE
 from llama_cpu.kernels.simd import (
     broadcast,
     compiled,
@@ -52,7 +53,6 @@ from llama_cpu.kernels.simd import (
     total_pair,
     twice_high,
     twice_low,
-    with_lower_byte,
     zero_pair,
     zeros,
 )
@@ -201,11 +201,16 @@ def multiply_floats(
 @compiled
 def dot_16_bits(low, high, dot_twice, x, length, group):
     """Multiply two unpacked blocks by the groups ``group`` and the next of an input: i32x8."""
-    x8 = x + 5 * length + 32 * group
-    upper = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
-    x8 += length
-    lower = dot_twice(low, load_32_bytes(x8), high, load_32_bytes(x8 + 32))
-    return with_lower_byte(upper, lower)
+    upper = x + 5 * length + 32 * group
+    lower = upper + length
+    return dot_twice(
+        low,
+        load_32_bytes(upper),
+        load_32_bytes(lower),
+        high,
+        load_32_bytes(upper + 32),
+        load_32_bytes(lower + 32),
+    )
 
 
 @compiled
@@ -352,7 +357,7 @@ def add_block_of_32s(q, scales, dot, x, length, block, sums, offsets):
     """
     x8, scale = x + 4 * length + 256 * block, x + 7 * length + 32 * block
     step, offset = scales
-    step = step * load_f32(scale) * broadcast(np.float32(256))
+    step = step * load_f32(scale) * broadcast(np.float32(UPPER_BYTE))
     sums = fma(to_float(dot(q[0], load_32_bytes(x8))), lane_0(step), sums)
     sums = fma(to_float(dot(q[1], load_32_bytes(x8 + 32))), lane_1(step), sums)
     sums = fma(to_float(dot(q[2], load_32_bytes(x8 + 64))), lane_2(step), sums)
@@ -374,7 +379,7 @@ def add_block_of_16s(q, scales, dot, x, length, block, sums, offsets):
     x8, scale = x + 4 * length + 256 * block, x + 7 * length + 32 * block
     least = x + 7 * length + 3 * length // 8 + 64 * block
     step, further, offset, further_offset = scales
-    scale_8 = load_f32(scale) * broadcast(np.float32(256))
+    scale_8 = load_f32(scale) * broadcast(np.float32(UPPER_BYTE))
     step = step * twice_low(scale_8)
     further = further * twice_high(scale_8)
     sums = fma(to_float(dot(q[0], load_32_bytes(x8))), lanes_0(step), sums)

@@ -23,6 +23,8 @@ from numba import njit, types
 from numba.core.cgutils import get_or_insert_function
 from numba.core.extending import intrinsic, models, overload, register_model
 
+from llama_cpu.kernels.layout import UPPER_BYTE
+
 # The decorator of all functions that are compiled into kernels.
 _SETTINGS: dict[str, Any] = {
     "error_model": "numpy",
@@ -450,12 +452,6 @@ def divided(builder, args):
     return builder.fdiv(*args)
 
 
-@_operation(I32X8, I32X8, I32X8)
-def with_lower_byte(builder, args):
-    """Return 256 * a + b."""
-    return builder.add(builder.shl(args[0], _all(I32X8.ir, 8)), args[1])
-
-
 @_operation(F32X8, I32X8)
 def to_float(builder, args):
     """Return the integers as float32."""
@@ -658,18 +654,47 @@ def dot(builder, args):
     return _wide_products(builder, *args, unsigned=True)
 
 
-@_operation(I32X8, I8X32, I8X32, I8X32, I8X32)
+def _dot_twice_avx2(
+    builder: ir.IRBuilder, first: Sequence[Any], second: Sequence[Any], factor: int
+) -> Any:
+    """Return ``factor`` times the products of two pairs of vectors; bytes from 0 to 31."""
+    sums = builder.add(_byte_products(builder, *first), _byte_products(builder, *second))
+    factors = _all(ir.VectorType(_I16, 16), factor)  # 4 * 31 * 127 fits 16 bits
+    return _call(builder, "llvm.x86.avx2.pmadd.wd", I32X8.ir, sums, factors)
+
+
+@_operation(I32X8, *[I8X32] * 6)
 def dot_twice(builder, args):
-    """Add the ``dot`` of the first two and of the last two arguments; bytes from 0 to 31."""
+    """Multiply two vectors of bytes from 0 to 31 by numbers of 16 bits; add each four neighbours.
+
+    The arguments are the first vector and the upper and lower bytes of its factors, then the second
+    with its own. The result is the sum of both.
+    """
+    one, one_upper, one_lower, two, two_upper, two_lower = args
     if _has_vnni():
-        return _vnni_dot(builder, _vnni_dot(builder, _all(I32X8.ir, 0), *args[:2]), *args[2:])
-    if processor_has("avx2"):  # 4 * 31 * 127 fits 16 bits
-        products = [_byte_products(builder, *pair) for pair in (args[:2], args[2:])]
-        return _add_pairs(builder, builder.add(*products))
-    if processor_has("dotprod"):
-        return builder.add(_arm_dot(builder, *args[:2]), _arm_dot(builder, *args[2:]))
-    products = [_wide_products(builder, *pair, unsigned=True) for pair in (args[:2], args[2:])]
-    return builder.add(*products)
+        upper = _vnni_dot(builder, _all(I32X8.ir, 0), one, one_upper)
+        upper = _vnni_dot(builder, upper, two, two_upper)
+        lower = builder.mul(upper, _all(I32X8.ir, UPPER_BYTE))
+        return _vnni_dot(builder, _vnni_dot(builder, lower, one, one_lower), two, two_lower)
+    if processor_has("avx2"):
+        upper = _dot_twice_avx2(builder, (one, one_upper), (two, two_upper), UPPER_BYTE)
+        lower = _dot_twice_avx2(builder, (one, one_lower), (two, two_lower), 1)
+        return builder.add(upper, lower)
+    return _both_bytes(builder, args, unsigned=True)
+
+
+def _both_bytes(builder: ir.IRBuilder, args: Sequence[Any], unsigned: bool) -> Any:
+    """Compute ``dot_twice`` or ``signed_dot_twice`` on processors without AVX2."""
+    one, one_upper, one_lower, two, two_upper, two_lower = args
+
+    def twice(one_factors: Any, two_factors: Any) -> Any:
+        pairs = (one, one_factors), (two, two_factors)
+        if processor_has("dotprod"):
+            return builder.add(*(_arm_dot(builder, *pair) for pair in pairs))
+        return builder.add(*(_wide_products(builder, *pair, unsigned=unsigned) for pair in pairs))
+
+    upper = builder.mul(twice(one_upper, two_upper), _all(I32X8.ir, UPPER_BYTE))
+    return builder.add(upper, twice(one_lower, two_lower))
 
 
 def _signed_dot(builder: ir.IRBuilder, one: Any, other: Any) -> Any:
@@ -691,11 +716,15 @@ def signed_dot(builder, args):
     return _signed_dot(builder, *args)
 
 
-@_operation(I32X8, I8X32, I8X32, I8X32, I8X32)
+@_operation(I32X8, *[I8X32] * 6)
 def signed_dot_twice(builder, args):
-    """Add the ``signed_dot`` of the first two and of the last two arguments."""
-    products = [_signed_dot(builder, *pair) for pair in (args[:2], args[2:])]
-    return builder.add(*products)
+    """Do the same as ``dot_twice`` for signed bytes; none of the factors is -128."""
+    if not processor_has("avx2"):
+        return _both_bytes(builder, args, unsigned=False)
+    one, one_upper, one_lower, two, two_upper, two_lower = args
+    upper = builder.add(_signed_dot(builder, one, one_upper), _signed_dot(builder, two, two_upper))
+    lower = builder.add(_signed_dot(builder, one, one_lower), _signed_dot(builder, two, two_lower))
+    return builder.add(builder.mul(upper, _all(I32X8.ir, UPPER_BYTE)), lower)
 
 
 # The 16 values of IQ4_NL and IQ4_XS (ggml-common.h, kvalues_iq4nl).

@@ -16,7 +16,7 @@ from numba.core import codegen
 from numba.core.registry import cpu_target
 
 
-class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]  # numba has no type hints
+class _Library(codegen.JITCodeLibrary):
     """The code of a function and of those that it calls, as translated."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
@@ -34,7 +34,7 @@ class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]  # numba has no ty
         return 0
 
 
-class _Codegen(codegen.JITCPUCodegen):  # type: ignore[misc]
+class _Codegen(codegen.JITCPUCodegen):
     """Makes no machine code."""
 
     _library_class = _Library

@@ -70,8 +70,10 @@ def load(plan: LoadPlan, on_progress: Progress, stop: Flag) -> LoadedModel:
     try:
         compilation.wait(lambda what: on_progress(total, total, what), stop)
         model.few_tokens = fuse(model, cache, plan.threads)
-    except KernelError:  # products work without kernels, or the format is refused
-        require_kernels(plan.precision)
+    except KernelError:
+        if not any(product.works() for product in plan.precision.operations.products):
+            raise
+        require_kernels(plan.precision)  # a note: products work without kernels
     keep_freed_memory()
     end_ids = plan.tokenizer.end_ids() | _configured_end_ids(plan)
     loaded = LoadedModel(plan, model, cache, reader.done, reader.mapped, end_ids)
