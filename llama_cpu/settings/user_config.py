@@ -47,7 +47,7 @@ ENTRIES: dict[str, Range | Choice] = {
     "model_folders": Choice("a list of paths", "folders to search for more models", default=[]),
     "precision": Choice(
         f"one of {', '.join(labels())}",
-        "how weights are kept; default: as they are in quantized GGUF files, else float32",
+        "weight format; default: file if it is quantized, else float32",
         labels(),
     ),
     "max_seq_len": Range(

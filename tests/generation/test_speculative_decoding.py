@@ -23,6 +23,7 @@ from llama_cpu.generation.timings import Timings
 from llama_cpu.loading.load import LoadedModel
 from llama_cpu.loading.plan import plan_loading
 from llama_cpu.weights.bf16 import BF16
+from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.int8_linear import packing_works
 from tests.support.checkpoints import random_weights, tiny_config, write_meta
@@ -301,8 +302,8 @@ def test_a_draft_model_of_another_family_is_refused(demo_model: Path, tmp_path: 
 
 def test_the_plan_chooses_lookup_by_the_products(demo_model: Path) -> None:
     several, one = FixedOperators(float32="plain", bf16="packed"), FixedOperators(bf16="widened")
-    assert plan_loading(demo_model, operators=several).lookup
-    assert not plan_loading(demo_model, lookup=False, operators=several).lookup
+    assert plan_loading(demo_model, precision=FLOAT32, operators=several).lookup
+    assert not plan_loading(demo_model, precision=BF16, lookup=False, operators=several).lookup
     assert plan_loading(demo_model, precision=BF16, operators=several).lookup
     assert not plan_loading(demo_model, precision=BF16, operators=one).lookup
     assert plan_loading(demo_model, precision=BF16, lookup=True, operators=one).lookup

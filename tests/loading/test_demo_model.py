@@ -35,7 +35,8 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def loaded(demo_model: Path) -> LoadedModel:
-    return load(plan_loading(demo_model, max_seq_len=1024), lambda *_: None, Flag())
+    plan = plan_loading(demo_model, max_seq_len=1024, precision=FLOAT32)
+    return load(plan, lambda *_: None, Flag())
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,9 @@ def test_other_layouts_give_the_same_ids(
 def test_bf16_answers_the_question(demo_model: Path) -> None:
     plan = plan_loading(demo_model, max_seq_len=512, precision=BF16)
     loaded = load(plan, lambda *_: None, Flag())
-    float32_bytes = load(plan_loading(demo_model), lambda *_: None, Flag()).weights_bytes
+    float32_bytes = load(
+        plan_loading(demo_model, precision=FLOAT32), lambda *_: None, Flag()
+    ).weights_bytes
     assert loaded.weights_bytes < 0.51 * float32_bytes
     session = new_session(loaded)
     answer, _ = ask(session, "What is the capital of France?")

@@ -28,6 +28,7 @@ from llama_cpu.model.transformer import Block
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.int4 import INT4
 from llama_cpu.weights.int8 import INT8
 from llama_cpu.weights.kernel_linear import KernelLinear
 from llama_cpu.weights.weight_format import WeightFormat
@@ -266,19 +267,19 @@ def test_what_does_not_fit_is_told_what_would(available: int, advice: str) -> No
 @pytest.mark.parametrize(
     ("available", "advice"),
     [
-        (int(7.5 * GIB), "little; --kv_int8 would make it fit"),
-        (int(7.3 * GIB), "little; --max_seq_len 1024 would make it fit"),
-        (int(6.75 * GIB), "little; --kv_int8 --max_seq_len 256 would make it fit"),
+        (int(5.3 * GIB), "little; --kv_int8 would make it fit"),
+        (int(5.0 * GIB), "little; --max_seq_len 1024 would make it fit"),
+        (int(4.5 * GIB), "little; --kv_int8 --max_seq_len 256 would make it fit"),
     ],
 )
 def test_a_smaller_cache_is_advised_where_weights_cannot_be_smaller(
     available: int, advice: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        check_fits(LLAMA_7B, INT8, 2048, available)
+        check_fits(LLAMA_7B, INT4, 2048, available)
     assert advice in str(caught.value)
     with pytest.raises(UserError) as caught:
-        check_fits(LLAMA_7B, INT8, 2048, 7 * GIB, kv_int8=True)
+        check_fits(LLAMA_7B, INT4, 2048, int(4.9 * GIB), kv_int8=True)
     assert "little; --max_seq_len 1024 would" in str(caught.value)
 
 

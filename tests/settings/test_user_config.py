@@ -64,7 +64,7 @@ def test_everything(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("temperature = 'hot'", "temperature"), ("temperature = 1000", "temperature"),
         ("temperature = nan", "temperature"), ("temperature = true", "temperature"),
         ("top_k = 1.5", "top_k"), ("threads = 0", "threads"), ("threads = 9999", "threads"),
-        ("precision = 'int4'", "precision"), ("precision = ['int8']", "precision"),
+        ("precision = 'int2'", "precision"), ("precision = ['int8']", "precision"),
         ("ckpt_dir = ''", "ckpt_dir"), ("theme = 3", "theme"),
         ('ckpt_dir = "a\\u0000b"', "ckpt_dir"),
         ("model_folders = 'x'", "model_folders"), ("model_folders = [1]", "model_folders"),

@@ -239,7 +239,7 @@ def test_retune_measures_and_stores(path: Path) -> None:
 def test_the_option(command: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def operators(retune: bool = False) -> None:
+    def operators(retune: bool = False, *_: object) -> None:
         asked.append(retune)
         raise UserError("enough")
 
