@@ -117,6 +117,8 @@ class Transformer:
         start = len(cache)
         x = self._embeddings(token_ids)
         if self.few_tokens is not None and self.few_tokens.takes(len(token_ids), cache):
+            if stop is not None and stop.is_set():
+                raise Cancelled
             self.few_tokens(x, start, None)
             cache.extend(token_ids)
             yield self.config.n_layers, x
