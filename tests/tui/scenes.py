@@ -291,7 +291,7 @@ MEMORY = MemoryReport(412 * MIB, 431 * MIB, 262 * MIB, 150 * MIB, 9 * GIB, 16 * 
 def takes(weights: int) -> dict[WeightFormat, MemoryEstimate]:
     return {
         precision: MemoryEstimate(weights // share, 1 * GIB, 300 * MIB)
-        for precision, share in zip(FORMATS, (1, 2, 4), strict=True)
+        for precision, share in zip(FORMATS, (1, 2, 4, 6, 2), strict=True)
     }
 
 

@@ -145,7 +145,7 @@ async def test_the_warning_comes_once(
         machine.seconds(pilot, 10)
         await until(pilot, lambda: len(warnings(pilot)) == 1)
         (told,) = warnings(pilot)
-        assert "begun to swap" in told and "as bf16 or int8 (F3)" in told
+        assert "begun to swap" in told and "as bf16 or int8 or int4 (F3)" in told
         assert "Close other programs" in told and "--max_seq_len" in told
         assert "swapping" in screen_text(pilot)
         machine.is_swapping = False
@@ -187,7 +187,11 @@ async def test_the_warning_is_seen_over_the_figures(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("precision", "smaller"),
-    [("float32", "as bf16 or int8"), ("bf16", "as int8"), ("int8", "that is smaller")],
+    [
+        ("float32", "as bf16 or int8 or int4"),
+        ("bf16", "as int8 or int4"),
+        ("int4", "that is smaller"),
+    ],
 )
 def test_what_to_do_depends_on_what_was_done(precision: str, smaller: str) -> None:
     for paging in Paging:

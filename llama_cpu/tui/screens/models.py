@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # these modules import PyTorch
 HELP = "Left, right: precision of the weights; Enter loads; ! is more than is free."
 NOTHING = "No models were found; put one into model/, or list folders in config.toml."
 _WIDEST = 100  # columns of the screen, as in the style sheet
-_BESIDE_NAME = 58  # columns of the other cells
+_BESIDE_NAME = 28 + 10 * len(FORMATS)  # columns of the other cells
+_LEAST_NAME = 20  # columns; beside it, the table scrolls
 
 
 class ModelScreen(ModalScreen[ChosenModel | None]):
@@ -63,7 +64,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="models"):
             yield Static("Looking for models…", markup=False, id="free")
-            yield DataTable(cursor_type="cell", zebra_stripes=False)
+            yield DataTable(cursor_type="cell", zebra_stripes=False, fixed_columns=1)
             yield Static(HELP, markup=False, id="details")
 
     def on_mount(self) -> None:
@@ -95,7 +96,7 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         free = human_bytes(available_memory())
         self.query_one("#free", Static).update(f"{free} of memory are free." if models else NOTHING)
         self._models = models
-        room = min(self.size.width, _WIDEST) - _BESIDE_NAME
+        room = max(_LEAST_NAME, min(self.size.width, _WIDEST) - _BESIDE_NAME)
         for row, found in enumerate(models):
             name = printable(found.name)
             shown = name if len(name) <= room else name[: room - 1] + "…"
