@@ -153,12 +153,6 @@ def u16_at(builder, args):
     return builder.zext(_load(builder, args[0], _I16), _I64)
 
 
-@_operation(types.int64, types.int64)
-def u8_at(builder, args):
-    """Return the byte at an address, as int64."""
-    return builder.zext(_load(builder, args[0], _I8), _I64)
-
-
 @_operation(types.float32, types.int64)
 def f32_at(builder, args):
     """Return the float32 at an address."""
@@ -196,15 +190,6 @@ def set_i64(builder, args):
 def set_f32(builder, args):
     """Write a float32 to an address."""
     _store(builder, args[0], args[1])
-
-
-@_operation(types.void, types.int64, types.float32)
-def set_bf16(builder, args):
-    """Write a float32, rounded to the nearest bfloat16 (ties to even), to an address."""
-    bits = builder.bitcast(args[1], _I32)
-    odd = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
-    rounded = builder.add(builder.add(bits, _I32(0x7FFF)), odd)
-    _store(builder, args[0], builder.trunc(builder.lshr(rounded, _I32(16)), _I16))
 
 
 @_operation(types.void, types.int64, types.float32)
