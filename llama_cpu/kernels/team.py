@@ -135,6 +135,9 @@ class Team:
             while wanted.acquire(blocking=False):  # releases of passes that it took part in
                 pass
             self._work(self._table.address, number, newest.address)
+            if self._lock.acquire(blocking=False):  # otherwise the pass that began does it
+                self._let_go()
+                self._lock.release()
 
 
 @cache

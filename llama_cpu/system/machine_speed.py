@@ -3,7 +3,7 @@
 No program can decode faster than the weights are read, or read a prompt faster than the products
 can be computed, so these speeds are the limits that a measured speed is compared with. Each speed
 is that of the fastest way found among several. Importing this module imports neither PyTorch nor
-Numba; without Numba, memory is read by NumPy and PyTorch alone.
+Numba; without compiled kernels, memory is read by NumPy and PyTorch alone.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def best_seconds(work: Work, tries: int = _TRIES) -> float:
 class MemoryReader:
     """Reads an array of ``nbytes``, in the way that is the fastest on this machine.
 
-    ``way`` is its name: a Numba kernel in each thread, NumPy's sum in each thread, or PyTorch's
+    ``way`` is its name: a kernel that only reads or NumPy's sum, in each thread, or PyTorch's
     product of a matrix and a vector. ``nbytes`` must be much more than the caches hold.
     """
 
@@ -86,6 +86,8 @@ class MemoryReader:
         import numpy as np
         import torch
 
+        from llama_cpu.kernels.compiler import KernelError
+
         def in_threads(read: Callable[[Any], object], array: Any) -> Work:
             parts = np.array_split(array, threads)
             return lambda: list(self._pool.map(read, parts))
@@ -95,41 +97,29 @@ class MemoryReader:
             "numpy sum": in_threads(np.sum, values),
             "torch.mv": lambda: torch.mv(matrix, vector),
         }
-        with contextlib.suppress(ImportError):
-            read_sum, read_xor = _numba_kernels()
-            ways["numba sum"] = in_threads(read_sum, values)
-            ways["numba xor"] = in_threads(read_xor, values.view(np.int64))
+        with contextlib.suppress(KernelError):
+            for name, read in _reading_kernels().items():
+                ways[f"kernel {name}"] = in_threads(read, values)
         return ways
 
 
-def _numba_kernels() -> tuple[Callable[[Any], object], Callable[[Any], object]]:
-    """Compile two kernels that only read: float32 and int64 arrays. Raises ImportError.
+def _reading_kernels() -> dict[str, Callable[[Any], float]]:
+    """Return functions of a float32 array that read it and return its sum. Raises KernelError."""
+    import ctypes
 
-    Both run without Python's lock. The second reads four streams at once, because one stream does
-    not keep enough requests to the memory under way on every processor.
-    """
-    import numba
-    import numpy as np
+    from llama_cpu.kernels import compiler
 
-    @numba.njit("float32(float32[::1])", parallel=False, nogil=True, fastmath=True)
-    def read_sum(values: Any) -> Any:
-        total = np.float32(0)
-        for index in range(values.size):
-            total += values[index]
-        return total
+    def reader(name: str) -> Callable[[Any], float]:
+        kernel = compiler.kernel(f"reading.{name}", 3)
 
-    @numba.njit("int64(int64[::1])", parallel=False, nogil=True, fastmath=True)
-    def read_xor(values: Any) -> Any:
-        quarter = values.size // 4
-        first = second = third = fourth = np.int64(0)
-        for index in range(quarter):
-            first ^= values[index]
-            second ^= values[index + quarter]
-            third ^= values[index + 2 * quarter]
-            fourth ^= values[index + 3 * quarter]
-        return first ^ second ^ third ^ fourth
+        def read(values: Any) -> float:
+            result = ctypes.c_float()
+            kernel(values.ctypes.data, values.nbytes, ctypes.addressof(result))
+            return result.value
 
-    return read_sum, read_xor
+        return read
+
+    return {name: reader(name) for name in ("read_in_order", "read_four_streams")}
 
 
 class FastestProduct:

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import shutil
+import time
 import weakref
 from pathlib import Path
 from threading import Event as Flag
@@ -92,7 +93,10 @@ def test_what_is_let_go_is_free_and_can_be_loaded_again(
     assert session.freeable_bytes > 0
     session.let_go()
     gc.collect()
-    assert model() is None and cache() is None
+    deadline = time.monotonic() + 60
+    while model() is not None or cache() is not None:  # a thread of the kernels may be late
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert session.model_name == "one"
     again = opened(choose, one, "one", free=None)
     assert list(again.messages) and again.loaded.model is not None

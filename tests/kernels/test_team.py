@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,6 +107,19 @@ def test_models_that_come_and_go(busy: None, tiny: Transformer) -> None:
         del few, cache
         gc.collect(0)
         assert torch.allclose(logits, exact[:count], atol=1e-4), number
+
+
+def test_what_a_late_thread_looked_at_is_dropped_without_another_pass(busy: None) -> None:
+    alive = []
+    for number in range(20):
+        product, _ = random_product(number, threads=4)
+        product(torch.ones(3, product.table[layout.DIM]))
+        alive.append(weakref.ref(product))
+        del product
+        deadline = time.monotonic() + 60
+        while alive[-1]() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

@@ -4,8 +4,11 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
+from llama_cpu.kernels import compiler
+from llama_cpu.kernels.compiler import Kernel, KernelError
 from llama_cpu.system import machine_speed
 from llama_cpu.system.machine_speed import FastestProduct, MemoryReader, fastest_products
 
@@ -35,17 +38,18 @@ def test_memory_is_read_in_the_fastest_way(threads: int) -> None:
     assert reader.best() > 0
 
 
-def test_each_way_reads_every_byte_once() -> None:
-    np = pytest.importorskip("numpy")
-    pytest.importorskip("numba")
-    read_sum, read_xor = machine_speed._numba_kernels()
+@pytest.mark.parametrize("name", ["read_in_order", "read_four_streams"])
+def test_each_kernel_reads_every_byte_once(name: str) -> None:
+    read = machine_speed._reading_kernels()[name]
     values = np.random.default_rng(0).integers(0, 100, 4096).astype(np.float32)
-    assert read_sum(values) == values.sum()
-    assert read_xor(values.view(np.int64)) == np.bitwise_xor.reduce(values.view(np.int64))
+    assert read(values) == values.sum()
 
 
-def test_memory_is_read_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises ImportError
+def test_memory_is_read_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, arguments: int) -> Kernel:
+        raise KernelError("there is no compiler")
+
+    monkeypatch.setattr(compiler, "kernel", missing)
     reader = MemoryReader(2, SMALL)
     assert reader.seconds_by_way.keys() == {"numpy sum", "torch.mv"}
     assert reader() > 0
