@@ -116,6 +116,7 @@ class Report:
             "layers": choice.product.name,
             "in_place": choice.in_place.name,
             "rows_at_once": choice.rows_at_once,
+            "kernel_rows": self.measurement.few_rows if self.measurement else None,
             "measured_shape": list(self.sample) if self.measurement else None,
             "seconds": self.measurement.seconds if self.measurement else {},
         }

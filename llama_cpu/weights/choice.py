@@ -11,7 +11,15 @@ from typing import Any, Protocol
 
 from llama_cpu.errors import UserError
 from llama_cpu.system.paths import products_path
-from llama_cpu.weights.measuring import DRAFTED_ROWS, ROWS, Measurement, measure, sample_shape
+from llama_cpu.weights.kernel_linear import FEW_ROWS, with_few_rows
+from llama_cpu.weights.measuring import (
+    DRAFTED_ROWS,
+    GIVING_WAY,
+    ROWS,
+    Measurement,
+    measure,
+    sample_shape,
+)
 from llama_cpu.weights.operations import Operations, Product, ProductChoice, W, product_named
 from llama_cpu.weights.stored_choice import Circumstances, StoredChoices
 from llama_cpu.weights.weight_format import WeightFormat
@@ -128,13 +136,16 @@ def _fits(found: Measurement, working: list[Product[Any]]) -> bool:
         and found.product in found.seconds
         and found.in_place in in_place
         and {found.rows_at_once, found.in_place_rows_at_once} <= {1, *DRAFTED_ROWS}
+        and {found.few_rows, found.in_place_few_rows} <= {FEW_ROWS, *(n - 1 for n in GIVING_WAY)}
     )
 
 
 def _chosen(operations: Operations[W], measurement: Measurement) -> ProductChoice[W]:
+    product = product_named(operations, measurement.product)
+    in_place = product_named(operations, measurement.in_place)
     return ProductChoice(
-        product_named(operations, measurement.product),
-        product_named(operations, measurement.in_place),
+        with_few_rows(product, measurement.few_rows),
+        with_few_rows(in_place, measurement.in_place_few_rows),
         measurement.rows_at_once,
         measurement.in_place_rows_at_once,
     )

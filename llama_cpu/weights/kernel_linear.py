@@ -1,6 +1,7 @@
 """Products by compiled kernels for a few rows, and by PyTorch for many."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
@@ -20,7 +21,7 @@ from llama_cpu.weights.many_rows import (
 )
 from llama_cpu.weights.operations import Product, W
 
-FEW_ROWS = MANY_ROWS - 1  # rows up to which a kernel is used
+FEW_ROWS = MANY_ROWS - 1  # rows up to which a kernel is used, unless others are measured faster
 _WIDENED_BYTES = 16 << 20  # rows that are widened at a time: they stay in the processor's cache
 
 
@@ -114,6 +115,20 @@ def _make(
 
 def _works(many_work: Callable[[], bool]) -> bool:
     return compiler.works() and many_work()
+
+
+def with_few_rows(product: Product[W], few_rows: int) -> Product[W]:
+    """Return the product with kernels, if it has any, that multiply up to ``few_rows`` rows."""
+    if not product.uses_kernels or few_rows == FEW_ROWS:
+        return product
+
+    def make(weight: W) -> Linear:
+        linear = product.make(weight)
+        assert isinstance(linear, KernelLinear)
+        linear.few_rows = few_rows
+        return linear
+
+    return replace(product, make=make)
 
 
 def widened_products(matrix_of: Callable[[W], KernelMatrix]) -> Iterator[Product[W]]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llama_cpu.errors import UserError
+from llama_cpu.weights.kernel_linear import FEW_ROWS, KernelLinear
 from llama_cpu.weights.linear import PREFILL_CHUNK
 from llama_cpu.weights.many_rows import MANY_ROWS
 from llama_cpu.weights.operations import Product, W
@@ -26,6 +27,8 @@ from llama_cpu.weights.weight_format import WeightFormat
 
 DRAFTED_ROWS = (2, 4, 8)  # passes of speculative decoding
 ROWS = (1, *DRAFTED_ROWS, 16, 32, MANY_ROWS, PREFILL_CHUNK)
+# From each of these on, a kernel may leave all rows to the product for many.
+GIVING_WAY = (8, 16, 32)
 # The turn whose time is compared: an answer of this many tokens for one chunk of a prompt.
 _ANSWER = 256
 _DRAFTED = 1 / 8  # fraction of the answer's passes that check a draft of several tokens
@@ -60,6 +63,8 @@ class Measurement:
     in_place: str  # name of the product for matrices that must not be repacked
     rows_at_once: int  # number of rows that take hardly longer than one with ``product``
     in_place_rows_at_once: int  # the same number with ``in_place``
+    few_rows: int  # number of rows up to which the kernel of ``product`` is the fastest, if any
+    in_place_few_rows: int  # the same number with ``in_place``
     # Name of each candidate -> each of ROWS -> seconds for a matrix of ``sample_shape``.
     seconds: Mapping[str, Mapping[int, float]]
 
@@ -89,7 +94,9 @@ def measure(
         _time(candidates, sample[1], clock)
     part = _at_most(_MANY_ROWS_SAMPLE, sample)[0] / sample[0]
     for candidate in candidates:
-        candidate.finish(candidates, part)
+        candidate.finish(part)
+    for candidate in candidates:
+        candidate.share(candidates)
     best = _best(candidates)
     in_place = _best([each for each in candidates if each.product.in_place])
     return Measurement(
@@ -97,6 +104,8 @@ def measure(
         in_place.product.name,
         best.rows_at_once(),
         in_place.rows_at_once(),
+        best.few_rows,
+        in_place.few_rows,
         {each.product.name: {rows: each.least(rows) for rows in ROWS} for each in candidates},
     )
 
@@ -144,6 +153,9 @@ class _Candidate(Generic[W]):
         self._of_many_rows = product.make(smaller)
         # Number of rows -> the shortest time of each round, in seconds.
         self.seconds: dict[int, list[float]] = defaultdict(list)
+        # The same, for some numbers of rows, without the kernel for few rows.
+        self._seconds_of_many: dict[int, list[float]] = defaultdict(list)
+        self.few_rows = FEW_ROWS  # number of rows up to which the kernel is the fastest
 
     def time_round(self, x: Tensor, clock: Callable[[], float]) -> None:
         """Multiply x [rows, in] a few times and record the shortest time."""
@@ -157,18 +169,36 @@ class _Candidate(Generic[W]):
             linear(x)
             least = min(least, clock() - began)
         self.seconds[rows].append(least)
+        if rows in GIVING_WAY and isinstance(linear := next(self._linears), KernelLinear):
+            began = clock()
+            linear.many(x)
+            self._seconds_of_many[rows].append(clock() - began)
 
-    def finish(self, candidates: Iterable["_Candidate[Any]"], part: float) -> None:
-        """Take the times of few rows from the product that does the same, if there is one.
+    def clear(self) -> None:
+        """Forget the times."""
+        self.seconds.clear()
+        self._seconds_of_many.clear()
+
+    def finish(self, part: float) -> None:
+        """Decide up to how many rows the kernel is used, once all times are measured.
 
         ``part``: the size of the sample for many rows, as a fraction of the sample for few; their
         times are converted.
         """
+        for rows in (MANY_ROWS, PREFILL_CHUNK):
+            self.seconds[rows] = [seconds / part for seconds in self.seconds[rows]]
+        for rows in sorted(self._seconds_of_many, reverse=True):
+            if min(self._seconds_of_many[rows]) > self.least(rows):
+                break
+            self.few_rows = rows - 1
+            self.seconds[rows] = self._seconds_of_many[rows]
+
+    def share(self, candidates: Iterable["_Candidate[Any]"]) -> None:
+        """Take the times of few rows from the product that does the same, if there is one."""
         for other in candidates:
             if other.product.name == self.product.few_rows_as:
                 self.seconds |= {n: other.seconds[n] for n in ROWS if n < MANY_ROWS}
-        for rows in (MANY_ROWS, PREFILL_CHUNK):
-            self.seconds[rows] = [seconds / part for seconds in self.seconds[rows]]
+                self.few_rows = other.few_rows
 
     def least(self, rows: int) -> float:
         """Return the shortest time of this number of rows, in seconds."""
@@ -226,7 +256,7 @@ def _time(candidates: Sequence[_Candidate[Any]], columns: int, clock: Callable[[
     for candidate in candidates:  # warm up: the first product of each size compiles its kernel
         for x in inputs:
             candidate.time_round(x, clock)
-        candidate.seconds.clear()
+        candidate.clear()
     for done in range(_MOST_ROUNDS):
         is_late = clock() - began > _SECONDS
         if is_late and done >= _LEAST_ROUNDS:

@@ -20,6 +20,7 @@ from llama_cpu.system.processor import processor_name
 from llama_cpu.system.safe_reading import read_json
 from llama_cpu.weights.measuring import Measurement
 
+_ROW_COUNTS = ("rows_at_once", "in_place_rows_at_once", "few_rows", "in_place_few_rows")
 _MOST_ENTRIES = 64  # the oldest are dropped: other versions, models that are not used any more
 
 
@@ -91,11 +92,11 @@ def _measurement_from(entry: dict[str, Any]) -> Measurement | None:
             name: {int(rows): float(value) for rows, value in times.items()}
             for name, times in entry["seconds"].items()
         }
-        names = str(entry["product"]), str(entry["in_place"])
-        rows = int(entry["rows_at_once"]), int(entry["in_place_rows_at_once"])
+        product, in_place = str(entry["product"]), str(entry["in_place"])
+        rows = {name: int(entry[name]) for name in _ROW_COUNTS}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     values = [value for times in seconds.values() for value in times.values()]
     if not all(math.isfinite(value) and value >= 0 for value in values):
         return None
-    return Measurement(*names, *rows, seconds)
+    return Measurement(product=product, in_place=in_place, seconds=seconds, **rows)

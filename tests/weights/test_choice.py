@@ -12,6 +12,7 @@ from torch import Tensor
 from llama_cpu.weights.choice import MeasuredOperators, only_in_place, preferred
 from llama_cpu.weights.float32_linear import OPERATIONS as FLOAT32_OPERATIONS
 from llama_cpu.weights.formats import FORMATS
+from llama_cpu.weights.kernel_linear import KernelLinear, float_matrix
 from llama_cpu.weights.linear import PREFILL_CHUNK
 from llama_cpu.weights.measuring import ROWS, sample_shape
 from llama_cpu.weights.operations import Operations, Product
@@ -154,6 +155,40 @@ def test_how_many_rows_take_hardly_longer_than_one() -> None:
     assert chosen.product is first and chosen.rows_at_once == 8
     chosen = MeasuredOperators(clock).choose(toy_format([second, second]), SHAPE, 2)
     assert chosen.rows_at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "many", "few_rows"),
+    [(1.0, 100.0, 63), (1.0, 20.0, 31), (2.0, 20.0, 15), (10.0, 20.0, 7)],
+)
+def test_a_kernel_gives_way_where_it_is_slower(kernel: float, many: float, few_rows: int) -> None:
+    """It takes ``kernel`` seconds a row, and the product for many rows the same for any number."""
+    clock = Clock()
+
+    def make(weight: Tensor) -> KernelLinear:
+        def few(x: Tensor) -> Tensor:
+            clock.now += kernel * x.shape[0]
+            return x @ weight.T
+
+        def all_rows(x: Tensor) -> Tensor:
+            clock.now += many
+            return x @ weight.T
+
+        linear = KernelLinear(float_matrix(weight), all_rows)
+        linear.__dict__["few"] = few  # in place of what is compiled
+        return linear
+
+    kernels = Product("kernel", make, in_place=True, uses_kernels=True)
+    variant = replace(kernels, name="variant", few_rows_as="kernel")
+    toy = toy_format([kernels, variant, product(clock, "slow", one=1000.0, prompt=1000.0)])
+    operators = MeasuredOperators(clock)
+    chosen = operators.choose(toy, SHAPE, 2)
+    measurement = operators.measurement(toy, SHAPE, 2)
+    assert measurement is not None and measurement.few_rows == few_rows
+    assert measurement.seconds["kernel"][32] == (many if few_rows < 32 else 32 * kernel)
+    for product_of_few in (chosen.product, chosen.in_place):
+        linear = product_of_few.make(torch.ones(4, 8))
+        assert isinstance(linear, KernelLinear) and linear.few_rows == few_rows
 
 
 def test_the_same_model_always_gets_the_same_products() -> None:

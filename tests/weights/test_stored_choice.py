@@ -23,7 +23,7 @@ from llama_cpu.weights.weight_format import WeightFormat
 from tests.weights.test_choice import SHAPE, Clock, product, toy_format
 
 HERE = Circumstances("1.0", "2.13", "a processor", 2, "toy", (1024, 512))
-MEASURED = Measurement("b", "a", 4, 1, {"a": {1: 0.5, 512: 3.0}, "b": {1: 0.25, 512: 2.0}})
+MEASURED = Measurement("b", "a", 4, 1, 63, 15, {"a": {1: 0.5, 512: 3.0}, "b": {1: 0.25, 512: 2.0}})
 
 
 def toy(clock: Clock, quick: str = "quick", works: bool = True) -> WeightFormat:
@@ -122,6 +122,8 @@ def test_other_products_are_measured(path: Path) -> None:
         ("rows_at_once", "many"),
         ("rows_at_once", float("inf")),
         ("in_place_rows_at_once", []),
+        ("few_rows", 0),
+        ("in_place_few_rows", 64),
         ("seconds", []),
         ("seconds", {"slow": 1}),
         ("seconds", {}),
