@@ -18,6 +18,7 @@ from llama_cpu.weights.float32 import FLOAT32
 
 DECODE = Task(prompt=100, decode=16)
 PREFILL = Task(prompt=512)
+LOOKUP = Task(prompt=0, decode=500)
 ROWS = replace(DECODE, rows=8)
 LONG_PROMPTS = (2000, 8000)
 FIRST_TURN = Task(prompt=1500)
@@ -214,7 +215,7 @@ class Subject:
         demo model reaches on real text.
         """
         with opened(Side("lookup", self._options("", self.precision))) as demo:
-            found = demo.run(Task(prompt=0)).figures
+            found = demo.run(LOOKUP).figures
         drafted = replace(DECODE, rows=found["rows"])
         with self._ours() as ours:
             _, (one, several) = self.bench.take_turns((ours, DECODE), (ours, drafted))

@@ -1,6 +1,7 @@
 """Worker for the tokens per pass of prompt lookup, when code is repeated with one name changed.
 
-It always uses the demo model, because models with random weights do not repeat text.
+A task is a number of answers of up to ``decode`` tokens. The model is always the demo model,
+because models with random weights do not repeat text.
 """
 
 from pathlib import Path
@@ -12,7 +13,6 @@ from llama_cpu.system.process import prepare_for_torch
 PAGE = Path(__file__).with_name("heap.txt")
 QUESTION = "Repeat this code word for word, but rename the class Heap to {}:\n\n```python\n{}```"
 NAMES = ("Queue", "Pile", "Store", "Ranking")  # several, because a single answer may repeat little
-ANSWER = 500  # maximum number of tokens
 
 
 def load(options: Options) -> tuple[str, Run]:
@@ -43,8 +43,8 @@ def load(options: Options) -> tuple[str, Run]:
     loaded = load_model(plan, lambda done, total, name: None, Flag())
     template = choose_template(None, loaded.tokenizer, plan.name)
 
-    def answer(name: str) -> list[Token]:
-        session = ChatSession(loaded, template, Sampling(temperature=0.0), ANSWER)
+    def answer(name: str, longest: int) -> list[Token]:
+        session = ChatSession(loaded, template, Sampling(temperature=0.0), longest)
         session._generator.draft_length = Longest(loaded.longest_draft)
         session.conversation.add_user(QUESTION.format(name, PAGE.read_text()))
         try:
@@ -53,7 +53,7 @@ def load(options: Options) -> tuple[str, Run]:
             session.close()
 
     def run(task: Task) -> Times:
-        tokens = [token for name in NAMES for token in answer(name)]
+        tokens = [token for name in NAMES for token in answer(name, task.decode)]
         passes = sum(not token.drafted for token in tokens)
         figures = {"tokens": len(tokens), "passes": passes, "rows": loaded.longest_draft + 1}
         return Times(0.0, [], figures)

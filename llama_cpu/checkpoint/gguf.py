@@ -175,7 +175,23 @@ class _Header:
                 struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code)))
             )
         count = self.count("values in a row", 8, _MAX_ITEMS)
+        if kind == _STRING:
+            return self._strings(count)
         return [self.value(kind, depth + 1) for _ in range(count)]
+
+    def _strings(self, count: int) -> list[str]:
+        """Read many strings: a vocabulary and its merges are hundreds of thousands."""
+        data, position = self.file.bytes, self.position
+        end, length_at = min(len(data), _MAX_HEADER_BYTES), struct.Struct("<Q").unpack_from
+        strings: list[str] = []
+        for _ in range(count):
+            start = position + 8
+            position = start + length_at(data, position)[0] if start <= end else end + 1
+            if position > end:  # reading it once more tells what is wrong
+                return [*strings, self.string()]
+            strings.append(data[start:position].decode("utf-8", errors="replace"))
+            self.position = position
+        return strings
 
     def tensor_entry(self) -> _Entry:
         """Read the entry of a tensor. GGUF lists the fastest dimension first, torch last."""

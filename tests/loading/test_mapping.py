@@ -18,6 +18,7 @@ from tests.support.checkpoints import random_weights, tiny_config, write_meta
 from tests.support.engine import load_tiny
 from tests.support.merging import merge
 from tests.support.operators import FixedOperators
+from tests.support.vocabularies import sentencepiece_model
 
 
 def test_mapped_weights_are_told_from_copied_ones(tmp_path: Path) -> None:
@@ -55,8 +56,19 @@ def test_mapped_and_copied_weights_give_the_same(precision: WeightFormat, tmp_pa
         assert (here - there).norm() < 0.03 * there.norm()
 
 
-def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: Path) -> None:
-    config, files = tiny_config(vocab_size=49152), {}
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model())
+    return path
+
+
+def another(precision: WeightFormat) -> WeightFormat:
+    return BF16 if precision is FLOAT32 else FLOAT32
+
+
+def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, vocabulary: Path) -> None:
+    config, files = tiny_config(), {}
     for precision in (FLOAT32, BF16):
         dtype, weights = precision.operations.file_dtype, random_weights(config)
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
@@ -70,10 +82,12 @@ def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: P
         product: str,
         *options: str,
         of: WeightFormat | None = None,
-        draft: Path = demo_model,
+        draft: WeightFormat | None = None,
     ) -> LoadPlan:
+        """Without ``draft``, nothing of the draft's files is in the precision."""
+        draft = draft or another(precision)
         words = ["--ckpt_dir", str(files[of or precision]), precision.switch, *options]
-        words += ["--tokenizer_path", str(demo_model), "--draft_ckpt_dir", str(draft)]
+        words += ["--tokenizer_path", str(vocabulary), "--draft_ckpt_dir", str(files[draft])]
         operators = FixedOperators(**{precision.label: product})
         return plan_from_arguments(command_parser("chat", "x").parse_args(words), operators)
 
@@ -89,21 +103,21 @@ def test_the_plan_maps_what_is_multiplied_in_place(tmp_path: Path, demo_model: P
             assert mapped.mmap and mapped.products.product.name == "plain"
             assert mapped.draft is not None
             # Nothing of these files is as it is wanted, so that there is nothing to map.
-            other = BF16 if precision is FLOAT32 else FLOAT32
+            other = another(precision)
             assert plan(precision, product, "--mmap", of=other).products.product.name == product
             assert not mapped.draft.mmap
             # Nor does what the model's files have decide for the draft's.
-            beside = plan(precision, product, "--mmap", of=other, draft=files[precision])
+            beside = plan(precision, product, "--mmap", of=other, draft=precision)
             assert beside.draft is not None and beside.draft.mmap and not beside.mmap
 
 
-def test_the_format_and_the_mapping_of_an_int4_file(tmp_path: Path, demo_model: Path) -> None:
-    config = tiny_config(vocab_size=49152)
+def test_the_format_and_the_mapping_of_an_int4_file(tmp_path: Path, vocabulary: Path) -> None:
+    config = tiny_config()
     words = ("--input_dir", write_meta(tmp_path / "in", config, random_weights(config)))
     assert merge(*words, "--int4", "--output_dir", tmp_path / "int4") == 0
 
     def plan(*options: str, folder: Path = tmp_path / "int4") -> LoadPlan:
-        words = ["--ckpt_dir", str(folder), "--tokenizer_path", str(demo_model), *options]
+        words = ["--ckpt_dir", str(folder), "--tokenizer_path", str(vocabulary), *options]
         products = dict.fromkeys(("int4", "file"), "kernel")
         operators = FixedOperators(**products, float32="plain")
         return plan_from_arguments(command_parser("chat", "x").parse_args(words), operators)
