@@ -68,9 +68,9 @@ def _require_supported(listing: Listing, is_folder: bool) -> None:
 
     Raises UserError.
     """
-    from llama_cpu.model.architectures import gguf_architecture, hugging_face_architecture
-
     if listing.architecture:
+        from llama_cpu.model.architectures import gguf_architecture, hugging_face_architecture
+
         look_up = hugging_face_architecture if is_folder else gguf_architecture
         look_up(listing.architecture, Path(listing.repository))
 
