@@ -49,7 +49,7 @@ def choose_files(names: Collection[str], reference: Reference) -> Choice:
     there is nothing that this program reads.
     """
     repository = reference.repository
-    gguf_files = sorted(name for name in names if _is_model(name))
+    gguf_files = sorted(name for name in names if is_language_model(name))
     if gguf_files:
         return _choose_gguf(gguf_files, reference)
     weights = sorted(name for name in names if _WEIGHTS.fullmatch(name))
@@ -85,15 +85,21 @@ def quantization_of(name: str) -> str:
     return ""
 
 
-def is_split(name: str) -> bool:
-    """Return whether a GGUF file is one of several parts."""
-    return bool(_PART.search(PurePosixPath(name).stem))
-
-
-def _is_model(name: str) -> bool:
+def is_language_model(name: str) -> bool:
     """Return whether a file is a language model: not an image projector or an importance matrix."""
     file = PurePosixPath(name.lower())
     return file.suffix == ".gguf" and "mmproj" not in file.name and "imatrix" not in file.name
+
+
+def is_first_part(name: str) -> bool:
+    """Return whether a GGUF file is the first of several parts, or whole."""
+    match = _PART.search(PurePosixPath(name).stem)
+    return match is None or int(match[1]) == 1
+
+
+def is_split(name: str) -> bool:
+    """Return whether a GGUF file is one of several parts."""
+    return bool(_PART.search(PurePosixPath(name).stem))
 
 
 def _choose_gguf(files: Sequence[str], reference: Reference) -> Choice:
