@@ -106,11 +106,14 @@ class _Pull:
         metadata = self._patiently(
             lambda: get_hf_file_metadata(url, timeout=self.limits.connect, endpoint=endpoint())
         )
-        if metadata.commit_hash != self.listing.commit:
+        if metadata.commit_hash not in (self.listing.commit, None):
             raise self._changed()
         etag = metadata.etag or ""
-        if not re.fullmatch(r"[0-9A-Za-z-]{8,128}", etag):  # it becomes a file's name
-            raise UserError(f"{endpoint()} gives {file.name} no usable ETag; check HF_ENDPOINT.")
+        # It becomes a file's name.
+        if metadata.commit_hash is None or not re.fullmatch(r"[0-9A-Za-z-]{8,128}", etag):
+            raise UserError(
+                f"{endpoint()} does not answer as a hub does about {file.name}; check HF_ENDPOINT."
+            )
         return etag
 
     def _require_room(self, targets: Sequence[tuple[HubFile, Path]]) -> None:
@@ -162,17 +165,25 @@ class _Pull:
         partial.replace(blob)
 
     def _link(self, file: HubFile) -> Path:
-        """Have huggingface_hub put the file into the snapshot. Raises UserError."""
-        repository = self.listing.repository
-        path = self._patiently(
-            lambda: Path(
-                hf_hub_download(
-                    repository, file.name, cache_dir=hub_cache(), endpoint=endpoint(),
-                    etag_timeout=self.limits.connect,
-                )
+        """Have huggingface_hub put the file into the snapshot; return its path. Raises UserError.
+
+        The path is made from the cache's as the user has it, in which huggingface_hub would replace
+        links, so that it is the same as that of a model that is found there.
+        """
+        repository, commit = self.listing.repository, self.listing.commit
+
+        def link() -> str:
+            return hf_hub_download(
+                repository,
+                file.name,
+                cache_dir=hub_cache(),
+                endpoint=endpoint(),
+                etag_timeout=self.limits.connect,
             )
-        )  # fmt: skip
-        if self.listing.commit not in path.parts:
+
+        linked = Path(self._patiently(link))
+        path = repository_folder(repository) / "snapshots" / commit / file.name
+        if not (path.exists() and path.samefile(linked)):
             raise self._changed()
         return path
 

@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, logging  # type: ignore[attr-defined]
 
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.hub.problems import PASSING, host, offline, refused, unreachable
 
+# Its warnings, which may come from the server, would be written over the app's screen.
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 Result = TypeVar("Result")
 Made = Callable[[], bool]
 _LISTING_BYTES = 32 << 20  # a repository of 10,000 files has a listing of 3 MB

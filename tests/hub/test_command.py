@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,14 @@ import pytest
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.cli.main import main
 from llama_cpu.errors import UserError
+from llama_cpu.hub.cached import cached_model
 from llama_cpu.hub.places import hub_cache
-from llama_cpu.loading.named_model import named_model
+from llama_cpu.hub.reference import parse_reference
+from llama_cpu.loading.discovery import find_models
+from llama_cpu.loading.named_model import NamedModel, named_model
+from llama_cpu.tui.model_source import ModelSource
 from tests.hub.conftest import MODEL, REPOSITORY
-from tests.support.checkpoints import random_weights, tiny_config, write_gguf
+from tests.support.checkpoints import random_weights, tiny_config, write_hugging_face
 from tests.support.hub_server import Hub
 
 PATIENCE = 30  # seconds
@@ -120,23 +125,35 @@ def test_two_downloads_of_one_file_at_once(hub: Hub) -> None:
 
 
 def test_a_named_model_is_downloaded_once(hub: Hub, tmp_path: Path) -> None:
-    path = named_model(f"{REPOSITORY}:Q4_K_M")
-    assert path.read_bytes() == MODEL
+    named = named_model(f"{REPOSITORY}:Q4_K_M")
+    assert named.path and named.path.read_bytes() == MODEL
+    assert named.name == f"{REPOSITORY}/Small-Q4_K_M"
     hub.asked.clear()
-    assert named_model(f"{REPOSITORY}:q4_k_m") == named_model(REPOSITORY) == path
+    assert named_model(f"{REPOSITORY}:q4_k_m") == named_model(REPOSITORY) == named
     assert not hub.asked
-    assert named_model(str(tmp_path)) == tmp_path
+    assert [(each.path, each.name) for each in find_models([]) if each.program] == [
+        (named.path, named.name)
+    ]
+    assert named_model(str(tmp_path)) == NamedModel(tmp_path)
     with pytest.raises(UserError, match="write ORG/REPO"):
         named_model("no such thing")
 
 
-def test_a_model_of_the_hub_is_opened(hub: Hub, tmp_path: Path) -> None:
+def test_a_folder_of_the_hub_is_opened(hub: Hub, tmp_path: Path) -> None:
     config = tiny_config()
-    file = write_gguf(tmp_path / "m.gguf", config, random_weights(config))
-    hub.repositories["org/tiny"] = {"tiny-F32.gguf": file.read_bytes()}
-    hub.extra = {"gguf": {"architecture": "llama"}}
-    checkpoint = open_checkpoint(named_model("org/tiny"))
-    assert checkpoint.name.startswith("tiny") and checkpoint.config.dim == config.dim
+    folder = write_hugging_face(tmp_path / "m", config, random_weights(config))
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    hub.repositories["org/tiny"] = files
+    hub.extra = {"config": {"model_type": "llama"}}
+    checkpoint = open_checkpoint(named_model("org/tiny").path or Path())
+    assert checkpoint.config.dim == config.dim
+    assert named_model("org/tiny").name == "org/tiny"
+
+
+def test_the_app_downloads_as_the_command_does(hub: Hub) -> None:
+    reference = parse_reference(REPOSITORY)
+    path = ModelSource().pull(reference, lambda done, total, text: None, threading.Event())
+    assert path == cached_model(reference)
 
 
 def test_model_and_ckpt_dir_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,12 +42,22 @@ def test_a_whole_download(hub: Hub) -> None:
     assert seen[-1][:2] == (len(MODEL), len(MODEL)) and "checking" in seen[-1][2]
     assert len(hub.downloads()) == 1 and not partials()
     assert all("pytorch_model" not in path for _, path, _ in hub.asked)
+    assert all("xet" not in path for _, path, _ in hub.asked)
     # It is where huggingface_hub itself looks, also for the main branch and offline.
     again = hf_hub_download(
         REPOSITORY, pulled.path.name, cache_dir=hub_cache(), local_files_only=True
     )
     assert Path(again) == pulled.path
     assert get().path == pulled.path and len(hub.downloads()) == 1  # not once more
+
+
+def test_a_cache_behind_a_link(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "link"))
+    path = get().path
+    assert path.is_relative_to(tmp_path / "link") and path.read_bytes() == MODEL
+    assert cached_model(parse_reference(REPOSITORY)) == path
 
 
 def test_the_quantization_in_any_case(hub: Hub) -> None:

@@ -127,6 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
                 headers |= {
                     "X-Linked-Size": str(len(data)),
                     "X-Linked-Etag": headers["ETag"],
+                    # As of files that the hub stores with Xet, which hf_xet would get elsewhere.
+                    "X-Xet-Hash": "ab" * 32,
+                    "X-Xet-Refresh-Route": f"{self.hub.address}/xet-read-token",
                     # On another host, as the hub's files are, so that the client has to follow.
                     "Location": f"{self.hub.address.replace('127.0.0.1', 'localhost')}"
                     f"/cdn/{repository}//{name}",

@@ -164,7 +164,7 @@ async def test_what_is_in_the_cache_already(tmp_path: Path) -> None:
         ]
 
 
-class Bare(App[None]):
+class Bare(App[int]):
     """The screen without a chat below it."""
 
     CSS_PATH = Path(llama_cpu.tui.app.__file__).with_name("app.tcss")
