@@ -149,6 +149,8 @@ def _with_user_defaults(
     values = dict(config.values)
     if getattr(args, "history", None):  # given on the command line, it overrides no_history
         values.pop("no_history", None)
+    if getattr(args, "ckpt_dir", None):  # as well
+        values.pop("model", None)
     args.command_parser.set_defaults(**values, user_config=config)
     return parser.parse_args(argv)
 
