@@ -32,13 +32,14 @@ def pull_with_bar(reference: Reference) -> Pulled:
         disable=not console.is_terminal,
         transient=True,
     ) as progress:
+        task = progress.add_task(f"asking for {reference}", total=None)
 
         def show(done: int, total: int, text: str) -> None:
             nonlocal last
+            if not last[1]:  # what is there already counts for neither speed nor time
+                progress.reset(task, total=total, completed=done)
             last = (done, total)
-            if not progress.tasks:  # what is there already counts for neither speed nor time
-                progress.add_task(text, total=total, completed=done)
-            progress.update(progress.task_ids[0], completed=done, description=text)
+            progress.update(task, completed=done, description=text)
 
         try:
             pulled = pull(reference, show, Flag())

@@ -15,7 +15,7 @@ _SETTINGS_BYTES = 1 << 20
 
 
 def folders_of_other_programs() -> Iterator[tuple[str, Path]]:
-    """Yield the name of a program and a folder that may contain its models, none of them links."""
+    """Yield the name of a program and a folder of its models, which need not exist."""
     home = _home()
     for folder in _lm_studio(home):
         yield "LM Studio", folder

@@ -67,6 +67,7 @@ def test_errors_are_one_sentence(
     assert capsys.readouterr().err.startswith("Error: ")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C cannot be sent to one process")
 def test_ctrl_c_pauses(hub: Hub) -> None:
     hub.drip, hub.drip_bytes = 0.01, 1000
     process = start(REPOSITORY)
