@@ -51,6 +51,7 @@ SCREENS = (
     ("figures", ("f7",), "Decode: ", ("escape",)),
     ("lens", ("f4", "end"), "The most probable", ("escape",)),
     ("models", ("f3",), "LLaMA, ", ("escape",)),
+    ("downloads", ("f3", "d"), "Mistral 7B", ("escape", "escape")),
     ("help", ("f1",), "Everywhere", ("escape",)),
     ("palette", ("ctrl+p",), "Continue", ("escape",)),
 )

@@ -21,6 +21,7 @@ from llama_cpu.cli.config import add_config_command_arguments, run_config
 from llama_cpu.cli.history import add_history_commands, run_history
 from llama_cpu.cli.merge import add_merge_arguments, run_merge
 from llama_cpu.cli.options import Parser
+from llama_cpu.cli.pull import add_pull_arguments, run_pull
 from llama_cpu.errors import EXIT_USER_ERROR, Cancelled, UserError
 from llama_cpu.settings.suggestions import unknown
 from llama_cpu.settings.user_config import read_config
@@ -52,6 +53,12 @@ COMMANDS = {
         "Complete one prompt, and report time and memory.",
         add_complete_arguments,
         run_complete,
+    ),
+    "pull": Command(
+        "Download a model from Hugging Face's hub.",
+        add_pull_arguments,
+        run_pull,
+        reads_config=False,
     ),
     "bench": Command(
         "Measure the speed of a model on this machine.",
@@ -142,6 +149,8 @@ def _with_user_defaults(
     values = dict(config.values)
     if getattr(args, "history", None):  # given on the command line, it overrides no_history
         values.pop("no_history", None)
+    if getattr(args, "ckpt_dir", None):  # as well
+        values.pop("model", None)
     args.command_parser.set_defaults(**values, user_config=config)
     return parser.parse_args(argv)
 

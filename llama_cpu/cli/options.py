@@ -19,7 +19,8 @@ files:
                (Meta); config.json with *.safetensors or pytorch_model*.bin (Hugging Face); or a
                .gguf file
   tokenizer/   tokenizer.model, if the model's folder does not contain a tokenizer
-If there is no model, a small demo model is downloaded and used.
+If there is no model, a small demo model is downloaded and used. llama-cpu pull --help lists better
+ones.
 """
 
 
@@ -70,7 +71,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _FILES
     model = parser.add_argument_group("model")
-    model.add_argument("--ckpt_dir", type=Path, metavar="PATH", help="model folder or .gguf file")
+    which = model.add_mutually_exclusive_group()
+    which.add_argument("--ckpt_dir", type=Path, metavar="PATH", help="model folder or .gguf file")
+    which.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model on Hugging Face's hub, ORG/REPO or ORG/REPO:QUANT, which is downloaded if it "
+        "is not on this computer; or a path, as for --ckpt_dir",
+    )
     model.add_argument(
         "--tokenizer_path",
         type=Path,

@@ -1,13 +1,13 @@
 """Discovery of the models on this computer, with the facts in their headers.
 
-Nothing is written, and no weights are read. The folders of other programs are read as documented:
-Hugging Face's cache (huggingface_hub, "Understand caching": hub/models--ORG--NAME/refs and
-snapshots) and Ollama's (manifests that name blobs by their SHA-256).
+Nothing is written, and no weights are read. Folders and numbers of files are limited, because the
+folders belong to others and may be large. The caches of other programs are read as documented:
+Hugging Face's (huggingface_hub, "Understand caching": hub/models--ORG--NAME/refs and snapshots) and
+Ollama's (manifests that name blobs by their SHA-256).
 """
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,8 +19,12 @@ from typing import Any
 from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.errors import UserError
+from llama_cpu.hub.cached import snapshot
+from llama_cpu.hub.choice import is_complete, is_first_part, is_language_model
+from llama_cpu.hub.places import hub_cache
 from llama_cpu.loading.demo_model import demo_model_path
 from llama_cpu.loading.memory_estimate import MemoryEstimate, estimate_memory
+from llama_cpu.loading.other_programs import folders_of_other_programs, ollama_folders
 from llama_cpu.loading.plan import DEFAULT_CONTEXT
 from llama_cpu.model.architectures import architecture_of
 from llama_cpu.system.paths import model_folder
@@ -29,17 +33,19 @@ from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
 
 _MOST = 500  # maximum number of models listed per location
-_DEEPEST = 3  # maximum depth of subfolders in a folder that the user named
+_DEEPEST = 3  # maximum depth of subfolders in a folder
+_MOST_FOLDERS = 2000  # that are looked into per location
 _MANIFEST_BYTES = 1 << 20
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """The path of a model, and its name in that location."""
+    """The path of a model, its name in that location, and the program that it belongs to, or ""."""
 
     path: Path
     name: str
+    program: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class ModelFacts:
 
 
 def find_models(folders: Iterable[Path]) -> Iterator[FoundModel]:
-    """Yield each model once: those in model/, the user's folders and two caches, and the demo."""
+    """Yield each model once: those in model/, the user's folders, other programs', and the demo."""
     seen: set[Path] = set()
     for found in _everywhere(folders):
         try:
@@ -68,27 +74,44 @@ def find_models(folders: Iterable[Path]) -> Iterator[FoundModel]:
 
 def _everywhere(folders: Iterable[Path]) -> Iterator[FoundModel]:
     for folder in (model_folder(), *folders):
-        yield from islice(_in_folder(folder, _DEEPEST), _MOST)
-    yield from islice(_in_hugging_face_cache(_hugging_face_cache()), _MOST)
-    yield from islice(_in_ollama_cache(_ollama_cache()), _MOST)
+        yield from _in_location(folder)
+    yield from islice(_in_hugging_face_cache(hub_cache()), _MOST)
+    for models in ollama_folders():
+        yield from islice(_in_ollama_cache(models), _MOST)
+    for program, folder in folders_of_other_programs():
+        for found in _in_location(folder):
+            yield FoundModel(found.path, found.name, program)
     if demo_model_path().is_file():
         yield FoundModel(demo_model_path(), demo_model_path().stem)
 
 
-def _in_folder(folder: Path, depth: int) -> Iterator[FoundModel]:
+def _in_location(folder: Path) -> Iterator[FoundModel]:
+    visits = iter(range(_MOST_FOLDERS))
+    return islice(_in_folder(folder, _DEEPEST, visits), _MOST)
+
+
+def _in_folder(folder: Path, depth: int, visits: Iterator[int]) -> Iterator[FoundModel]:
+    """Yield the models of a folder. ``visits`` ends when no further folder is looked into."""
     if folder.is_file():  # the user named one file
         yield FoundModel(folder, folder.stem)
+        return
+    if next(visits, None) is None:
         return
     entries = _entries(folder)
     gguf_files = [entry for entry in entries if entry.suffix == ".gguf"]
     if holds_checkpoint(folder) and not gguf_files:
         yield FoundModel(folder, folder.resolve().name)
         return
-    yield from (FoundModel(file, file.stem) for file in gguf_files)
+    yield from (FoundModel(file, file.stem) for file in gguf_files if _is_model(file))
     if depth:
         for entry in entries:
             if _is_folder(entry):
-                yield from _in_folder(entry, depth - 1)
+                yield from _in_folder(entry, depth - 1, visits)
+
+
+def _is_model(file: Path) -> bool:
+    """Return whether a GGUF file is a language model, or the first part of one."""
+    return is_language_model(file.name) and is_first_part(file.name)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -104,51 +127,39 @@ def _is_folder(path: Path) -> bool:
     return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
 
 
-def _hugging_face_cache() -> Path:
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    return _expanded(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
-
-
-def _ollama_cache() -> Path:
-    return _expanded(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models")
-
-
-def _expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the user has no home folder
-        return Path(path)
-
-
 def _in_hugging_face_cache(hub: Path) -> Iterator[FoundModel]:
     for repository in _entries(hub):
         if repository.name.startswith("models--"):
             name = repository.name.removeprefix("models--").replace("--", "/")
-            snapshot = _snapshot(repository)
-            if snapshot is None:
+            folder = snapshot(repository)
+            if folder is None:
                 continue
-            gguf_files = [entry for entry in _entries(snapshot) if entry.suffix == ".gguf"]
-            yield from (FoundModel(file, f"{name}/{file.stem}") for file in gguf_files)
-            if not gguf_files and _has_weights(snapshot):
-                yield FoundModel(snapshot, name)
+            gguf_files = _gguf_files(folder)
+            for file in gguf_files:
+                yield FoundModel(file, f"{name}/{file.stem}", "Hugging Face")
+            if not gguf_files and _has_weights(folder):
+                yield FoundModel(folder, name, "Hugging Face")
 
 
-def _snapshot(repository: Path) -> Path | None:
-    """Return the snapshot of the main branch, or else the first one; None if there is none."""
-    snapshots = _entries(repository / "snapshots")
-    try:
-        with (repository / "refs" / "main").open(encoding="ascii") as file:
-            main = file.read(100).strip()
-    except (OSError, ValueError):
-        main = ""
-    named = [snapshot for snapshot in snapshots if snapshot.name == main]
-    return next(iter(named or snapshots), None)
+def _gguf_files(folder: Path) -> list[Path]:
+    """List the GGUF files of a repository; some have one folder for each quantization."""
+    entries = _entries(folder)
+    for entry in filter(_is_folder, entries[:_MOST]):
+        entries = entries + _entries(entry)
+    return [entry for entry in entries if entry.suffix == ".gguf" and _is_model(entry)]
 
 
 def _has_weights(folder: Path) -> bool:
-    """Return whether a repository contains a model; many contain only a tokenizer."""
-    files = {entry.suffix for entry in _entries(folder)}
-    return (folder / "config.json").exists() and bool(files & {".safetensors", ".bin"})
+    """Return whether a repository contains a model; many contain only a tokenizer.
+
+    A download that was interrupted lacks shards.
+    """
+    names = [entry.name for entry in _entries(folder)]
+    if not (folder / "config.json").exists():
+        return False
+    if any(name.startswith("model") and name.endswith(".safetensors") for name in names):
+        return is_complete(names)
+    return any(name.endswith((".safetensors", ".bin")) for name in names)
 
 
 def _in_ollama_cache(models: Path) -> Iterator[FoundModel]:
@@ -157,7 +168,7 @@ def _in_ollama_cache(models: Path) -> Iterator[FoundModel]:
         blob = models / "blobs" / f"sha256-{digest}"
         if digest and blob.is_file():
             *_, name, tag = manifest.parts
-            yield FoundModel(blob, f"{name}:{tag}")
+            yield FoundModel(blob, f"{name}:{tag}", "Ollama")
 
 
 def _files_under(folder: Path, depth: int) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from llama_cpu.loading.memory_estimate import (
     program_in_memory,
     widest_product,
 )
+from llama_cpu.loading.named_model import NamedModel, named_model
 from llama_cpu.loading.weight_reader import can_map
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
@@ -227,10 +228,12 @@ def _plan_draft(
 def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = None) -> LoadPlan:
     """Call ``plan_loading`` with the options of the command line.
 
-    ``operators`` None: those of the program, which ``--retune`` has measure again.
+    ``operators`` None: those of the program, which ``--retune`` has measure again. The model that
+    ``--model`` names is downloaded if necessary.
     """
-    return plan_loading(
-        args.ckpt_dir,
+    named = named_model(args.model) if args.model else NamedModel(args.ckpt_dir)
+    plan = plan_loading(
+        named.path,
         args.tokenizer_path,
         precision=format_of(args.precision) if args.precision else None,
         max_seq_len=args.max_seq_len,
@@ -242,6 +245,8 @@ def plan_from_arguments(args: argparse.Namespace, operators: Operators | None = 
         draft_ckpt_dir=args.draft_ckpt_dir,
         operators=operators or stored_operators(args.retune, _note_measuring),
     )
+    name = named.name or plan.name
+    return replace(plan, checkpoint=replace(plan.checkpoint, name=name))
 
 
 def _note_measuring() -> None:

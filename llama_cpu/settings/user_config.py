@@ -43,6 +43,9 @@ KV_FILE_MIB, KV_FILES_MIB, LARGEST_MIB = 512, 2048, 1 << 24
 # Every entry of the file except [keys], in the order that ``sample`` prints them.
 ENTRIES: dict[str, Range | Choice] = {
     "ckpt_dir": Choice(_PATH, "model folder or .gguf file"),
+    "model": Choice(
+        "the name of a model on Hugging Face's hub", "ORG/REPO:QUANT to use instead of ckpt_dir"
+    ),
     "tokenizer_path": Choice(_PATH, "tokenizer file, or the folder that contains it"),
     "model_folders": Choice("a list of paths", "folders to search for more models", default=[]),
     "precision": Choice(

@@ -24,6 +24,7 @@ class Scope(Enum):
     LENS = auto()
     SETTINGS = auto()
     MODELS = auto()
+    DOWNLOADS = auto()
     FIGURES = auto()
     HELP = auto()
     WELCOME = auto()
@@ -44,6 +45,7 @@ HEADINGS: dict[str, tuple[Scope, ...]] = {
     "In the token lens": (Scope.LENS_TEXT, Scope.LENS),
     "In the settings": (Scope.SETTINGS,),
     "In the table of models": (Scope.MODELS,),
+    "In the list of downloads": (Scope.DOWNLOADS,),
     "In the figures": (Scope.FIGURES,),
     "In this help": (Scope.HELP,),
     "On the welcome screen": (Scope.WELCOME,),
@@ -54,7 +56,9 @@ HEADINGS: dict[str, tuple[Scope, ...]] = {
 }
 
 # Scopes whose keys take priority over those of the focused widget.
-_COME_FIRST = {Scope.APP, Scope.CHAT, Scope.FIND_BAR, Scope.FIGURES, Scope.SETTINGS}
+_COME_FIRST = {
+    Scope.APP, Scope.CHAT, Scope.FIND_BAR, Scope.FIGURES, Scope.SETTINGS, Scope.DOWNLOADS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -305,6 +309,15 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "cancel_models", "escape", "Cancel", "keep the present model", Scope.MODELS, run="cancel"
     ),
+    Action(
+        "download_models", "d", "Download", "models to download", Scope.MODELS, run="download"
+    ),
+    Action(
+        "pause_download", "escape", "Pause", "pause the download, or back", Scope.DOWNLOADS,
+        run="leave",
+    ),
+    Action("download_before", "up", "Up", "the model above", Scope.DOWNLOADS, run="move(-1)"),
+    Action("download_after", "down", "Down", "the model below", Scope.DOWNLOADS, run="move(1)"),
     # The figures
     Action(
         "close_figures", "escape,q,f7", "Close the figures", "back to the chat", Scope.FIGURES,

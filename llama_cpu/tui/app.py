@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Lock
 
 from textual import work
@@ -24,6 +25,7 @@ from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.downloads import DownloadScreen
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
@@ -182,6 +184,16 @@ class ChatApp(App[int]):
         models, precision = self._models, self.plan.precision.label
         screen = ModelScreen(models.find, precision, models.kv_int8)
         self.push_screen(screen, self._change_model)
+
+    def on_model_screen_downloads_requested(self) -> None:
+        """Show the models to download."""
+        if isinstance(models := self.screen, ModelScreen):
+
+            def downloaded(path: Path | None) -> None:
+                if path:
+                    models.look_again(path)
+
+            self.push_screen(DownloadScreen(self._models.pull), downloaded)
 
     def _change_model(self, chosen: ChosenModel | None) -> None:
         if chosen and isinstance(self.screen, ChatScreen):

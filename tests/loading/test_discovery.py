@@ -26,8 +26,10 @@ Names = Callable[..., dict[str, Path]]
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
     """What is found, in a home of the test's own."""
-    for name in ("HF_HUB_CACHE", "OLLAMA_MODELS"):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS", "LLAMA_CACHE"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "home" / name))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -141,6 +143,81 @@ def test_ollama_cache(names: Names, tmp_path: Path, monkeypatch) -> None:
     assert names() == {}
     shutil.move(models, tmp_path / "moved")
     assert list(names()) == ["llama3.2:1b"]
+
+
+LM_STUDIO, WEBUI = ".lmstudio/models/pub/m/", "text-generation-webui/"
+
+
+@pytest.mark.parametrize(
+    ("platform", "file", "program"),
+    [
+        ("linux", f"{LM_STUDIO}m.gguf", "LM Studio"),
+        ("win32", f"{LM_STUDIO}m.gguf", "LM Studio"),
+        ("linux", ".cache/lm-studio/models/pub/m/m.gguf", "LM Studio"),
+        ("linux", "XDG_DATA_HOME/nomic.ai/GPT4All/m.gguf", "GPT4All"),
+        ("darwin", "Library/Application Support/nomic.ai/GPT4All/m.gguf", "GPT4All"),
+        ("win32", "LOCALAPPDATA/nomic.ai/GPT4All/m.gguf", "GPT4All"),
+        ("linux", f"{WEBUI}user_data/models/m.gguf", "text-generation-webui"),
+        ("linux", f"{WEBUI}models/org_m/m.gguf", "text-generation-webui"),
+        ("linux", "XDG_CACHE_HOME/llama.cpp/m.gguf", "llama.cpp"),
+        ("darwin", "Library/Caches/llama.cpp/m.gguf", "llama.cpp"),
+        ("win32", "LOCALAPPDATA/llama.cpp/m.gguf", "llama.cpp"),
+    ],
+)
+def test_other_programs(
+    platform: str, file: str, program: str, names: Names, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("llama_cpu.loading.other_programs.sys.platform", platform)
+    path = tmp_path / "home" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    for beside in ("mmproj-m.gguf", "m-00002-of-00002.gguf", "settings.json"):
+        (path.parent / beside).write_bytes(b"x")
+    assert list(find_models([])) == [FoundModel(path, "m", program)]
+
+
+def test_moved_folders_of_other_programs(names: Names, tmp_path: Path, monkeypatch) -> None:
+    for folder in ("lm/pub/m", "cpp"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{folder[:2]}.gguf").write_bytes(b"GGUF")
+    settings = tmp_path / "home" / ".lmstudio" / "settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"downloadsFolder": str(tmp_path / "lm")}))
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "cpp"))
+    assert set(names()) == {"lm", "cp"}
+    for text in (
+        "{",
+        "[]",
+        '{"downloadsFolder": 7}',
+        '{"downloadsFolder": "\\u0000"}',
+        "[" * 10**5,
+    ):
+        settings.write_text(text)
+        assert set(names()) == {"cp"}
+
+
+def test_a_huge_folder_is_not_searched_to_its_end(
+    names: Names, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("llama_cpu.loading.discovery._MOST_FOLDERS", 10)
+    for number in range(20):
+        folder = tmp_path / "home" / ".lmstudio" / "models" / f"{number:02}"
+        folder.mkdir(parents=True)
+        (folder / f"{number}.gguf").write_bytes(b"GGUF")
+    assert len(names()) == 9
+
+
+def test_interrupted_downloads_are_not_offered(names: Names, tmp_path: Path) -> None:
+    folder = tmp_path / "hf" / "hub" / "models--org--m" / "snapshots" / "aaa"
+    (folder / "Q8_0").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    first, second = (folder / f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+    first.write_bytes(b"x")
+    assert names() == {}
+    second.write_bytes(b"x")
+    assert names() == {"org/m": folder}
+    (folder / "Q8_0" / "m.gguf").write_bytes(b"GGUF")
+    assert names() == {"org/m/m": folder / "Q8_0" / "m.gguf"}
 
 
 def test_the_demo_model(names: Names, tmp_path: Path) -> None:

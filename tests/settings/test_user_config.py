@@ -120,6 +120,14 @@ def test_a_folder_a_pipe_and_nothing(file: Path) -> None:
             read_config(file)
 
 
+def test_ckpt_dir_of_the_command_line_beats_the_model_of_the_file(file: Path, monkeypatch) -> None:
+    seen = watch(monkeypatch, "chat")
+    file.write_text('model = "org/m:Q8_0"\nckpt_dir = "x"')
+    for words in ([], ["--ckpt_dir", "y"], ["--model", "org/n"]):
+        assert chat_main(["--config", str(file), *words]) == 0
+    assert [args.model for args in seen] == ["org/m:Q8_0", None, "org/n"]
+
+
 def test_every_option_has_an_entry() -> None:
     """But for those that are about one run."""
     options = {action.dest for action in command_parser("chat", "x")._actions}

@@ -12,13 +12,14 @@ import pytest
 from textual.command import CommandPalette
 from textual.pilot import Pilot
 from textual.screen import Screen
-from textual.widgets import Button, Input, OptionList
+from textual.widgets import Button, DataTable, Input, OptionList
 
 from llama_cpu.system.paths import state_folder
 from llama_cpu.tui.actions import KEYED
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.screens.downloads import DownloadScreen
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
@@ -505,6 +506,53 @@ async def _(key: str) -> None:
 async def _(key: str) -> None:
     async with opened("f3", ModelScreen) as pilot:
         await pilot.press(key)
+
+
+@asynccontextmanager
+async def downloads() -> AsyncIterator[tuple[Pilot[int], DownloadScreen]]:
+    """The list of models to download."""
+    async with opened("f3", ModelScreen) as pilot:
+        await pilot.press("d")
+        await shows(pilot, DownloadScreen)
+        screen = pilot.app.screen
+        assert isinstance(screen, DownloadScreen)
+        await until(pilot, lambda: screen.query_one(Input).has_focus)
+        yield pilot, screen
+
+
+@pressing("download_models")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press("f3")
+        await shows(pilot, ModelScreen)
+        await pilot.press(key)
+        await shows(pilot, DownloadScreen)
+
+
+@pressing("pause_download")
+async def _(key: str) -> None:
+    async with downloads() as (pilot, _):
+        await pilot.press(key)
+        await shows(pilot, ModelScreen)
+        await pilot.press("escape")
+
+
+@pressing("download_after")
+async def _(key: str) -> None:
+    async with downloads() as (pilot, screen):
+        table = screen.query_one(DataTable)
+        await pilot.press(key)
+        await until(pilot, lambda: table.cursor_row == 1)
+        await pilot.press("escape", "escape")
+
+
+@pressing("download_before")
+async def _(key: str) -> None:
+    async with downloads() as (pilot, screen):
+        table = screen.query_one(DataTable)
+        await pilot.press("down", key)
+        await until(pilot, lambda: table.cursor_row == 0)
+        await pilot.press("escape", "escape")
 
 
 @pressing("close_figures")

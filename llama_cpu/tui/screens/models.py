@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -23,8 +24,8 @@ from llama_cpu.weights.formats import FORMATS, format_of, labels
 if TYPE_CHECKING:  # these modules import PyTorch
     from llama_cpu.loading.discovery import FoundModel, ModelFacts
 
-HELP = "Left, right: precision of the weights; Enter loads; ! is more than is free."
-NOTHING = "No models were found; put one into model/, or list folders in config.toml."
+HELP = "Left, right: precision; Enter loads; D: more models; ! is more than is free."
+NOTHING = "No models were found; D downloads one, or list folders in config.toml."
 _WIDEST = 100  # columns of the screen, as in the style sheet
 _BESIDE_NAME = 28 + 10 * len(FORMATS)  # columns of the other cells
 _LEAST_NAME = 20  # columns; beside it, the table scrolls
@@ -36,18 +37,21 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
     BINDINGS = bindings(Scope.MODELS)
 
     class Listed(Message):
-        """The models that were found."""
+        """The models that were found by one look for them."""
 
-        def __init__(self, models: list["FoundModel"]) -> None:
+        def __init__(self, models: list["FoundModel"], look: threading.Event) -> None:
             super().__init__()
-            self.models = models
+            self.models, self.look = models, look
 
     class Read(Message):
         """The header of one model was read."""
 
-        def __init__(self, row: int, facts: "ModelFacts") -> None:
+        def __init__(self, row: int, facts: "ModelFacts", look: threading.Event) -> None:
             super().__init__()
-            self.row, self.facts = row, facts
+            self.row, self.facts, self.look = row, facts, look
+
+    class DownloadsRequested(Message):
+        """The user wants to download a model."""
 
     def __init__(
         self, find: Callable[[], Iterable["FoundModel"]], precision: str, kv_int8: bool = False
@@ -59,7 +63,8 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         self._kv_int8 = kv_int8
         self._models: list[FoundModel] = []
         self._facts: dict[int, ModelFacts] = {}  # by the row
-        self._left = threading.Event()
+        self._look_ends = threading.Event()  # of the present look for models
+        self._wanted: Path | None = None  # the model that the cursor goes to
 
     def compose(self) -> ComposeResult:
         with Vertical(id="models"):
@@ -73,26 +78,36 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         for label in ("Model", "Size", "Type", *labels()):
             table.add_column(label, key=label)
         table.focus()
-        self._look()
+        self._look(self._look_ends)
 
     def on_unmount(self) -> None:
         """Stop reading headers."""
-        self._left.set()
+        self._look_ends.set()
+
+    def look_again(self, wanted: Path) -> None:
+        """List all models again, and move the cursor to one of them."""
+        self._look_ends.set()
+        self._look_ends, self._wanted = threading.Event(), wanted
+        self._look(self._look_ends)
 
     @work(thread=True, exit_on_error=False)
-    def _look(self) -> None:
+    def _look(self, ends: threading.Event) -> None:
         from llama_cpu.loading.discovery import facts_of
 
         models = list(self._find())
-        self.post_message(self.Listed(models))
+        self.post_message(self.Listed(models, ends))
         for row, found in enumerate(models):
-            if self._left.is_set():
+            if ends.is_set():
                 return
-            self.post_message(self.Read(row, facts_of(found, self._kv_int8)))
+            self.post_message(self.Read(row, facts_of(found, self._kv_int8), ends))
 
     def on_model_screen_listed(self, message: Listed) -> None:
         """List the names; the rest follows as the headers are read."""
+        if message.look is not self._look_ends:
+            return
         table, models = self.query_one(DataTable), message.models
+        table.clear()
+        self._facts.clear()
         free = human_bytes(available_memory())
         self.query_one("#free", Static).update(f"{free} of memory are free." if models else NOTHING)
         self._models = models
@@ -103,12 +118,16 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
             blank = [Text("…", "dim")] * (2 + len(FORMATS))
             table.add_row(Text(shown.replace("\n", " ")), *blank, key=str(row))
         if models:
-            table.move_cursor(row=0, column=3 + labels().index(self._precision))
+            paths = [found.path for found in models]
+            row = paths.index(self._wanted) if self._wanted in paths else 0
+            table.move_cursor(row=row, column=3 + labels().index(self._precision))
 
     def on_model_screen_read(self, message: Read) -> None:
         """Fill a row of the table."""
         from llama_cpu.loading.memory_estimate import program_in_memory
 
+        if message.look is not self._look_ends:
+            return
         table, row, facts = self.query_one(DataTable), message.row, message.facts
         self._facts[row] = facts
         free = available_memory() + program_in_memory()  # the program is part of what is needed
@@ -131,7 +150,8 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         facts, found = self._facts.get(row), self._models[row]
         about = "reading its header"
         if facts:
-            about = facts.problem or f"{facts.architecture} · {short_path(found.path)}"
+            parts = (facts.architecture, found.program, short_path(found.path))
+            about = facts.problem or " · ".join(filter(None, parts))
         self.query_one("#details", Static).update(f"{printable(about)}\n{HELP}")
 
     @on(DataTable.CellSelected)
@@ -140,6 +160,10 @@ class ModelScreen(ModalScreen[ChosenModel | None]):
         if row < len(self._models):
             chosen = FORMATS[column - 3] if column >= 3 else format_of(self._precision)
             self.dismiss(ChosenModel(self._models[row], chosen))
+
+    def action_download(self) -> None:
+        """Ask for the list of models to download."""
+        self.post_message(self.DownloadsRequested())
 
     def action_cancel(self) -> None:
         """Keep the present model."""
