@@ -27,17 +27,19 @@ def tensors_of(table: bytes, storage_start: Callable[[str, int], int]) -> object
     """
     from torch import _weights_only_unpickler
 
+    untyped, typed = torch.UntypedStorage, torch.TypedStorage
+
     def storage(saved: tuple[str, Any, str, str, int]) -> torch.TypedStorage:
         # torch.save: ("storage", type, key, device, number of elements)
         _, kind, key, _, count = saved
         dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
         nbytes = count * dtype.itemsize
         start = storage_start(key, nbytes)
-        empty = torch.UntypedStorage(nbytes, device="meta")
+        empty = untyped(nbytes, device="meta")  # type: ignore[no-untyped-call]
         empty._checkpoint_offset = start
-        return torch.TypedStorage(wrap_storage=empty, dtype=dtype, _internal=True)
+        return typed(wrap_storage=empty, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
 
-    unpickler = _weights_only_unpickler.Unpickler(BytesIO(table), encoding="utf-8")
+    unpickler: Any = _weights_only_unpickler.Unpickler(BytesIO(table), encoding="utf-8")
     unpickler.persistent_load = storage
     return unpickler.load()
 
@@ -48,7 +50,9 @@ def position_in_file(storage: torch.UntypedStorage) -> int:
     torch.load keeps it in this attribute, too, for its documented example of reading single
     tensors. The storage of a tensor is the same Python object as when the tensor was made.
     """
-    return int(storage._checkpoint_offset)
+    position = storage._checkpoint_offset
+    assert position is not None
+    return position
 
 
 def rebuild_tensor() -> Callable[..., Tensor]:
