@@ -203,7 +203,7 @@ class View:
     """Pickled, it is a tensor with any offset, size and stride, over a storage of 4 numbers."""
 
     def __init__(self, storage, offset: int, size: tuple, stride: tuple) -> None:
-        self.arguments = (storage, offset, size, stride, False, OrderedDict())
+        self.arguments: tuple = (storage, offset, size, stride, False, OrderedDict())
 
     def __reduce__(self):
         return torch._utils._rebuild_tensor_v2, self.arguments
