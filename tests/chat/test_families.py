@@ -27,7 +27,7 @@ MISTRAL_TOKENS = {"<s>": True, "</s>": True, "[INST]": True, "[/INST]": True}
 # The vocabulary, its name in GGUF, the chat template, the bos and the eos token.
 FAMILIES: dict[str, tuple[tokenizers.Tokenizer, str, str, str, str]] = {
     "mistral": (
-        trained_tokenizer(gguf._TEKKEN_PATTERN, MISTRAL_TOKENS, nfc=False),
+        trained_tokenizer(gguf.TEKKEN_PATTERN, MISTRAL_TOKENS, nfc=False),
         "tekken",
         MISTRAL_TEKKEN,
         "<s>",
