@@ -1,10 +1,6 @@
 """Chat templates: the model's own Jinja template, or one by name, rendered in a sandbox."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +9,7 @@ from typing import Any
 
 from llama_cpu.chat.thinking import OPENING
 from llama_cpu.errors import UserError
+from llama_cpu.system.limited_process import LimitedProcess
 from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.tokenization import Tokenizer
 
@@ -208,7 +205,7 @@ class TemplateRenderer:
     def __init__(self, template: ChatTemplate, bos_token: str, eos_token: str) -> None:
         self.template = template
         self._variables = {"bos_token": bos_token, "eos_token": eos_token}
-        self._process: subprocess.Popen[str] | None = None
+        self._process = LimitedProcess("llama_cpu.chat.template_worker", RENDER_SECONDS)
 
     def render(self, conversations: Sequence[dict[str, Any]]) -> list[str]:
         """Render conversations, each ``{"messages": [...], "add_generation_prompt": bool}``.
@@ -220,9 +217,8 @@ class TemplateRenderer:
             "variables": self._variables,
             "conversations": conversations,
         }
-        reply = self._ask(json.dumps(request))
-        if not reply.endswith("\n"):
-            self.close()
+        reply = self._process.ask(json.dumps(request))
+        if reply is None:
             raise UserError(
                 f"The chat template ({self.template.name}) did not finish within "
                 f"{RENDER_SECONDS:.0f} seconds or took too much memory; choose another with "
@@ -252,43 +248,6 @@ class TemplateRenderer:
             return False
         return texts[0].rstrip().endswith(OPENING)
 
-    def _ask(self, request: str) -> str:
-        process = self._running()
-        assert process.stdin is not None and process.stdout is not None
-        timer = threading.Timer(RENDER_SECONDS, process.kill)
-        timer.start()
-        try:
-            process.stdin.write(request + "\n")
-            process.stdin.flush()
-            return process.stdout.readline()
-        except OSError:  # it died during the write
-            return ""
-        finally:
-            timer.cancel()
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            # Modules are imported from where this process has them, never from the current
-            # folder, which may be a downloaded model's with a json.py in it.
-            paths = [str(Path(path).absolute()) for path in sys.path if path]
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "llama_cpu.chat.template_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                encoding="utf-8",
-                cwd=Path(__file__).parents[2],  # python -m looks there first
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
-                # Ctrl+C in the terminal is for the chat, not for this process.
-                start_new_session=True,
-            )
-            assert self._process.stdout is not None
-            self._process.stdout.readline()  # "ready"; a cold disk takes long
-        return self._process
-
     def close(self) -> None:
         """End the process; the next use starts another one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()  # closes the pipes
-            self._process = None
+        self._process.close()

@@ -4,11 +4,12 @@ The weights are ``merged.pth``, ``consolidated.NN.pth`` or ``model.safetensors``
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llama_cpu.checkpoint.base import Checkpoint, check_tensors
 from llama_cpu.checkpoint.int4 import in_blocks
@@ -22,26 +23,29 @@ from llama_cpu.model.llama import config_from_meta
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.safe_reading import read_json
 
+PthReader = Callable[[Path], dict[str, StoredTensor]]
+_SAMPLED_TENSORS = 16  # of each shard, to notice that two shards are the same
 
-def open_meta(folder: Path) -> Checkpoint:
+
+def open_meta(folder: Path, read: PthReader = read_pth) -> Checkpoint:
     """Open a folder in Meta's layout. Raises UserError if it cannot be used.
 
     ``merged.pth`` takes precedence over shards, and shards over ``model.safetensors``. Shards are
     joined when they are read.
     """
     if (folder / "merged.pth").exists():
-        return _checkpoint(folder, read_pth(folder / "merged.pth"), "merged.pth")
+        return _checkpoint(folder, read(folder / "merged.pth"), "merged.pth")
     if not _numbered_shards(folder) and (folder / "model.safetensors").exists():
         tensors = read_safetensors(folder / "model.safetensors")
         return _checkpoint(folder, tensors, "model.safetensors")
-    return open_shards(folder)
+    return open_shards(folder, read)
 
 
-def open_shards(folder: Path) -> Checkpoint:
+def open_shards(folder: Path, read: PthReader = read_pth) -> Checkpoint:
     """Open the shards ``consolidated.NN.pth`` even if there are merged files. Raises UserError."""
     files = find_shards(folder)
     dim = _dim(folder)
-    tensors = join_shards([read_pth(file) for file in files], files, dim)
+    tensors = join_shards([read(file) for file in files], files, dim)
     return _checkpoint(folder, tensors, files[0].name if len(files) == 1 else "")
 
 
@@ -105,9 +109,36 @@ def join_shards(
             )
     embedding = shards[0].get("tok_embeddings.weight")
     along = embedding_dimension_of_shard(embedding.shape if embedding else (), dim)
-    return {
+    joined = {
         name: _join(name, [shard[name] for shard in shards], files, along) for name in shards[0]
     }
+    _refuse_equal_shards(joined, files)
+    return joined
+
+
+def _refuse_equal_shards(tensors: Mapping[str, StoredTensor], files: list[Path]) -> None:
+    """Raise UserError if two shards are the same one. Their first rows are compared."""
+    split = [tensor for tensor in tensors.values() if isinstance(tensor, JoinedTensor)]
+    seen: dict[bytes, Path] = {}
+    for number, file in enumerate(files if split else []):
+        parts = [tensor.parts[number] for tensor in split[:_SAMPLED_TENSORS]]
+        sample = b"".join(map(_first_row, parts))
+        other = seen.setdefault(sample, file)
+        if other is not file:
+            raise UserError(
+                f"{file} is the same shard as {other.name}; get the right one in its place."
+            )
+
+
+def _first_row(tensor: StoredTensor) -> bytes:
+    row = _values(tensor.rows(0, min(1, tensor.shape[0])))
+    return row.view(torch.uint8).numpy().tobytes()
+
+
+def _values(tensor: StoredTensor) -> Tensor:
+    values = torch.empty(tensor.shape, dtype=tensor.dtype)
+    tensor.fill(values)
+    return values
 
 
 def _join(
@@ -141,11 +172,8 @@ def _join(
 
 
 def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    values = torch.empty(2, *one.shape, dtype=one.dtype)
-    one.fill(values[0])
-    other.fill(values[1])
     # Compare bytes, so that NaN equals itself.
-    return torch.equal(values[0].view(torch.uint8), values[1].view(torch.uint8))
+    return torch.equal(_values(one).view(torch.uint8), _values(other).view(torch.uint8))
 
 
 def _without_buffers(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:

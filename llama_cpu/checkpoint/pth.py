@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from llama_cpu.checkpoint.stored import FileTensor, MappedFile, MemoryTensor, StoredTensor
 from llama_cpu.errors import UserError
 from llama_cpu.system import torch_private
-from llama_cpu.system.memory import available_memory
+from llama_cpu.system.memory import available_memory, total_memory
 from llama_cpu.system.text import human_bytes
 
+_LOCAL_HEADER = b"PK\x03\x04"  # a record of a zip file begins with it
+_IS_UTF8 = 1 << 11  # the flag of a record whose name is in UTF-8
 _PICKLE_BYTES = 8 << 20  # the 723 tensors of LLaMA 65B take 150 kB
 _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then the data
 # The functions that a table of contents may call. torch.load with weights_only has its own list;
@@ -38,14 +41,43 @@ def read_pth(path: Path) -> dict[str, StoredTensor]:
     Raises UserError if the file is damaged or contains anything but tensors.
     """
     file = MappedFile(path)
-    if file.bytes[:4] != b"PK\x03\x04":
+    if not _is_zip(file):
         return _read_legacy(file)
-    _check_calls(BytesIO(_table_of_contents(file)), path)
-    # Fake tensors have a shape and, in their storage, an offset into the file, but no data (see
-    # "FakeTensorMode" in the documentation of torch.load).
-    with torch_private.fake_tensors():
-        tensors = _load(path)
+    archive = _Archive(file)
+    table = archive.table_of_contents()
+    _check_calls(BytesIO(table), path)
+    tensors = _named_tensors(path, lambda: torch_private.tensors_of(table, archive.storage_start))
     return {name: _stored(file, name, tensor) for name, tensor in tensors.items()}
+
+
+def read_pth_with_torch(path: Path) -> dict[str, StoredTensor]:
+    """Read the tensors of a ``torch.save`` file as ``torch.load`` finds them, by name.
+
+    This is the independent reading with which ``merge_weights.py --verify`` compares: it shares
+    nothing with ``read_pth`` but the checks that no code is run. torch maps the file, which Linux
+    refuses for a file larger than the memory; such a file is read by ``read_pth``, with a warning.
+
+    Raises UserError as ``read_pth`` does.
+    """
+    read = read_pth(path)
+    file = MappedFile(path)
+    if not _is_zip(file):  # torch.load has read it
+        return read
+    if file.size > total_memory():
+        warnings.warn(
+            f"{path} is larger than the memory, so that PyTorch cannot map it: it is not compared "
+            "with PyTorch's reading.",
+            stacklevel=1,
+        )
+        return read
+    tensors = _named_tensors(
+        path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    )
+    return {name: MemoryTensor(tensor) for name, tensor in tensors.items()}
+
+
+def _is_zip(file: MappedFile) -> bool:
+    return file.bytes[:4] == _LOCAL_HEADER
 
 
 def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
@@ -58,7 +90,9 @@ def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
             f"{file.path} is in PyTorch's format of before 1.6 and has to be read whole, but only "
             f"{human_bytes(free)} are free; load and save it again with a newer PyTorch."
         )
-    tensors = _load(file.path)
+    tensors = _named_tensors(
+        file.path, lambda: torch.load(file.path, map_location="cpu", weights_only=True)
+    )
     warnings.warn(
         f"{file.path} is in PyTorch's format of before 1.6, which cannot be mapped: it is read "
         "whole.",
@@ -67,30 +101,76 @@ def _read_legacy(file: MappedFile) -> dict[str, StoredTensor]:
     return {name: MemoryTensor(tensor) for name, tensor in tensors.items()}
 
 
-def _table_of_contents(file: MappedFile) -> bytes:
-    """Return the pickle in the zip file.
+class _Archive:
+    """The zip file around the pickle and the storages, as its own headers describe it.
 
-    Raises UserError unless the file has the form that torch.save writes: one pickle of a plausible
-    size, and no compressed records, which could expand without limit.
+    A program that zips the file again moves the storages, so that no position may be computed.
+    Raises UserError unless every record is stored without compression, which could expand without
+    limit, and under one name only.
     """
-    try:
-        with zipfile.ZipFile(file.path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        raise _damaged(file.path) from error
-    pickles = [record for record in records if record.filename.endswith("data.pkl")]
-    compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-    if compressed or len(pickles) != 1 or pickles[0].file_size > _PICKLE_BYTES:
-        raise UserError(f"{file.path} was not written by torch.save; it is not a checkpoint.")
-    # zipfile would refuse files that were saved without checksums. A record consists of a header of
-    # 30 bytes, a name, an extra field and the data. The header ends with the lengths of the name
-    # and the extra field.
-    header, size = pickles[0].header_offset, pickles[0].file_size
-    file.check_range("data.pkl", header, 30)
-    name_length, extra_length = struct.unpack_from("<HH", file.bytes, header + 26)
-    start = header + 30 + name_length + extra_length
-    file.check_range("data.pkl", start, size)
-    return file.bytes[start : start + size]
+
+    def __init__(self, file: MappedFile) -> None:
+        self._file = file
+        try:
+            with zipfile.ZipFile(file.path) as archive:
+                records = archive.infolist()
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+            raise _damaged(file.path) from error
+        self._records = {record.orig_filename: record for record in records}
+        pickles = [name for name in self._records if name.endswith("/data.pkl")]
+        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if compressed or len(self._records) != len(records) or len(pickles) != 1:
+            raise self._foreign()
+        self._folder = pickles[0].removesuffix("data.pkl")
+
+    def table_of_contents(self) -> bytes:
+        """Return the pickle."""
+        order = self._records.get(f"{self._folder}byteorder")
+        if order and self._data(order) != b"little":
+            raise UserError(
+                f"{self._file.path} was saved on a big-endian computer; load and save it with "
+                "PyTorch first."
+            )
+        pickle_record = self._records[f"{self._folder}data.pkl"]
+        if pickle_record.file_size > _PICKLE_BYTES:
+            raise self._foreign()
+        return self._data(pickle_record)
+
+    def storage_start(self, key: str, nbytes: int) -> int:
+        """Return the position in the file of the storage ``key``, which has ``nbytes`` bytes."""
+        record = self._records.get(f"{self._folder}data/{key}")
+        if record is None or not 0 <= nbytes <= record.file_size:
+            raise _damaged(self._file.path)
+        return self._start(record)
+
+    def _data(self, record: zipfile.ZipInfo) -> bytes:
+        # zipfile would refuse files that were saved without checksums.
+        start = self._start(record)
+        return self._file.bytes[start : start + record.file_size]
+
+    def _start(self, record: zipfile.ZipInfo) -> int:
+        """Return where a record's data begins, which only its local header says.
+
+        A record consists of a header of 30 bytes, its name, an extra field and the data. The header
+        has the method of compression at byte 8, and ends with the lengths of the name and of the
+        extra field (PKWARE, APPNOTE.TXT, 4.3.7).
+        """
+        file, header = self._file, record.header_offset
+        file.check_range(record.filename, header, 30)
+        method, name_bytes, extra_bytes = struct.unpack_from("<8xH16xHH", file.bytes, header)
+        name = record.orig_filename.encode("utf-8" if record.flag_bits & _IS_UTF8 else "cp437")
+        named = file.bytes[header + 30 : header + 30 + name_bytes]
+        begins = file.bytes[header : header + 4]
+        if begins != _LOCAL_HEADER or named != name or method != zipfile.ZIP_STORED:
+            raise _damaged(file.path)
+        start = header + 30 + int(name_bytes) + int(extra_bytes)
+        file.check_range(record.filename, start, record.file_size)
+        return start
+
+    def _foreign(self) -> UserError:
+        return UserError(
+            f"{self._file.path} was not written by torch.save; it is not a checkpoint."
+        )
 
 
 def _check_calls(stream: BytesIO, path: Path) -> None:
@@ -112,9 +192,12 @@ def _check_calls(stream: BytesIO, path: Path) -> None:
         raise _damaged(path) from error
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _named_tensors(path: Path, load: Callable[[], object]) -> dict[str, Tensor]:
+    """Call ``load`` and return its tensors. Raises UserError if it fails or returns others."""
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = load()
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not a plain file of weights: it wants to run code or is damaged, and was "
@@ -140,19 +223,18 @@ def _damaged(path: Path) -> UserError:
 
 def _stored(file: MappedFile, name: str, tensor: Tensor) -> StoredTensor:
     storage = tensor.untyped_storage()
-    storage_start, storage_bytes = torch_private.offset_in_file(storage), storage.nbytes()
-    if storage_start is None:
-        raise UserError(
-            f"{file.path}: '{name[:80]}' has no data; get a complete copy of this file."
-        )
-    file.check_range(name, storage_start, storage_bytes)
+    storage_start, storage_bytes = torch_private.position_in_file(storage), storage.nbytes()
+    count, itemsize, first = int(tensor.numel()), tensor.itemsize, int(tensor.storage_offset())
     # Strides of 0 would make a tensor larger than its storage.
-    if int(tensor.numel()) * tensor.itemsize > storage_bytes:
+    if tensor.is_neg() or tensor.is_conj() or count * itemsize > storage_bytes:
+        raise _damaged(file.path)
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = first + sum((length - 1) * step for length, step in steps)
+    if count and not 0 <= first <= last < storage_bytes // itemsize:
         raise _damaged(file.path)
     if not tensor.is_contiguous():
-        whole = file.tensor(storage_start, (storage_bytes // tensor.itemsize,), tensor.dtype)
-        view = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        return MemoryTensor(view)
-    start = storage_start + int(tensor.storage_offset()) * tensor.itemsize
-    file.check_range(name, start, int(tensor.numel()) * tensor.itemsize)
+        whole = file.tensor(storage_start, (storage_bytes // itemsize,), tensor.dtype)
+        return MemoryTensor(whole.as_strided(tensor.shape, tensor.stride(), first))
+    start = storage_start + first * itemsize
+    file.check_range(name, start, count * itemsize)
     return FileTensor(file, start, tuple(tensor.shape), tensor.dtype)

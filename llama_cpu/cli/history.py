@@ -11,6 +11,7 @@ from typing import Any
 
 from llama_cpu.cli.options import add_debug_argument, add_history_argument
 from llama_cpu.errors import UserError
+from llama_cpu.history.check import check, save
 from llama_cpu.history.rows import State, StoredConversation, StoredMessage
 from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, day_and_time, import_json
@@ -68,6 +69,8 @@ def add_history_commands(parser: argparse.ArgumentParser) -> None:
     caches.add_argument(
         "--clear", action="store_true", help="remove the KV cache files of all databases"
     )
+    check = verb("check", _list, "Find damage in the database, and save what can still be read.")
+    check.set_defaults(verb=None)
     search = verb("search", _search, "List matching conversations: ID, time, title, excerpt.")
     search.add_argument(
         "words",
@@ -78,14 +81,37 @@ def add_history_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run_history(args: argparse.Namespace) -> int:
-    """Run one verb. Returns exit code 0, or 1 if something was not deleted. Raises UserError."""
+    """Run one verb. Raises UserError.
+
+    Returns exit code 0, or 1 if something was not deleted or the database is damaged.
+    """
     if args.history and not args.may_create and not args.history.exists():
         raise UserError(f"{args.history} does not exist; name the right file with --history.")
-    verb: Verb = args.verb
-    with History(
-        args.history or args.user_config.values.get("history") or history_path()
-    ) as history:
+    path = args.history or args.user_config.values.get("history") or history_path()
+    verb: Verb | None = args.verb
+    if verb is None:
+        return _check(path)
+    with History(path) as history:
         return verb(args, history)
+
+
+def _check(path: Path) -> int:
+    """Say what is wrong with the database, which need not be one that can be opened."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; there are no saved conversations to check.")
+    checked = check(path)
+    count = f"{len(checked.conversations)} conversations with {checked.message_count} messages"
+    if not checked.faults:
+        print(printable(f"{path}: {count}; nothing is damaged."))
+        return 0
+    for fault in checked.faults:
+        print(printable(f"{path}: {fault}"))
+    if not checked.conversations:
+        raise UserError(f"{path}: no conversation can be read; put a backup in its place.")
+    saved = save(checked, path)
+    print(printable(f"Saved {count} to {saved}; {path} is unchanged."))
+    print(printable("To use the saved ones, put that file in its place."))
+    return 1
 
 
 def _id(text: str) -> int:
@@ -102,7 +128,8 @@ def _list(args: argparse.Namespace, history: History) -> int:
         print(json.dumps([_as_object(each) for each in conversations], indent=1))
         return 0
     for each in conversations:
-        _print_row(each.id, day_and_time(each.updated), each.message_count, each.title)
+        title = f"{each.title} (damaged: {each.damage})" if each.damage else each.title
+        _print_row(each.id, day_and_time(each.updated), each.message_count, title)
     return 0
 
 
@@ -125,6 +152,7 @@ def _show(args: argparse.Namespace, history: History) -> int:
 
 def _heading(message: StoredMessage, siblings: tuple[int, ...]) -> str:
     notes = [] if message.state is State.COMPLETE else [message.state.value]
+    notes += [f"damaged: {message.damage}"] if message.damage else []
     if message.id in siblings:
         notes.append(f"{siblings.index(message.id) + 1} of {len(siblings)}")
     return f"[{', '.join([message.role, *notes])}]"

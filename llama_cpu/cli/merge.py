@@ -14,11 +14,12 @@ from llama_cpu.errors import UserError
 from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.paths import model_folder, tokenizer_folder
-from llama_cpu.system.safe_reading import read_json, reason
+from llama_cpu.system.safe_reading import read_json, read_small_file, reason
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
 
 if TYPE_CHECKING:  # it imports PyTorch, which --help does not need
+    from llama_cpu.checkpoint.meta import PthReader
     from llama_cpu.conversion.merge import Tensors, Written
 
 # Each published size: the number of shards, and the width (the dimension "dim"). The LLaMA paper
@@ -101,17 +102,15 @@ def run_merge(args: argparse.Namespace) -> int:
     output = args.output_dir or _default_output(args.split)
     _refuse_same_folder(source, output)
     files = _open(source, args)
-    try:
-        params = (source / "params.json").read_bytes()
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be used ({reason(error)}).") from error
+    params = read_small_file(source / "params.json")
     remove_leftovers(output, _WRITTEN)
     _refuse_other_weights(output, files)
+    _refuse_special_files(output, files)
     if not args.force and not _may_overwrite(output, files, params):
         print("Nothing was changed.")
         return 1
     with _termination_cleans_up():
-        _write(files, params, output, args)
+        _write(files, params, source, output, args)
         if not args.split:
             _copy_tokenizer(source, args.tokenizer_dir or tokenizer_folder())
     return 0
@@ -205,15 +204,19 @@ def _refuse_same_folder(source: Path, output: Path) -> None:
         )
 
 
-def _open(source: Path, args: argparse.Namespace) -> "dict[str, Tensors]":
+def _open(
+    source: Path, args: argparse.Namespace, read: "PthReader | None" = None
+) -> "dict[str, Tensors]":
+    """Open the input and return the tensors of each file to write. ``read`` None: our reader."""
     from llama_cpu.checkpoint.meta import open_meta, open_shards
+    from llama_cpu.checkpoint.pth import read_pth
     from llama_cpu.conversion.merge import split
     from llama_cpu.conversion.quantizing import quantized
 
     if args.split:
-        return split(open_meta(source), args.split)
+        return split(open_meta(source, read or read_pth), args.split)
     name = "merged.pth" if args.format == "pth" else "model.safetensors"
-    tensors = open_shards(source).tensors
+    tensors = open_shards(source, read or read_pth).tensors
     return {name: quantized(tensors, args.weight_format) if args.weight_format else tensors}
 
 
@@ -230,6 +233,13 @@ def _refuse_other_weights(output: Path, files: Mapping[str, Any]) -> None:
                 f"{path} exists already and would be loaded instead of {next(iter(files))}; "
                 "move it away or name another --output_dir."
             )
+
+
+def _refuse_special_files(output: Path, files: Mapping[str, Any]) -> None:
+    """Refuse a pipe or device in the place of a file to write: reading it might never end."""
+    for path in (output / name for name in (*files, "params.json")):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is not a file; move it away or name another --output_dir.")
 
 
 def _may_overwrite(output: Path, files: Mapping[str, Any], params: bytes) -> bool:
@@ -269,14 +279,23 @@ def _termination_cleans_up() -> Iterator[None]:
 
 
 def _write(
-    files: "Mapping[str, Tensors]", params: bytes, output: Path, args: argparse.Namespace
+    files: "Mapping[str, Tensors]",
+    params: bytes,
+    source: Path,
+    output: Path,
+    args: argparse.Namespace,
 ) -> None:
-
+    from llama_cpu.checkpoint.pth import read_pth_with_torch
     from llama_cpu.cli.merge_display import MergeDisplay
     from llama_cpu.conversion.merge import total_bytes, write_model
 
     dtype = args.weight_format.operations.file_dtype if args.weight_format else None
     total = sum(total_bytes(tensors, dtype) for tensors in files.values())
+
+    def read_again() -> "Mapping[str, Tensors]":
+        display.begin("Verifying")
+        return _open(source, args, read_pth_with_torch)
+
     with MergeDisplay(total) as display:
         display.begin("Writing")
         written = write_model(
@@ -285,7 +304,7 @@ def _write(
             output,
             dtype,
             display.advance,
-            before_verifying=(lambda: display.begin("Verifying")) if args.verify else None,
+            read_again=read_again if args.verify else None,
         )
     _report(written, [output / name for name in files], display.peak, args.verify)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from llama_cpu.checkpoint.base import Checkpoint
-from llama_cpu.checkpoint.pth import read_pth
+from llama_cpu.checkpoint.pth import read_pth_with_torch
 from llama_cpu.checkpoint.safetensors import read_safetensors
 from llama_cpu.checkpoint.sharding import embedding_dimension_of_model, split_dimension
 from llama_cpu.checkpoint.stored import JoinedTensor, StoredTensor, slice_tensor
@@ -92,14 +92,15 @@ def write_model(
     folder: Path,
     dtype: torch.dtype | None,
     on_bytes: OnBytes,
-    before_verifying: Callable[[], None] | None = None,
+    read_again: Callable[[], Mapping[str, Tensors]] | None = None,
 ) -> Written:
     """Write ``files`` (tensors by file name, .pth or .safetensors) and ``params.json``.
 
     ``dtype``: None keeps the dtype of each tensor; quantised values always keep theirs. The files
     appear in ``folder`` once all of them are complete and synced. Until then, and if this fails,
-    the previous files stay. If ``before_verifying`` is given, it is called after writing, and the
-    files are then read back and compared before they appear.
+    the previous files stay. If ``read_again`` is given, it is called after writing, for instance to
+    read ``files`` from their sources by other means, and the files must hold what it returns before
+    they appear.
 
     Raises UserError if the disk is full, the folder is not writable, a source is damaged, or the
     comparison fails.
@@ -119,9 +120,8 @@ def write_model(
         written = time.perf_counter()
         atomic_files.sync()
         synced = time.perf_counter()
-        if before_verifying is not None:
-            before_verifying()
-            for name, tensors in files.items():
+        if read_again is not None:
+            for name, tensors in read_again().items():
                 _verify(opened[name], name, tensors, _dtypes(tensors, dtype), on_bytes)
         atomic_files.publish()
     return Written(size, written - start, synced - written)
@@ -175,18 +175,23 @@ def _explained(folder: Path) -> Iterator[None]:
 def _verify(
     file: FileIO, name: str, tensors: Tensors, dtypes: Mapping[str, torch.dtype], on_bytes: OnBytes
 ) -> None:
-    """Compare the written file with its sources, shard by shard. Raises UserError."""
+    """Compare the written file with its sources, shard by shard. Raises UserError.
+
+    A .pth is read as ``torch.load`` reads it, not by the reader that the chat will use.
+    """
     forget_cached(file)
     path = Path(str(file.name))
-    written = (read_safetensors if name.endswith(".safetensors") else read_pth)(path)
+    read = read_safetensors if name.endswith(".safetensors") else read_pth_with_torch
+    written = read(path)
     if written.keys() != tensors.keys():
         raise UserError(f"{name} reads back with other tensors than were written; run this again.")
     for tensor_name, source in tensors.items():
         for part, whole in _slices(written[tensor_name], source):
             if not _same(whole, part, dtypes[tensor_name], on_bytes):
                 raise UserError(
-                    f"{name} reads back with other values in '{tensor_name}' than were written: "
-                    "the disk or the memory is not reliable. Nothing was changed."
+                    f"{name} holds other values in '{tensor_name}' than PyTorch reads from the "
+                    "input: the disk or the memory is not reliable, or the input was misread. "
+                    "Nothing was changed."
                 )
 
 

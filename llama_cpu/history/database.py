@@ -9,14 +9,18 @@ from pathlib import Path
 
 from llama_cpu.errors import UserError
 from llama_cpu.history.migrations import APPLICATION_ID, MIGRATIONS
+from llama_cpu.history.row_reading import text_of
 from llama_cpu.system.safe_reading import reason
 
 BUSY_SECONDS = 10.0  # how long to wait for another process's transaction
 
 _OTHER_FILE = "name another file with --history"
+_DAMAGED = (
+    "{path} is damaged; 'llama-cpu history check' saves what can be saved, or " + _OTHER_FILE + "."
+)
 _SENTENCES = {
     "file is not a database": f"{{path}} is not a database; {_OTHER_FILE}.",
-    "malformed": "{path} is damaged; put a backup in its place, or " + _OTHER_FILE + ".",
+    "malformed": _DAMAGED,
     "disk is full": "{path} could not be written because the disk is full; make room on it.",
     "readonly database": f"{{path}} is write-protected; make it writable, or {_OTHER_FILE}.",
     "unable to open": f"{{path}} cannot be opened; make sure that you may read and write it "
@@ -39,6 +43,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         )
         try:
             connection.row_factory = sqlite3.Row
+            connection.text_factory = text_of
             # FULL syncs the write-ahead log with every transaction. NORMAL would sync it only at
             # checkpoints, so that a power failure could lose minutes of a conversation. There is a
             # transaction for each message and twice a second during an answer, so the few
@@ -74,7 +79,12 @@ def explained(path: Path | None) -> Iterator[None]:
         for words, sentence in _SENTENCES.items():
             if words in str(error):
                 raise UserError(sentence.format(path=_name(path))) from error
-        raise UserError(f"{_name(path)} cannot be used ({error}); {_OTHER_FILE}.") from error
+        raise UserError(
+            f"{_name(path)} cannot be used ({error}); 'llama-cpu history check' saves what can be "
+            f"saved, or {_OTHER_FILE}."
+        ) from error
+    except UnicodeDecodeError as error:  # the schema is damaged, and SQLite's message quotes it
+        raise UserError(_DAMAGED.format(path=_name(path))) from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from llama_cpu.errors import UserError
 
 ROLES = ("system", "user", "assistant")
+LATEST = 2.5e11  # seconds: the year 9892, after which Python has no dates
 LONGEST_TITLE = 200  # characters
 _DERIVED_TITLE = 50
 
@@ -46,6 +47,7 @@ class StoredConversation:
     updated: float  # when a message was last added or changed
     leaf: int | None  # id of the last message shown; None without messages
     message_count: int  # on all branches
+    damage: str = ""  # names of fields that the database file has lost
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class StoredMessage:
     token_seconds: Sequence[float]
     token_logprobs: Sequence[float]
     runs: Sequence[Run] = ()
+    damage: str = ""  # names of fields that the database file has lost
 
 
 def by_day(

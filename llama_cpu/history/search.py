@@ -100,7 +100,7 @@ def find(connection: sqlite3.Connection, has_index: bool, text: str, limit: int)
 
 
 def _clean(text: str) -> str:
-    """Replace what SQLite cannot store: null characters and lone surrogates."""
+    """Replace null characters and lone surrogates, which neither SQLite nor a terminal takes."""
     return text.encode(errors="replace").decode().replace("\0", " ")
 
 
@@ -116,7 +116,7 @@ def _find_in_index(connection: sqlite3.Connection, words: Sequence[str], limit: 
     found = []
     for conversation, message in _newest(connection, titles, texts, [query], limit):
         row = connection.execute(snippet, (query, message)).fetchone() if message else None
-        found.append(Found(conversation, message, " ".join(row[0].split()) if row else ""))
+        found.append(Found(conversation, message, _one_line(row[0]) if row else ""))
     return found
 
 
@@ -156,4 +156,8 @@ def _around(text: str, word: str) -> str:
     place = max(0, text.lower().find(word.lower()))
     start, end = max(0, place - _AROUND), place + len(word) + _AROUND
     snippet = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
-    return " ".join(snippet.split())
+    return _one_line(snippet)
+
+
+def _one_line(snippet: str) -> str:
+    return " ".join(_clean(snippet).split())

@@ -2,36 +2,36 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from llama_cpu.history.row_reading import as_conversation, as_message
 from llama_cpu.history.rows import (
     Gone,
-    State,
     StoredConversation,
     StoredMessage,
     first_words,
     packed_figures,
     packed_ids,
     packed_runs,
-    unpacked_figures,
-    unpacked_ids,
-    unpacked_runs,
 )
 
 _CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
     (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
     FROM conversations"""
-# A message and its descendants on all branches.
+# A message and its descendants on all branches. Like the schema, the conditions on ids exclude
+# cycles, which a damaged file may have.
 _BRANCH = """WITH RECURSIVE branch (id) AS (
     SELECT id FROM messages WHERE id = :message UNION ALL
     SELECT messages.id FROM branch JOIN messages
-    ON messages.conversation = :conversation AND messages.parent = branch.id)"""
+    ON messages.conversation = :conversation AND messages.parent = branch.id
+    AND messages.id > branch.id)"""
 # A message and its ancestors; sorting by id puts them in order.
 _LINE = """WITH RECURSIVE line (id, parent) AS (
     SELECT id, parent FROM messages WHERE id = :leaf UNION ALL
     SELECT messages.id, messages.parent FROM line
-    JOIN messages ON messages.id = line.parent)"""
+    JOIN messages ON messages.id = line.parent AND messages.id < line.id)"""
 
 
 def storable(text: str) -> str:
@@ -44,13 +44,13 @@ def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversat
     row = connection.execute(f"{_CONVERSATION} WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise Gone(f"There is no conversation {id}.")
-    return _as_conversation(row)
+    return as_conversation(row)
 
 
 def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[StoredConversation]:
     """Conversations, most recently updated first; ``limit`` -1: all."""
     query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
-    return [_as_conversation(row) for row in connection.execute(query, (limit,))]
+    return [as_conversation(row) for row in connection.execute(query, (limit,))]
 
 
 def insert_conversation(connection: sqlite3.Connection, conversation: StoredConversation) -> int:
@@ -87,7 +87,7 @@ def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
     row = connection.execute("SELECT * FROM messages WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise Gone(f"There is no message {id}; it may have been deleted in another window.")
-    return _as_message(row)
+    return as_message(row)
 
 
 def require_message(connection: sqlite3.Connection, conversation_id: int, id: int) -> None:
@@ -100,13 +100,30 @@ def require_message(connection: sqlite3.Connection, conversation_id: int, id: in
 def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMessage]:
     """The messages from the first one to ``leaf``."""
     query = f"{_LINE} SELECT messages.* FROM line JOIN messages USING (id) ORDER BY id"
-    return [_as_message(row) for row in connection.execute(query, {"leaf": leaf})]
+    return [as_message(row) for row in connection.execute(query, {"leaf": leaf})]
 
 
 def get_tree(connection: sqlite3.Connection, conversation_id: int) -> list[StoredMessage]:
-    """The messages of all branches, parents before children."""
+    """The messages of all branches, parents before children.
+
+    A message whose parent a damaged file has lost follows the message before it.
+    """
     query = "SELECT * FROM messages WHERE conversation = ? ORDER BY id"
-    return [_as_message(row) for row in connection.execute(query, (conversation_id,))]
+    return with_parents(map(as_message, connection.execute(query, (conversation_id,))))
+
+
+def with_parents(messages: Iterable[StoredMessage]) -> list[StoredMessage]:
+    """Give each message whose parent is not among those before it the message before it."""
+    whole: list[StoredMessage] = []
+    ids: set[int | None] = {None}
+    for message in messages:
+        if message.parent not in ids:
+            damage = ", ".join(filter(None, (message.damage, "parent")))
+            parent = whole[-1].id if whole else None
+            message = replace(message, parent=parent, damage=damage)
+        ids.add(message.id)
+        whole.append(message)
+    return whole
 
 
 def insert_message(
@@ -164,25 +181,3 @@ def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
     new_id = connection.execute(statement, values).lastrowid
     assert new_id is not None
     return new_id
-
-
-def _as_conversation(row: sqlite3.Row) -> StoredConversation:
-    own, settings = bool(row["title_is_own"]), json.loads(row["settings"])
-    return StoredConversation(**{**row, "title_is_own": own, "settings": settings})
-
-
-def _as_message(row: sqlite3.Row) -> StoredMessage:
-    return StoredMessage(
-        id=row["id"],
-        conversation_id=row["conversation"],
-        parent=row["parent"],
-        role=row["role"],
-        text=row["text"],
-        state=State(row["state"]),
-        model=row["model"],
-        created=row["created"],
-        token_ids=unpacked_ids(row["token_ids"]),
-        token_seconds=unpacked_figures(row["token_seconds"]),
-        token_logprobs=unpacked_figures(row["token_logprobs"]),
-        runs=unpacked_runs(row["runs"]),
-    )

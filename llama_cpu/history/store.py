@@ -178,7 +178,8 @@ class History:
                     state=State.CUT if message.state is State.WRITING else message.state,
                 )
                 ids[message.id] = statements.insert_message(self._connection, own, writer=None)
-            statements.set_leaf(self._connection, copy_id, ids[conversation.leaf])
+            leaf = ids.get(conversation.leaf) or max(filter(None, ids.values()), default=None)
+            statements.set_leaf(self._connection, copy_id, leaf)
             return self.get(copy_id)
 
     def search(self, words: str, limit: int = 100) -> list[tuple[StoredConversation, Found]]:
@@ -203,7 +204,11 @@ class History:
             if leaf is not None:
                 statements.require_message(self._connection, conversation_id, leaf)
                 current = leaf
-            return statements.get_line(self._connection, current)
+            if line := statements.get_line(self._connection, current):
+                return line
+            # A damaged file may have lost the leaf.
+            newest = statements.newest_of(self._connection, conversation_id)
+            return statements.get_line(self._connection, newest)
 
     def tree(self, conversation_id: int) -> tuple[StoredConversation, list[StoredMessage]]:
         """Return the conversation and the messages on all branches, parents before children.
@@ -231,7 +236,9 @@ class History:
         with self._reading():
             for id, parent in self._connection.execute(query, (conversation_id,)):
                 groups.setdefault(parent, []).append(id)
-        return {id: tuple(group) for group in groups.values() if len(group) > 1 for id in group}
+        # All ids of a group share one tuple: n ids with a tuple each would take n² in memory.
+        shared = [tuple(group) for group in groups.values() if len(group) > 1]
+        return {id: group for group in shared for id in group}
 
     def add_message(
         self, conversation_id: int, parent: int | None, role: str, text: str

@@ -28,7 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.errors import UserError
-from llama_cpu.history.rows import ROLES, Run, State, StoredConversation, StoredMessage, one_line
+from llama_cpu.history.rows import (
+    LATEST,
+    ROLES,
+    Run,
+    State,
+    StoredConversation,
+    StoredMessage,
+    one_line,
+)
 from llama_cpu.history.store import History
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.safe_reading import read_json
@@ -41,7 +49,6 @@ _NOTES = {
     State.STOPPED: "*(stopped here)*",
     State.CUT: "*(cut off here)*",
 }
-_LATEST = 2.5e11  # seconds: the year 9892, after which Python has no dates
 _SETTINGS_BYTES = 1 << 20
 
 
@@ -146,8 +153,8 @@ def read_conversation(path: Path) -> tuple[StoredConversation, list[StoredMessag
         title_is_own=fields.flag("title_is_own"),
         model=fields.text("model"),
         settings=fields.settings("settings"),
-        created=fields.number("created", 0, _LATEST),
-        updated=fields.number("updated", 0, _LATEST),
+        created=fields.number("created", 0, LATEST),
+        updated=fields.number("updated", 0, LATEST),
         leaf=fields.id_among("leaf", ids, "the id of a message, or null") or messages[-1].id,
         message_count=len(messages),
     )
@@ -167,7 +174,7 @@ def _read_message(fields: "_Checked", ids: set[int]) -> StoredMessage:
         text=fields.text("text"),
         state=State(fields.choice("state", ("complete", "stopped", "cut"))),
         model=fields.text("model"),
-        created=fields.number("created", 0, _LATEST),
+        created=fields.number("created", 0, LATEST),
         token_ids=fields.token_ids("token_ids"),
         token_seconds=fields.figures("token_seconds"),
         token_logprobs=fields.figures("token_logprobs"),

@@ -8,31 +8,51 @@ become unavailable.
 
 import ctypes
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from io import BytesIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def fake_tensors() -> AbstractContextManager[object]:
-    """Return a context in which ``torch.load`` makes tensors without data.
+def tensors_of(table: bytes, storage_start: Callable[[str, int], int]) -> object:
+    """Return what the pickle of a ``torch.save`` file contains, with tensors that have no data.
 
-    The documentation of torch.load recommends FakeTensorMode for reading a file's table of
-    contents, but the class is in a private module.
+    The unpickler is that of ``torch.load(weights_only=True)``, which calls nothing but torch's own
+    constructors. ``torch.load`` itself, under FakeTensorMode, computes where a storage should be
+    instead of reading it, and its logger prints tracebacks. ``storage_start(key, nbytes)`` is asked
+    for the position of each storage, which ``position_in_file`` then returns.
+
+    Raises anything that a damaged pickle makes the unpickler raise.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch import _weights_only_unpickler
 
-    return FakeTensorMode()
+    untyped, typed = torch.UntypedStorage, torch.TypedStorage
+
+    def storage(saved: tuple[str, Any, str, str, int]) -> torch.TypedStorage:
+        # torch.save: ("storage", type, key, device, number of elements)
+        _, kind, key, _, count = saved
+        dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
+        nbytes = count * dtype.itemsize
+        start = storage_start(key, nbytes)
+        empty = untyped(nbytes, device="meta")  # type: ignore[no-untyped-call]
+        empty._checkpoint_offset = start
+        return typed(wrap_storage=empty, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
+
+    unpickler: Any = _weights_only_unpickler.Unpickler(BytesIO(table), encoding="utf-8")
+    unpickler.persistent_load = storage
+    return unpickler.load()
 
 
-def offset_in_file(storage: torch.UntypedStorage) -> int | None:
-    """Return the byte offset of a fake tensor's storage in its file; None if it is not in the file.
+def position_in_file(storage: torch.UntypedStorage) -> int:
+    """Return the position of a storage that ``tensors_of`` made.
 
-    torch.load sets this attribute for its documented example of reading single tensors. Without
-    it, the headers of the zip file would have to be parsed a second time.
+    torch.load keeps it in this attribute, too, for its documented example of reading single
+    tensors. The storage of a tensor is the same Python object as when the tensor was made.
     """
-    offset = storage._checkpoint_offset
-    return None if offset is None else int(offset)
+    position = storage._checkpoint_offset
+    assert position is not None
+    return position
 
 
 def rebuild_tensor() -> Callable[..., Tensor]:

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llama_cpu.checkpoint import Checkpoint
 from llama_cpu.errors import UserError
 from llama_cpu.system.safe_reading import read_json, read_small_file
 from llama_cpu.tokenization.base import StreamDecoder, Tokenizer
+
+if TYPE_CHECKING:  # it imports PyTorch, which the process of ``worker`` does not need
+    from llama_cpu.checkpoint import Checkpoint
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
 
 
 def load_tokenizer(
-    checkpoint: Checkpoint, tokenizer_path: Path | None, default_folder: Path
+    checkpoint: "Checkpoint", tokenizer_path: Path | None, default_folder: Path
 ) -> Tokenizer:
     """Load the named tokenizer, else the checkpoint's own, else the one in the default folder.
 
@@ -51,7 +53,7 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
 _FILE_NAMES = ("tokenizer.json", "tokenizer.model", "tekken.json", "tokenizer.model.v3")
 
 
-def _find(checkpoint: Checkpoint, named: Path | None, default_folder: Path) -> Path:
+def _find(checkpoint: "Checkpoint", named: Path | None, default_folder: Path) -> Path:
     if named is not None:
         folders = [named]
         if named.is_file():
@@ -130,7 +132,7 @@ def _from_model_file(data: bytes) -> Tokenizer:
     return SentencePieceTokenizer(data)
 
 
-def _check_size(tokenizer: Tokenizer, source: Path, checkpoint: Checkpoint) -> None:
+def _check_size(tokenizer: Tokenizer, source: Path, checkpoint: "Checkpoint") -> None:
     """Raise UserError unless every token has a row of the embedding and few rows are unused.
 
     Models pad their embeddings to a round number of rows: Qwen2.5 has 151,936 or 152,064 for

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from llama_cpu.tokenization.base import SHOWN_TOKENS, Tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
+from llama_cpu.tokenization.patterns import LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
-from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 
 T = TypeVar("T")
 
@@ -23,15 +23,6 @@ _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 
 # Control tokens such as <|im_end|>, and DeepSeek's with a fullwidth bar.
 _CONTROL_BEGINS, _CONTROL_ENDS = ("<|", "<\uff5c"), ("|>", "\uff5c>")
-
-# Patterns that split text into words, which BPE does not merge across. Those of Qwen2 and Tekken
-# are in the models' own tokenizer.json and tekken.json.
-_QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN_PATTERN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -182,8 +173,8 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, gpt2])
     patterns = dict.fromkeys(_LLAMA3_NAMES, LLAMA3_PATTERN)
-    patterns |= dict.fromkeys(_QWEN2_NAMES, _QWEN2_PATTERN)
-    patterns["tekken"] = _TEKKEN_PATTERN
+    patterns |= dict.fromkeys(_QWEN2_NAMES, QWEN2_PATTERN)
+    patterns["tekken"] = TEKKEN_PATTERN
     if name not in patterns:
         raise ValueError(f"its pre-tokenizer {str(name)[:40]!r} is not known")
     split = pre_tokenizers.Split(Regex(patterns[name]), behavior="isolated")

@@ -7,12 +7,8 @@ import tiktoken
 
 from llama_cpu.errors import UserError
 from llama_cpu.tokenization.base import Tokenizer
+from llama_cpu.tokenization.patterns import LLAMA3_PATTERN
 
-# Meta, llama3/tokenizer.py: splits text into words, which BPE does not merge across.
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _N_SPECIAL = 256
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
 # Llama 3.1's control tokens, by distance from the last rank; the others are reserved.

@@ -1,11 +1,15 @@
 """Tokenizer files: damaged, of another model, or missing."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from llama_cpu.errors import UserError
+from llama_cpu.system.limited_process import LimitedProcess
+from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
 from llama_cpu.tokenization.tekken import TekkenTokenizer
 from llama_cpu.tokenization.tiktoken import TiktokenTokenizer
 from tests.bad_input.test_json_files import change_json
@@ -141,6 +145,96 @@ def test_damaged_tokenizer_json(change: dict, model, refused) -> None:
     values["model"] |= change
     (folder / "tokenizer.json").write_text(json.dumps(values))
     assert "tokenizer.json" in refused(folder)
+
+
+def replace(pattern: dict, content: str) -> dict:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sequence(*parts: dict) -> dict:
+    return {"type": "Sequence", "normalizers": list(parts)}
+
+
+def split(regex: str) -> dict:
+    behavior = {"behavior": "Isolated", "invert": False}
+    return {"type": "Split", "pattern": {"Regex": regex}, **behavior}
+
+
+# Too large once they are used; the library takes a minute or fills the memory.
+BOMBS = {
+    "doubled": sequence(*[replace({"String": "a"}, "aa")] * 30),
+    "doubled 45 times": sequence(*[replace({"String": "a"}, "aa")] * 45),
+    "nested": sequence(sequence(*[sequence(replace({"String": "a"}, "a" * 30))] * 6)),
+    "long prefixes": sequence(*[{"type": "Prepend", "prepend": "x" * 1000}] * 3000),
+    "a long prefix": {"type": "Prepend", "prepend": "x" * 100_000_000},
+    "an empty pattern": sequence(*[replace({"Regex": ""}, "x" * 100)] * 4),
+    "bytes as letters": sequence(*[{"type": "ByteLevel"}] * 30),
+    "a map with a long text": {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(bytes(4) + b"x" * 3000 + b"\0").decode(),
+    },
+    "not an object": 5,
+    "a long pattern": replace({"Regex": "a" * 5000}, "x"),
+}
+
+
+@pytest.mark.parametrize("normalizer", BOMBS.values(), ids=BOMBS)
+def test_normalizers_that_grow(normalizer, model, refused, monkeypatch) -> None:
+    def read(data: str) -> None:
+        raise AssertionError("the library was given the file")
+
+    monkeypatch.setattr("tokenizers.Tokenizer.from_str", read)
+    folder = model("hugging_face")
+    values = tokenizer_json() | {"normalizer": normalizer}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    assert "tokenizer.json" in refused(folder)
+
+
+ORDINARY = {
+    "Llama 2": sequence(
+        {"type": "Prepend", "prepend": "\u2581"}, replace({"String": " "}, "\u2581")
+    ),
+    "Qwen": {"type": "NFC"},
+    "many": sequence(*[{"type": "NFKC"}, {"type": "Lowercase"}] * 3),
+}
+
+
+@pytest.mark.parametrize("normalizer", ORDINARY.values(), ids=ORDINARY)
+def test_ordinary_normalizers(normalizer, model, answers, monkeypatch) -> None:
+    monkeypatch.setattr(LimitedProcess, "ask", lambda *_: pytest.fail("a process was started"))
+    folder = model("hugging_face")
+    values = tokenizer_json() | {"normalizer": normalizer}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    answers(folder)
+
+
+def test_panics_are_not_printed(capfd) -> None:
+    values = tokenizer_json() | {"pre_tokenizer": split(r"(?:(a+)+)+\1c")}
+    tokenizer = HuggingFaceTokenizer.parse(json.dumps(values), {})
+    with pytest.raises(UserError):
+        tokenizer.encode("a" * 40 + "b", specials=True)
+    values["model"] |= CHANGES["a prefix that panics"]
+    with pytest.raises(ValueError):
+        HuggingFaceTokenizer.parse(json.dumps(values), {})
+    assert not capfd.readouterr().err
+
+
+def test_a_pattern_that_never_ends(model, refused, monkeypatch) -> None:
+    monkeypatch.setattr("llama_cpu.tokenization.hugging_face.ENCODE_SECONDS", 2.0)
+    folder = model("hugging_face")
+    values = tokenizer_json() | {"pre_tokenizer": split(r"(?:a*a*)b|a")}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    assert "too long" in refused(folder, prompt="a" * 3000)
+
+
+def test_an_unknown_pattern_gives_the_same_ids_as_the_library(model) -> None:
+    values = tokenizer_json() | {"pre_tokenizer": split("[a-m]+")}
+    data = json.dumps(values)
+    library = tokenizers.Tokenizer.from_str(data)
+    tokenizer = HuggingFaceTokenizer.parse(data, {})
+    for text in ("hello world", "the <s> moon", ""):
+        assert tokenizer.encode(text, specials=True) == library.encode(text).ids
+    assert tokenizer.n_tokens == library.get_vocab_size()
 
 
 def test_text_that_a_tokenizer_json_has_no_token_for(model, refused) -> None:

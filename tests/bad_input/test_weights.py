@@ -5,13 +5,14 @@ import json
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.bad_input.conftest import CONFIG
-from tests.support.checkpoints import random_weights, write_meta
+from tests.support.checkpoints import random_weights, read_all, write_meta
 from tests.support.vocabularies import sentencepiece_model
 
 WEIGHTS = {
@@ -147,6 +148,82 @@ def test_not_named_tensors(values, model, refused) -> None:
     folder = model("meta")
     (folder / WEIGHTS["meta"]).write_bytes(saved(values))
     assert str(folder) in refused(folder)
+
+
+def zipped_again(pth: bytes, change=lambda name, data: data) -> bytes:
+    """The same records without torch's padding, as other programs zip a folder."""
+    rebuilt = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(pth)) as old, zipfile.ZipFile(rebuilt, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return rebuilt.getvalue()
+
+
+@pytest.mark.parametrize("name", ["meta", "shards", "bin"])
+def test_zipped_again(name: str, model) -> None:
+    folder = model(name)
+    before = read_all(folder)
+    for file in [*folder.glob("*.pth"), *folder.glob("*.bin")]:
+        file.write_bytes(zipped_again(file.read_bytes()))
+    after = read_all(folder)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_local_headers_that_differ_from_the_directory(model, refused) -> None:
+    file = model("meta") / WEIGHTS["meta"]
+    data = file.read_bytes()
+    place = data.index(b"/data/3") + len(b"/data/")
+    file.write_bytes(data[:place] + b"4" + data[place + 1 :])
+    assert file.name in refused(file.parent)
+
+
+def test_saved_on_a_big_endian_computer(model, refused) -> None:
+    file = model("meta") / WEIGHTS["meta"]
+    order = zipped_again(
+        file.read_bytes(), lambda name, data: b"big" if name.endswith("byteorder") else data
+    )
+    file.write_bytes(order)
+    assert "big-endian" in refused(file.parent)
+
+
+HUGE = (1 << 62) + 7
+BAD_VIEWS = {
+    "a negative offset": (-5, (2, 2), (2, 1)),
+    "an offset beyond the end": (1 << 40, (2, 2), (2, 1)),
+    "a negative size": (0, (-2, 2), (2, 1)),
+    "a size that overflows": (0, (1 << 40, 1 << 40), (1, 1)),
+    "a stride that overflows": (0, (3, 2), (HUGE, 1)),
+    "a stride beyond 64 bits": (0, (3, 2), (1 << 64, 1)),
+    "more sizes than strides": (0, (2, 2), (1,)),
+    "text for a size": (0, ("2", 2), (2, 1)),
+}
+
+
+class View:
+    """Pickled, it is a tensor with any offset, size and stride, over a storage of 4 numbers."""
+
+    def __init__(self, storage, offset: int, size: tuple, stride: tuple) -> None:
+        self.arguments: tuple = (storage, offset, size, stride, False, OrderedDict())
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("view", BAD_VIEWS.values(), ids=BAD_VIEWS)
+def test_impossible_views(view, legacy: bool, model, refused, caplog) -> None:
+    folder = model("meta")
+    values = {"a": View(torch.ones(4)._typed_storage(), *view)}
+    (folder / WEIGHTS["meta"]).write_bytes(saved(values, legacy=legacy))
+    assert WEIGHTS["meta"] in refused(folder)
+    assert not caplog.records
+
+
+def test_the_same_shard_twice(model, refused) -> None:
+    folder = model("shards")
+    (folder / "consolidated.02.pth").write_bytes((folder / "consolidated.01.pth").read_bytes())
+    message = refused(folder)
+    assert "same shard" in message and "consolidated.02.pth" in message
 
 
 def test_legacy_file_larger_than_the_memory(model, refused, monkeypatch) -> None:

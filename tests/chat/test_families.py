@@ -11,7 +11,8 @@ from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
 from llama_cpu.checkpoint import open_checkpoint
 from llama_cpu.generation.events import Event, Token
-from llama_cpu.tokenization import gguf, load_tokenizer
+from llama_cpu.tokenization import load_tokenizer
+from llama_cpu.tokenization.patterns import TEKKEN_PATTERN
 from tests.support.chat_templates import MISTRAL_TEKKEN, QWEN3_REASONING, QWEN25, SMOLLM3
 from tests.support.conversations import prefill_of, turn
 from tests.support.engine import GREEDY, load_tiny
@@ -27,7 +28,7 @@ MISTRAL_TOKENS = {"<s>": True, "</s>": True, "[INST]": True, "[/INST]": True}
 # The vocabulary, its name in GGUF, the chat template, the bos and the eos token.
 FAMILIES: dict[str, tuple[tokenizers.Tokenizer, str, str, str, str]] = {
     "mistral": (
-        trained_tokenizer(gguf._TEKKEN_PATTERN, MISTRAL_TOKENS, nfc=False),
+        trained_tokenizer(TEKKEN_PATTERN, MISTRAL_TOKENS, nfc=False),
         "tekken",
         MISTRAL_TEKKEN,
         "<s>",

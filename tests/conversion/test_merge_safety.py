@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from llama_cpu.checkpoint.pth import _Archive
 from llama_cpu.conversion import block_copy
 from llama_cpu.system.atomic_files import AtomicFiles, remove_leftovers
+from tests.bad_input.test_weights import zipped_again
 from tests.support.checkpoints import tiny_config
 from tests.support.merging import (
     OLD,
@@ -111,6 +113,32 @@ def test_type_that_cannot_be_written(output: Path, tmp_path: Path, capsys) -> No
     assert "'norm.weight'" in sentence
     assert "--bf16" in sentence
     assert merge("--input_dir", folder, "--bf16", "--output_dir", output, "--force") == 0
+
+
+@pytest.mark.parametrize("name", ["params.json", "merged.pth"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files in a folder")
+def test_output_that_is_no_file(kind: str, name: str, shards: Path, output: Path, capsys) -> None:
+    path = output / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    for options in ([], ["--force"]):
+        assert merge("--input_dir", shards, "--output_dir", output, *options) == 2
+        assert f"{name} is not a file" in capsys.readouterr().err
+
+
+def test_verify_does_not_trust_our_reader(shards: Path, output: Path, capsys, monkeypatch) -> None:
+    start = _Archive.storage_start
+    monkeypatch.setattr(_Archive, "storage_start", lambda *given: start(*given) - 2)
+    assert "holds other values" in refused(capsys, output, "--input_dir", shards, "--verify")
+
+
+def test_verify_of_shards_zipped_again(shards: Path, output: Path) -> None:
+    wanted = joined_by_cat(shards)
+    for file in shards.glob("*.pth"):
+        file.write_bytes(zipped_again(file.read_bytes()))
+    assert merge("--input_dir", shards, "--output_dir", output, "--force", "--verify") == 0
+    assert_same(load_merged(output), wanted)
 
 
 def test_output_folder_equal_to_the_input_folder(shards: Path, capsys) -> None:

@@ -15,13 +15,13 @@ from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenize
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from transformers import PreTrainedTokenizerFast
 
-from llama_cpu.tokenization import StreamDecoder, Tokenizer, gguf
+from llama_cpu.tokenization import StreamDecoder, Tokenizer, patterns
 from llama_cpu.tokenization.base import BYTE_OF_SYMBOL
 from llama_cpu.tokenization.gguf import gguf_tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
+from llama_cpu.tokenization.patterns import LLAMA3_PATTERN
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
 from llama_cpu.tokenization.tekken import TekkenTokenizer
-from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN
 from tests.support.texts import many_texts
 from tests.support.vocabularies import (
     QWEN_PATTERN,
@@ -141,7 +141,7 @@ def merged(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
 
 def test_tekkens_pattern_is_mistrals() -> None:
     config = json.loads(TEKKEN[1].read_text())["config"]
-    assert config["pattern"] == gguf._TEKKEN_PATTERN
+    assert config["pattern"] == patterns.TEKKEN_PATTERN
 
 
 QWEN, SMOLLM3 = trained_tokenizer(), trained_tokenizer(SMOLLM3_PATTERN, nfc=False)
@@ -260,5 +260,5 @@ def test_mistral_text_after_control_tokens() -> None:
 
 
 def test_patterns() -> None:
-    assert gguf._QWEN2_PATTERN == QWEN_PATTERN
+    assert patterns.QWEN2_PATTERN == QWEN_PATTERN
     assert LLAMA3_PATTERN == SMOLLM3_PATTERN

@@ -16,8 +16,9 @@ from llama_cpu.checkpoint.gguf import read_gguf
 from llama_cpu.tokenization import StreamDecoder, Tokenizer
 from llama_cpu.tokenization.gguf import gguf_tokenizer
 from llama_cpu.tokenization.hugging_face import HuggingFaceTokenizer
+from llama_cpu.tokenization.patterns import LLAMA3_PATTERN
 from llama_cpu.tokenization.sentencepiece import SentencePieceTokenizer
-from llama_cpu.tokenization.tiktoken import LLAMA3_PATTERN, TiktokenTokenizer, looks_like_ranks
+from llama_cpu.tokenization.tiktoken import TiktokenTokenizer, looks_like_ranks
 from tests.support.engine import ByteTokenizer
 from tests.support.vocabularies import sentencepiece_vocabulary
 

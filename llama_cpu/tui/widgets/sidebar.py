@@ -146,7 +146,7 @@ class Sidebar(Vertical):
     def _row(self, conversation: StoredConversation, snippet: str) -> Content:
         mark = "▸ " if conversation.id == self._conversation.stored_id else "  "
         title = printable(" ".join(conversation.title.split())) or "(no title)"
-        rows = [Content(mark + title)]
+        rows = [Content(mark + title + (" (damaged)" if conversation.damage else ""))]
         if snippet:
             rows.append(Content.styled(f"  {printable(snippet)}", "dim"))
         return Content("\n").join(rows)
