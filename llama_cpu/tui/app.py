@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from threading import Lock
 
-from textual import work
+from textual import events, work
 from textual.app import App, SystemCommand
 from textual.dom import DOMNode
 from textual.screen import Screen
@@ -71,6 +71,8 @@ class ChatApp(App[int]):
         self.COMMAND_PALETTE_BINDING = palette.split(",")[0]  # type: ignore[misc]
         self.conversation = conversation
         self._plan_model = plan_model
+        self._is_ready = False
+        self._early_input: list[events.Event] = []
         self._is_demo = is_demo
         self.plan: ModelPlan | None = None
         # One thread for all of the model's work: PyTorch keeps a thread pool for each thread that
@@ -91,6 +93,20 @@ class ChatApp(App[int]):
         marker = self._preferences.welcome_marker
         if marker and not marker.exists():
             self.push_screen(WelcomeScreen(self.keymap, marker, lambda: chat.input))
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keep what is typed or pasted before the prompt is there."""
+        if isinstance(event, events.Key | events.Paste) and not self._is_ready:
+            self._early_input.append(event)
+        else:
+            await super().on_event(event)
+
+    async def on_chat_screen_ready(self) -> None:
+        """Give the prompt what was typed before."""
+        self._is_ready = True
+        early, self._early_input = self._early_input, []
+        for event in early:
+            await super().on_event(event)
 
     def _loading_screen(self, plan: ModelPlan, open_session: OpenSession) -> LoadingScreen:
         title = f"Loading {plan.name} ({plan.precision.label})"

@@ -51,6 +51,9 @@ class ChatScreen(Screen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
     BINDINGS = bindings(Scope.CHAT)
 
+    class Ready(Message):
+        """The prompt has the focus, or gets it at once."""
+
     class ModelsRequested(Message):
         """The user wants to choose another model."""
 
@@ -124,6 +127,7 @@ class ChatScreen(Screen[None]):
         if self._state:
             self.restore(self._state)
         self.input.focus()
+        self.post_message(self.Ready())
         self.show_timings()
         self._show_memory()
         # Separate from the answer's own updates: together, they would redraw the whole screen.
