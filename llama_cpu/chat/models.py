@@ -5,7 +5,6 @@ the methods, which are called in threads.
 """
 
 import argparse
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Event as Flag
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session_protocol import LoadProgress
 from llama_cpu.errors import Cancelled
+from llama_cpu.system.torch_import import import_gently
 from llama_cpu.weights.weight_format import WeightFormat
 
 if TYPE_CHECKING:  # imports PyTorch
@@ -21,9 +21,10 @@ if TYPE_CHECKING:  # imports PyTorch
     from llama_cpu.loading.discovery import FoundModel
     from llama_cpu.loading.plan import LoadPlan
 
+STARTING = "starting PyTorch"
 MEASURING = "Compiling and timing products for this processor (once)"
-# Imported one after the other, so that loading can be stopped in between.
-_STEPS = ("torch", "llama_cpu.loading.plan", "llama_cpu.chat.choose_model")
+# Loading can be stopped between them.
+_NEEDED = ("torch", "llama_cpu.loading.plan", "llama_cpu.chat.choose_model")
 
 
 class Models:
@@ -39,10 +40,13 @@ class Models:
 
         Raises Cancelled once ``stop`` is set, UserError for a file or an option that is wrong.
         """
-        for module in _STEPS:
+
+        def go_on() -> None:
             if stop.is_set():
                 raise Cancelled
-            importlib.import_module(module)
+
+        on_progress(0, 0, STARTING)
+        import_gently(_NEEDED, go_on)
         from llama_cpu.chat.choose_model import Choice
         from llama_cpu.chat.open_session import session_opener
         from llama_cpu.loading.plan import plan_from_arguments

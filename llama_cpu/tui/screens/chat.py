@@ -196,7 +196,9 @@ class ChatScreen(Screen[None]):
 
     @property
     def _title(self) -> str:
-        return about.title(self._session) if self._session else about.NO_MODEL
+        if self._session is None:
+            return about.LOADING if self.is_loading else about.NO_MODEL
+        return about.title(self._session)
 
     def _count_tokens(self, text: str) -> int:
         return self._session.count_tokens(text) if self._session else 0

@@ -14,7 +14,7 @@ from llama_cpu.errors import Cancelled
 from llama_cpu.system.text import human_bytes, printable
 from llama_cpu.tui.number_format import bar, duration
 
-BAR_WIDTH = 16
+BAR_WIDTH = 12
 SHOWN_SECONDS = 0.2  # each update costs a layout, and loading needs the processor
 
 
@@ -110,7 +110,7 @@ def progress_line(name: str, done: int, total: int, what: str, seconds: float) -
 
 def progress_figures(done: int, total: int, seconds: float) -> str:
     """Say how many bytes are done, and how long the others will take."""
-    figures = f"{human_bytes(done)} of {human_bytes(total)}  ·  {done / total:.0%}"
+    figures = f"{done / total:.0%}  ·  {human_bytes(done)} of {human_bytes(total)}"
     if 0 < done < total and seconds > 1:
         figures += f"  ·  about {duration(seconds * (total - done) / done)} left"
     return figures

@@ -29,7 +29,7 @@ class TimingPanel(Static):
             Content(),
             *_token_lines(timings),
             Content(),
-            row("Context", f"{context_used:,} of {context_size:,}"),
+            row("Context", f"{context_used:,} of {context_size:,}" if context_size else MISSING),
             drawn(bar(context_used / context_size if context_size else 0, PANEL_WIDTH)),
         )
         self.update(panel, layout=False)
