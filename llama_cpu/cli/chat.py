@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 from llama_cpu.cli.options import (
     add_answer_arguments,
@@ -70,6 +71,8 @@ def _chat_in_app(args: argparse.Namespace) -> int:
     preferences = preferences_from(config)  # checked before a model may be downloaded
     preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
     _check_answer_options(args)
+    if find_spec("torch") is None:  # it is not imported before the app is on the screen
+        raise ModuleNotFoundError(name="torch")
     is_demo = is_demo_wanted(args.ckpt_dir)
     if is_demo:
         fetch_demo_model()  # shows its own progress, if it is not there yet

@@ -25,12 +25,9 @@ from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
-from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
-from llama_cpu.tui.screens.lens import LensScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ModelScreen
 from llama_cpu.tui.user_keys import keys_of, shown
 from llama_cpu.tui.widgets.loading_bar import LoadingBar
 from llama_cpu.weights.formats import FORMATS
@@ -227,6 +224,8 @@ class ChatApp(App[int]):
         """Show the models on this computer."""
         if not isinstance(self.screen, ChatScreen):  # the key was pressed twice
             return
+        from llama_cpu.tui.screens.models import ModelScreen  # as the chat screen imports others
+
         models, precision = self._models, self.plan.precision if self.plan else FORMATS[0]
         screen = ModelScreen(models.find, precision.label, models.kv_int8)
         self.push_screen(screen, self._change_model)
@@ -242,6 +241,8 @@ class ChatApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer Textual's own commands and the actions of the present screen."""
+        from llama_cpu.tui.screens.figures import FiguresScreen
+
         yield from super().get_system_commands(screen)
         nodes: dict[Scope, DOMNode] = {Scope.APP: self}
         if isinstance(screen, ChatScreen):
@@ -270,6 +271,8 @@ class ChatApp(App[int]):
         if self.is_leaving:
             self.exit(EXIT_OK)
         elif chat and can_save and chat.session.has_unsaved_cache:
+            from llama_cpu.tui.screens.lens import LensScreen
+
             for each in self.screen_stack:
                 if isinstance(each, LensScreen):
                     each.stop()

@@ -1,4 +1,7 @@
-"""The chat screen: connects the input, the conversation, the list, the panels and the answers."""
+"""The chat screen: connects the input, the conversation, the list, the panels and the answers.
+
+The screens that are opened from it are imported when they are, so that the first frame comes soon.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -27,9 +30,6 @@ from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, TurnAction
 from llama_cpu.tui.controllers.view import Branch, ScreenState
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
-from llama_cpu.tui.screens.figures import FiguresScreen, FiguresSource
-from llama_cpu.tui.screens.lens import LensScreen
-from llama_cpu.tui.screens.settings import SettingsScreen
 from llama_cpu.tui.widgets.conversation_view import ConversationView
 from llama_cpu.tui.widgets.find_bar import FindBar
 from llama_cpu.tui.widgets.loading_bar import LoadingBar
@@ -258,6 +258,8 @@ class ChatScreen(Screen[None]):
     def show_figures(self) -> None:
         """Show times and memory full screen."""
         if self.is_active and self.turns.says_has_model():
+            from llama_cpu.tui.screens.figures import FiguresScreen, FiguresSource
+
             source = FiguresSource(
                 lambda: self.answering.timings_now,
                 lambda: self._panels.sign,
@@ -269,6 +271,8 @@ class ChatScreen(Screen[None]):
         self, answers: Sequence[StoredMessage], place: int, on_branch: Callable[[Branch], None]
     ) -> None:
         """Open the token lens at one of the answers."""
+        from llama_cpu.tui.screens.lens import LensScreen
+
         lens = LensScreen(self.session, answers, place, self._model_thread, self._keymap)
         self.app.push_screen(lens, lambda branch: on_branch(branch) if branch else None)
 
@@ -323,6 +327,8 @@ class ChatScreen(Screen[None]):
     def action_settings(self) -> None:
         # The key may have been pressed twice.
         if self.is_active and self.turns.says_has_model():
+            from llama_cpu.tui.screens.settings import SettingsScreen
+
             session = self.session
             screen = SettingsScreen(session.settings, session.context_size, session.apply)
             self.app.push_screen(screen, lambda done: self.settings_changed() if done else None)
