@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +22,7 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import ACTIONS, Scope, bindings
 from llama_cpu.tui.controllers.model_switch import ModelSwitch
 from llama_cpu.tui.controllers.view import ScreenState
-from llama_cpu.tui.messages import AnswerFailed
+from llama_cpu.tui.messages import AnswerFailed, Warned
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
@@ -187,6 +188,21 @@ class ChatApp(App[int]):
         else:
             self.run_worker(chat.give_up(f"{problem} {CHOOSE_ANOTHER}"), group="start")
 
+    def warn_user(
+        self, message: Warning | str, category: type[Warning], *_: object, **__: object
+    ) -> None:
+        """Show a warning for the user in the chat, in place of ``warnings.showwarning``.
+
+        May be called from any thread; a warning for programmers is not shown.
+        """
+        if category is UserWarning:
+            self.post_message(Warned(str(message)))
+
+    def on_warned(self, message: Warned) -> None:
+        """Show a warning below the messages."""
+        if chat := self._chat:
+            chat.conversation_view.add_notice(message.text)
+
     @property
     def _chat(self) -> ChatScreen | None:
         return next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
@@ -292,10 +308,12 @@ def run_app(app: ChatApp, debug: bool = False) -> int:
     # The model's thread releases the interpreter lock at every operator, which takes 0.05 ms. The
     # screen's thread takes the lock to draw, and by default would keep it for 5 ms each time.
     sys.setswitchinterval(SWITCH_SECONDS)
+    show_warning, warnings.showwarning = warnings.showwarning, app.warn_user
     try:
         exit_code = app.run()
     finally:
         app.close()
+        warnings.showwarning = show_warning
     if debug:
         for error in app.answer_errors:
             traceback.print_exception(error)

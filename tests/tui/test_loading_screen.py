@@ -13,7 +13,7 @@ from llama_cpu.tui.app import ChatApp, run_app
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.loading import progress_text
 from llama_cpu.tui.widgets.loading_bar import LoadingBar, progress_line
-from tests.tui.driving import screen_text, until
+from tests.tui.driving import conversation, screen_text, until
 from tests.tui.fakes import PATIENCE, FakeSession, opener, planner
 
 
@@ -147,3 +147,17 @@ def test_waiting_for_kernels_is_said_in_place_of_a_tensor() -> None:
     line = progress_line(" A", 200 << 20, 200 << 20, waiting, 9.0)
     assert line == f"Loading A {'━' * 12} {waiting}"
     assert "\n" not in line
+
+
+async def test_warnings_of_the_load_are_shown() -> None:
+    session = FakeSession()
+
+    def opening(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        app.warn_user("Numba is missing.", UserWarning)
+        app.warn_user("This is old.", DeprecationWarning)
+        return session
+
+    app = ChatApp(session.conversation, planner(opening))
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: conversation(pilot) == ["Numba is missing."])
+    app.close()
