@@ -172,6 +172,8 @@ class ChatScreen(Screen[None]):
 
     async def begin_with(self, session: Session) -> None:
         """Go on with the model that was loaded, and answer the message that waits for it."""
+        if self.app.return_value is not None:  # the app has quit: the widgets may be gone
+            return
         self._session = session
         await self._remove_loading_bar()
         self.conversation_changed()
