@@ -2,7 +2,7 @@
 
 import sys
 
-from llama_cpu.cli.main import complete_main
+from llama_cpu.cli.entry import run
 
 if __name__ == "__main__":
-    sys.exit(complete_main())
+    sys.exit(run("complete_main"))

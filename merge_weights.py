@@ -2,7 +2,7 @@
 
 import sys
 
-from llama_cpu.cli.main import merge_main
+from llama_cpu.cli.entry import run
 
 if __name__ == "__main__":
-    sys.exit(merge_main())
+    sys.exit(run("merge_main"))

@@ -16,12 +16,10 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command line sets it
 
 from textual.pilot import Pilot
 
-from llama_cpu.chat.choose_model import model_chooser
-from llama_cpu.chat.open_session import open_conversation, session_opener
+from llama_cpu.chat.models import Models, find_models
+from llama_cpu.chat.open_conversation import open_conversation
 from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.demo_model import fetch_demo_model
-from llama_cpu.loading.discovery import find_models
-from llama_cpu.loading.plan import plan_from_arguments
 from llama_cpu.system.paths import cache_folder
 from llama_cpu.tui import about
 from llama_cpu.tui.app import ChatApp
@@ -78,12 +76,13 @@ async def answered(pilot: Pilot[int], question: str) -> None:
 
 async def visit(pilot: Pilot[int]) -> None:
     """Every screen, one after the other."""
-    await seen(pilot, "MiB of")
-    take(pilot, "loading")
     await seen(pilot, "Begin")
     await pilot.pause(1)
     take(pilot, "welcome")
     await pilot.press("escape")
+    await seen(pilot, "MiB of")
+    take(pilot, "loading")
+    await seen(pilot, "threads")  # in the title, once the model is loaded
     for question in EARLIER:
         await answered(pilot, question)
         await pilot.press("ctrl+n")
@@ -111,11 +110,11 @@ async def visit(pilot: Pilot[int]) -> None:
 
 async def main() -> None:
     args = command_parser("chat", "make_screenshots").parse_args(["--temperature", "0"])
-    plan = plan_from_arguments(args)
     preferences = Preferences(welcome_marker=Path.home() / "welcomed")
     with open_conversation(args) as conversation:
-        models = ModelSource(lambda: find_models([]), model_chooser(args, plan, conversation))
-        app = ChatApp(plan, session_opener(plan, args, conversation), preferences, models)
+        models = Models(args, conversation)
+        source = ModelSource(lambda: find_models([]), models.choose)
+        app = ChatApp(conversation, models.first, preferences, source, is_demo=True)
         async with app.run_test(size=SIZE) as pilot:
             await visit(pilot)
         app.close()

@@ -2,6 +2,6 @@
 
 import sys
 
-from llama_cpu.cli.main import main
+from llama_cpu.cli.entry import run
 
-sys.exit(main())
+sys.exit(run("main"))

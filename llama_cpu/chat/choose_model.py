@@ -32,28 +32,29 @@ ChooseModel = Callable[[Path, str, WeightFormat, "int | None"], Choice]
 
 
 def model_chooser(
-    args: argparse.Namespace, first: LoadPlan, conversation: Conversation
+    args: argparse.Namespace, first: LoadPlan | None, conversation: Conversation
 ) -> ChooseModel:
     """Return a function that opens a model's files with the options of the command line.
 
-    ``first``: the model that the program started with; the tokenizer and draft model options apply
-    only to it. The function raises UserError if the files are invalid or memory is too small.
+    ``first``: the model that the program started with, None if it could not be opened; the
+    tokenizer and draft model options apply only to it. The function raises UserError if the files
+    are invalid or memory is too small.
     """
 
     def choose(path: Path, name: str, precision: WeightFormat, free: int | None) -> Choice:
-        is_first = path == first.source
+        is_first = first is not None and path == first.source
         plan = plan_loading(
             path,
             args.tokenizer_path if is_first else None,
             precision=precision,
-            max_seq_len=first.max_seq_len if is_first else None,
+            max_seq_len=first.max_seq_len if first and is_first else None,
             threads=args.threads,
             force=True,  # more memory will be free than now
             mmap=args.mmap,
             kv_int8=args.kv_int8,
             lookup=args.lookup,
             draft_ckpt_dir=args.draft_ckpt_dir if is_first else None,
-            operators=first.operators,
+            operators=first.operators if first else None,
         )
         config = plan.checkpoint.config
         if args.max_seq_len and not is_first:
@@ -70,7 +71,7 @@ def model_chooser(
                 kv_int8=plan.kv_int8,
                 tensors=plan.checkpoint.tensors,
             )
-        is_demo = is_first and first.is_demo
+        is_demo = first is not None and is_first and first.is_demo
         plan = replace(plan, checkpoint=replace(plan.checkpoint, name=name), is_demo=is_demo)
         return Choice(plan, session_opener(plan, args, conversation))
 

@@ -1,17 +1,14 @@
-"""Opens a conversation and a session with a loaded model from the command line's options."""
+"""Opens a session with a loaded model from the command line's options."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import Event as Flag
 from typing import Any
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
-from llama_cpu.errors import UserError
 from llama_cpu.generation.sampling import Sampling
-from llama_cpu.history.store import History
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.keeper import CacheKeeper
 from llama_cpu.kv_store.store import KVStore
@@ -20,35 +17,9 @@ from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.loading.weight_reader import Progress
 from llama_cpu.settings.generation_settings import RANGES
 from llama_cpu.system.fields import Fields
-from llama_cpu.system.paths import history_path
 from llama_cpu.system.standard_input import require_text
 
 OpenSession = Callable[[Progress, Flag], ChatSession]
-
-
-@contextmanager
-def open_conversation(args: argparse.Namespace) -> Iterator[Conversation]:
-    """The conversation that the options ask for: a new one or, with --continue, the latest.
-
-    Raises UserError if the conversation database cannot be used.
-    """
-    try:
-        history = History(None if args.no_history else args.history or history_path())
-    except UserError as error:
-        raise UserError(
-            f"{error} With --no_history, conversations are not saved and no file is needed."
-        ) from error
-    with history:
-        conversation = Conversation(history, system=args.system or "")
-        if args.continue_latest and (latest := history.latest()):
-            conversation.open(latest.id)
-            if args.system:
-                conversation.system = args.system
-                conversation.settings = {**conversation.settings, "system": args.system}
-        try:
-            yield conversation
-        finally:
-            conversation.close()
 
 
 def session_opener(

@@ -1,8 +1,8 @@
 """Protocols for the parts of a chat session and of a loading plan that the app uses.
 
 ``ChatSession`` (chat/session.py) and ``LoadPlan`` (loading/plan.py) satisfy these protocols. The
-app knows only the protocols, so that it starts without importing PyTorch, and its tests run without
-a model.
+app knows only the protocols, so that it is on the screen before PyTorch is imported, and its tests
+run without a model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -177,6 +177,9 @@ class ModelChoice(Protocol):
     @property
     def open_session(self) -> OpenSession: ...
 
+
+# Plans the model of the start; called in the model's thread. Raises Cancelled and UserError.
+PlanModel = Callable[[LoadProgress, Flag], ModelChoice]
 
 # A model's file or folder, its name, the precision of its weights, and the bytes that are free for
 # it (None: do not check).

@@ -4,15 +4,10 @@ from pathlib import Path
 
 from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.errors import UserError
+from llama_cpu.system.paths import holds_checkpoint
 from llama_cpu.system.safe_reading import reason
 
 __all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
-
-
-def holds_checkpoint(folder: Path) -> bool:
-    """Return whether the folder contains a file that ``open_checkpoint`` would read."""
-    patterns = ("params.json", "config.json", "*.pth", "*.safetensors", "*.bin", "*.gguf")
-    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 from llama_cpu.cli.options import (
     add_answer_arguments,
@@ -10,8 +11,10 @@ from llama_cpu.cli.options import (
     add_model_arguments,
     mebibytes,
 )
+from llama_cpu.settings.generation_settings import RANGES, SETTINGS, require_allowed
 from llama_cpu.settings.user_config import KV_FILE_MIB, KV_FILES_MIB
 from llama_cpu.system.paths import state_folder
+from llama_cpu.system.standard_input import require_text
 
 
 def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,29 +64,41 @@ def run_chat(args: argparse.Namespace) -> int:
 
 
 def _chat_in_app(args: argparse.Namespace) -> int:
+    from llama_cpu.loading.demo_model import fetch_demo_model, is_demo_wanted
     from llama_cpu.tui.preferences import preferences_from
 
     config = args.user_config
     preferences = preferences_from(config)  # checked before a model may be downloaded
     preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
-    from llama_cpu.chat.choose_model import model_chooser
-    from llama_cpu.chat.open_session import open_conversation, session_opener
-    from llama_cpu.loading.discovery import find_models
-    from llama_cpu.loading.plan import plan_from_arguments
-    from llama_cpu.tui.app import run_app
+    _check_answer_options(args)
+    if find_spec("torch") is None:  # it is not imported before the app is on the screen
+        raise ModuleNotFoundError(name="torch")
+    is_demo = is_demo_wanted(args.ckpt_dir)
+    if is_demo:
+        fetch_demo_model()  # shows its own progress, if it is not there yet
+    from llama_cpu.chat.models import Models, find_models
+    from llama_cpu.chat.open_conversation import open_conversation
+    from llama_cpu.tui.app import ChatApp, run_app
     from llama_cpu.tui.model_source import ModelSource
 
-    plan = plan_from_arguments(args)
     folders = config.values.get("model_folders", [])
     with open_conversation(args) as conversation:
-        open_session = session_opener(plan, args, conversation)
-        choose = model_chooser(args, plan, conversation)
-        models = ModelSource(lambda: find_models(folders), choose, plan.kv_int8)
-        return run_app(plan, open_session, args.debug, preferences, models)
+        models = Models(args, conversation)
+        source = ModelSource(lambda: find_models(folders), models.choose, args.kv_int8)
+        app = ChatApp(conversation, models.first, preferences, source, is_demo)
+        return run_app(app, args.debug)
+
+
+def _check_answer_options(args: argparse.Namespace) -> None:
+    """Raise UserError for a value that no model allows, before the app has the screen."""
+    for name in (*RANGES, "seed"):
+        if (value := getattr(args, name)) is not None:
+            require_allowed(name, value, SETTINGS[name], "--")
+    require_text(args.system or "", "--system")
 
 
 def _plain_chat(args: argparse.Namespace) -> int:
-    from llama_cpu.chat.open_session import open_conversation
+    from llama_cpu.chat.open_conversation import open_conversation
     from llama_cpu.cli.plain_chat import run_plain_chat
     from llama_cpu.loading.plan import plan_from_arguments
 

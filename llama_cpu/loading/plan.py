@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from llama_cpu.checkpoint import Checkpoint, holds_checkpoint, open_checkpoint
+from llama_cpu.checkpoint import Checkpoint, open_checkpoint
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
 from llama_cpu.kernels import compiler
+from llama_cpu.loading.demo_model import fetch_demo_model, is_demo_wanted
 from llama_cpu.loading.memory_estimate import (
     PROGRAM_BYTES,
     MemoryEstimate,
@@ -133,10 +134,8 @@ def plan_loading(
     stored.
     Raises UserError if a file or an argument is wrong, or if the memory does not suffice.
     """
-    is_demo = ckpt_dir is None and not holds_checkpoint(model_folder())
+    is_demo = is_demo_wanted(ckpt_dir)
     if is_demo:
-        from llama_cpu.loading.demo_model import fetch_demo_model
-
         ckpt_dir = fetch_demo_model()
     checkpoint = open_checkpoint(ckpt_dir or model_folder())
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())

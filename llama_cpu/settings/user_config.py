@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Range, require_allowed
 from llama_cpu.settings.suggestions import unknown
@@ -136,6 +133,9 @@ def _require(config: UserConfig, name: str, value: object) -> None:
 
 
 def _parsed(data: bytes, path: Path) -> dict[str, Any]:
+    import tomlkit  # here and below: most users have no file, and the start is to be quick
+    from tomlkit.exceptions import TOMLKitError
+
     try:
         values: dict[str, Any] = tomlkit.parse(data.decode("utf-8-sig")).unwrap()
         return values
@@ -183,6 +183,9 @@ def with_entry(text: str, name: str, value: str | bool) -> str:
 
     Raises ValueError if the text is not valid TOML.
     """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     text, byte_order_mark = text.removeprefix("\ufeff"), text[: text.startswith("\ufeff")]
     try:
         document = tomlkit.parse(text)
@@ -221,6 +224,8 @@ def _quoted(value: Any) -> str:
     """The value in TOML's notation, on one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_quoted, value))}]"
+    import tomlkit
+
     return tomlkit.item(str(value) if isinstance(value, Path) else value).as_string()
 
 

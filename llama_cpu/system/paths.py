@@ -16,6 +16,12 @@ def model_folder() -> Path:
     return project_folder() / "model"
 
 
+def holds_checkpoint(folder: Path) -> bool:
+    """Return whether the folder contains a file that ``open_checkpoint`` would read."""
+    patterns = ("params.json", "config.json", "*.pth", "*.safetensors", "*.bin", "*.gguf")
+    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
+
+
 def tokenizer_folder() -> Path:
     """Return the folder of ``tokenizer.model``, for models that do not bring a tokenizer."""
     return project_folder() / "tokenizer"

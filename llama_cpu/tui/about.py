@@ -6,6 +6,9 @@ from llama_cpu.chat.session_protocol import ModelInfo
 from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.text import printable
 
+LOADING = "The model is loading"
+NO_MODEL = "No model is loaded"
+
 
 def title(session: ModelInfo) -> str:
     """Name the model and how it runs; a narrow screen cuts off the end, which matters least."""

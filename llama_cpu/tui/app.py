@@ -1,7 +1,8 @@
-"""The app: it shows the loading screen first, then the chat screen."""
+"""The app: it shows the chat at once, and loads the model meanwhile."""
 
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,41 +10,41 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from textual import work
+from textual import events, work
 from textual.app import App, SystemCommand
 from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.theme import Theme
 
-from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, Session
+from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, PlanModel, Session
 from llama_cpu.errors import UserError
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import ACTIONS, Scope, bindings
 from llama_cpu.tui.controllers.model_switch import ModelSwitch
 from llama_cpu.tui.controllers.view import ScreenState
-from llama_cpu.tui.messages import AnswerFailed
+from llama_cpu.tui.messages import AnswerFailed, Warned
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
-from llama_cpu.tui.screens.downloads import DownloadScreen
-from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
-from llama_cpu.tui.screens.lens import LensScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
-from llama_cpu.tui.screens.models import ModelScreen
 from llama_cpu.tui.user_keys import keys_of, shown
+from llama_cpu.tui.widgets.loading_bar import LoadingBar
+from llama_cpu.weights.formats import FORMATS
 
+CHOOSE_ANOTHER = "What you wrote is kept; F3 chooses another model, Ctrl+Q quits."
 EXIT_OK = 0
 EXIT_CANCELLED = 130
 SWITCH_SECONDS = 0.0005
 
 
 class ChatApp(App[int]):
-    """A chat with one model.
+    """A chat with one model, which is loaded while the chat is on the screen.
 
-    ``failure`` is the reason if the model could not be loaded; ``answer_errors`` are the unexpected
-    exceptions of the model's thread.
+    ``plan`` and ``session`` are None until it is loaded. ``failure`` is the reason if it could not
+    be loaded; ``answer_errors`` are the unexpected exceptions of the model's thread.
     """
 
     TITLE = "llama-cpu"
@@ -52,11 +53,13 @@ class ChatApp(App[int]):
 
     def __init__(
         self,
-        plan: ModelPlan,
-        open_session: OpenSession,
+        conversation: Conversation,
+        plan_model: PlanModel,
         preferences: Preferences | None = None,
         models: ModelSource | None = None,
+        is_demo: bool = False,
     ) -> None:
+        """``plan_model``: plans the model of the start. ``is_demo``: it is the demo model."""
         super().__init__()
         self._models = models or ModelSource()
         self._preferences = preferences or Preferences()
@@ -65,8 +68,12 @@ class ChatApp(App[int]):
         # Textual's footer reads the key of the command palette from this attribute.
         palette = self.keymap.get("command_palette", self.COMMAND_PALETTE_BINDING)
         self.COMMAND_PALETTE_BINDING = palette.split(",")[0]  # type: ignore[misc]
-        self.plan = plan
-        self._open_session = open_session
+        self.conversation = conversation
+        self._plan_model = plan_model
+        self._is_ready = False
+        self._early_input: list[events.Event] = []
+        self._is_demo = is_demo
+        self.plan: ModelPlan | None = None
         # One thread for all of the model's work: PyTorch keeps a thread pool for each thread that
         # computes.
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -77,19 +84,39 @@ class ChatApp(App[int]):
         self.answer_errors: list[Exception] = []
 
     def on_mount(self) -> None:
-        """Load the model."""
+        """Show the chat, which loads the model."""
         self.theme = self._preferences.theme
         self.theme_changed_signal.subscribe(self, self._remember_theme)
-        self.push_screen(self._loading_screen(self.plan, self._open_session))
+        chat = self._chat_screen(self._plan_model, self._is_demo)
+        self.push_screen(chat)
+        marker = self._preferences.welcome_marker
+        if marker and not marker.exists():
+            self.push_screen(WelcomeScreen(self.keymap, marker, lambda: chat.input))
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keep what is typed or pasted before the prompt is there."""
+        if isinstance(event, events.Key | events.Paste) and not self._is_ready:
+            self._early_input.append(event)
+        else:
+            await super().on_event(event)
+
+    async def on_chat_screen_ready(self) -> None:
+        """Give the prompt what was typed before."""
+        self._is_ready = True
+        early, self._early_input = self._early_input, []
+        for event in early:
+            await super().on_event(event)
 
     def _loading_screen(self, plan: ModelPlan, open_session: OpenSession) -> LoadingScreen:
         title = f"Loading {plan.name} ({plan.precision.label})"
         return LoadingScreen(title, open_session, self._model_thread)
 
-    def _chat_screen(self, session: Session, state: ScreenState | None = None) -> ChatScreen:
+    def _chat_screen(
+        self, model: Session | PlanModel, is_demo: bool, state: ScreenState | None = None
+    ) -> ChatScreen:
         panels = self._preferences.panels
         return ChatScreen(
-            session, self.plan.is_demo, self._model_thread, self.keymap, panels, state
+            self.conversation, model, is_demo, self._model_thread, self.keymap, panels, state
         )
 
     def action_help(self) -> None:
@@ -137,21 +164,54 @@ class ChatApp(App[int]):
 
     async def show_chat(self, state: ScreenState) -> None:
         """Return to the present session in place of the present screen."""
-        assert self.session
-        await self.switch_screen(self._chat_screen(self.session, state))
+        assert self.session and self.plan
+        await self.switch_screen(self._chat_screen(self.session, self.plan.is_demo, state))
 
-    async def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
-        """Start the chat, or continue it with another model."""
-        if self._switch.is_active:
-            self.run_worker(self._switch.loaded(message.session), group="switch")
-            return
-        self.session = message.session
-        await self.uncover()  # the help may be open
-        chat = self._chat_screen(message.session)
-        self.switch_screen(chat)
-        marker = self._preferences.welcome_marker
-        if marker and not marker.exists():
-            self.push_screen(WelcomeScreen(self.keymap, marker, lambda: chat.input))
+    def on_loading_bar_loaded(self, message: LoadingBar.Loaded) -> None:
+        """Go on with the model of the start."""
+        self.plan, self.session = message.plan, message.session
+        if chat := self._chat:
+            self.run_worker(chat.begin_with(message.session), group="start")
+
+    def on_loading_bar_failed(self, message: LoadingBar.Failed) -> None:
+        """Quit, and ``run_app`` raises the reason; if something was typed, say it in the chat."""
+        self.failure = message.error
+        self._go_on_without_model(_sentence(message.error), None)
+
+    def on_loading_bar_cancelled(self) -> None:
+        """Quit, or go on without a model if something was typed."""
+        self._go_on_without_model("The model was not loaded.", EXIT_CANCELLED)
+
+    def _go_on_without_model(self, problem: str, exit_code: int | None) -> None:
+        chat = self._chat
+        if chat is None or chat.is_untouched:
+            self.exit(exit_code)
+        else:
+            self.run_worker(chat.give_up(f"{problem} {CHOOSE_ANOTHER}"), group="start")
+
+    def warn_user(
+        self, message: Warning | str, category: type[Warning], *_: object, **__: object
+    ) -> None:
+        """Show a warning for the user in the chat, in place of ``warnings.showwarning``.
+
+        May be called from any thread; a warning for programmers is not shown.
+        """
+        if category is UserWarning:
+            self.post_message(Warned(str(message)))
+
+    def on_warned(self, message: Warned) -> None:
+        """Show a warning below the messages."""
+        if chat := self._chat:
+            chat.conversation_view.add_notice(message.text)
+
+    @property
+    def _chat(self) -> ChatScreen | None:
+        return next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
+
+    def on_loading_screen_loaded(self, message: LoadingScreen.Loaded) -> None:
+        """Continue the chat with another model."""
+        self.failure = None
+        self.run_worker(self._switch.loaded(message.session), group="switch")
 
     def on_loading_screen_failed(self, message: LoadingScreen.Failed) -> None:
         """Go back to the previous model, or quit; ``run_app`` raises the reason."""
@@ -181,12 +241,17 @@ class ChatApp(App[int]):
         """Show the models on this computer."""
         if not isinstance(self.screen, ChatScreen):  # the key was pressed twice
             return
-        models, precision = self._models, self.plan.precision.label
-        screen = ModelScreen(models.find, precision, models.kv_int8)
+        from llama_cpu.tui.screens.models import ModelScreen  # as the chat screen imports others
+
+        models, precision = self._models, self.plan.precision if self.plan else FORMATS[0]
+        screen = ModelScreen(models.find, precision.label, models.kv_int8)
         self.push_screen(screen, self._change_model)
 
     def on_model_screen_downloads_requested(self) -> None:
         """Show the models to download."""
+        from llama_cpu.tui.screens.downloads import DownloadScreen
+        from llama_cpu.tui.screens.models import ModelScreen
+
         if isinstance(models := self.screen, ModelScreen):
 
             def downloaded(path: Path | None) -> None:
@@ -206,6 +271,8 @@ class ChatApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer Textual's own commands and the actions of the present screen."""
+        from llama_cpu.tui.screens.figures import FiguresScreen
+
         yield from super().get_system_commands(screen)
         nodes: dict[Scope, DOMNode] = {Scope.APP: self}
         if isinstance(screen, ChatScreen):
@@ -229,10 +296,13 @@ class ChatApp(App[int]):
 
         A screen that is closed stops the model's work.
         """
-        chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
+        chat = self._chat
+        can_save = chat and chat.has_model and not self._switch.is_active
         if self.is_leaving:
             self.exit(EXIT_OK)
-        elif chat and not self._switch.is_active and chat.session.has_unsaved_cache:
+        elif chat and can_save and chat.session.has_unsaved_cache:
+            from llama_cpu.tui.screens.lens import LensScreen
+
             for each in self.screen_stack:
                 if isinstance(each, LensScreen):
                     each.stop()
@@ -243,26 +313,21 @@ class ChatApp(App[int]):
             self.exit(EXIT_OK if self.session else EXIT_CANCELLED)
 
 
-def run_app(
-    plan: ModelPlan,
-    open_session: OpenSession,
-    debug: bool = False,
-    preferences: Preferences | None = None,
-    models: ModelSource | None = None,
-) -> int:
+def run_app(app: ChatApp, debug: bool = False) -> int:
     """Run the app until the user quits; return the exit code.
 
     Raises the exception that kept the model from being loaded. ``debug`` prints, in the end, the
     tracebacks of answers that failed.
     """
-    app = ChatApp(plan, open_session, preferences, models)
     # The model's thread releases the interpreter lock at every operator, which takes 0.05 ms. The
     # screen's thread takes the lock to draw, and by default would keep it for 5 ms each time.
     sys.setswitchinterval(SWITCH_SECONDS)
+    show_warning, warnings.showwarning = warnings.showwarning, app.warn_user
     try:
         exit_code = app.run()
     finally:
         app.close()
+        warnings.showwarning = show_warning
     if debug:
         for error in app.answer_errors:
             traceback.print_exception(error)

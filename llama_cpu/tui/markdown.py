@@ -10,24 +10,22 @@ nothing can be clicked.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
-from markdown_it.tree import SyntaxTreeNode
 from textual.content import Content
-from textual.highlight import highlight
 
 from llama_cpu.tui.markdown_rows import Code, Row, Table
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.tree import SyntaxTreeNode
 
 CODE_LINES = 16  # lines of code in one piece
 BULLETS = "•◦▪"
 INLINE_STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
 HEADING_STYLES = {"h1": "bold underline $text-primary", "h2": "bold $text-primary"}
 INLINE_CODE_STYLE = "$text-warning"
-
-_PARSER = MarkdownIt("gfm-like", {"html": False, "linkify": False}).disable(
-    ["link", "image", "autolink", "reference"]
-)
 
 
 @dataclass(frozen=True)
@@ -45,19 +43,32 @@ class Piece:
         return Content("\n").join(gap + lines)
 
 
+@cache
+def _parser() -> "MarkdownIt":
+    """The parser, which is imported with the first answer: an empty chat starts without it."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("gfm-like", {"html": False, "linkify": False})
+    return parser.disable(["link", "image", "autolink", "reference"])
+
+
 def pieces(text: str, has_gap: bool = False) -> list[Piece]:
     """Split a Markdown text into pieces; ``has_gap``: whether the first one has a gap."""
-    tree = SyntaxTreeNode(_PARSER.parse(text))
+    from markdown_it.tree import SyntaxTreeNode
+
+    tree = SyntaxTreeNode(_parser().parse(text))
     found = [piece for node in tree.children for piece in _pieces_of(node)]
     return [replace(piece, has_gap=has_gap) for piece in found[:1]] + found[1:]
 
 
 def code_blocks(text: str) -> list[str]:
     """The code blocks of a Markdown text in order, including those in lists."""
-    return [token.content for token in _PARSER.parse(text) if token.type in ("fence", "code_block")]
+    return [
+        token.content for token in _parser().parse(text) if token.type in ("fence", "code_block")
+    ]
 
 
-def _pieces_of(node: SyntaxTreeNode) -> Iterator[Piece]:
+def _pieces_of(node: "SyntaxTreeNode") -> Iterator[Piece]:
     line = node.map[0] if node.map else 0
     if node.type in ("fence", "code_block"):
         for number, rows in enumerate(_code_parts(node)):
@@ -70,7 +81,7 @@ def _pieces_of(node: SyntaxTreeNode) -> Iterator[Piece]:
         yield Piece(tuple(_rows(node, 0)), line)
 
 
-def _rows(node: SyntaxTreeNode, depth: int) -> Iterator[Row | Table | Code]:
+def _rows(node: "SyntaxTreeNode", depth: int) -> Iterator[Row | Table | Code]:
     """The rows of one block, ``depth`` lists deep."""
     if node.type in ("bullet_list", "ordered_list"):
         for item in node.children:
@@ -90,7 +101,7 @@ def _rows(node: SyntaxTreeNode, depth: int) -> Iterator[Row | Table | Code]:
         yield Row(_inlines(node))
 
 
-def _item_rows(item: SyntaxTreeNode, depth: int) -> Iterator[Row | Table | Code]:
+def _item_rows(item: "SyntaxTreeNode", depth: int) -> Iterator[Row | Table | Code]:
     first = f"{item.info}{item.markup} " if item.info else f"{BULLETS[depth % len(BULLETS)]} "
     rest = " " * len(first)
     rows = [row for child in item.children for row in _rows(child, depth + 1)]
@@ -99,15 +110,15 @@ def _item_rows(item: SyntaxTreeNode, depth: int) -> Iterator[Row | Table | Code]
         first = rest
 
 
-def _cells(row: SyntaxTreeNode) -> tuple[Content, ...]:
+def _cells(row: "SyntaxTreeNode") -> tuple[Content, ...]:
     return tuple(_inlines(cell) for cell in row.children)
 
 
-def _inlines(node: SyntaxTreeNode) -> Content:
+def _inlines(node: "SyntaxTreeNode") -> Content:
     return Content("").join([_inline(child) for child in node.children])
 
 
-def _inline(node: SyntaxTreeNode) -> Content:
+def _inline(node: "SyntaxTreeNode") -> Content:
     if node.type in ("softbreak", "hardbreak"):
         return Content("\n")  # models intend the line breaks that they write
     if node.type == "code_inline":
@@ -117,7 +128,7 @@ def _inline(node: SyntaxTreeNode) -> Content:
     return Content(node.content)
 
 
-def _code_parts(node: SyntaxTreeNode) -> Iterator[Code]:
+def _code_parts(node: "SyntaxTreeNode") -> Iterator[Code]:
     """Split code into parts of a few lines.
 
     While the code is being written each part is highlighted by itself, without the last line, so
@@ -135,16 +146,18 @@ def _code_parts(node: SyntaxTreeNode) -> Iterator[Code]:
     yield Code(Content(begun))
 
 
-def _is_closed(node: SyntaxTreeNode) -> bool:
+def _is_closed(node: "SyntaxTreeNode") -> bool:
     first, end = node.map or (0, 0)
     return end - first == node.content.count("\n") + 2  # the lines of code and the two fences
 
 
-def _language(node: SyntaxTreeNode) -> str:
+def _language(node: "SyntaxTreeNode") -> str:
     return [*node.info.split(), "text"][0]
 
 
 @lru_cache(maxsize=64)
 def highlighted(code: str, language: str) -> Content:
     """Highlight code; code in an unknown language stays plain."""
+    from textual.highlight import highlight
+
     return highlight(code, language=language)

@@ -9,3 +9,11 @@ class AnswerFailed(Message):
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self.error = error
+
+
+class Warned(Message):
+    """A warning for the user, raised in any thread."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text

@@ -138,6 +138,26 @@ def test_help_reads_well_and_needs_no_torch(script: str) -> None:
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
 
 
+@pytest.mark.parametrize("script", ["example_chat.py", "example_cpu.py", "merge_weights.py"])
+def test_without_the_requirements_one_sentence_says_what_to_run(script: str) -> None:
+    done = run("-S", script)  # without site-packages
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: The package ") and " is missing; run " in line
+    assert "-m pip install -r requirements.txt" in line
+
+
+def test_a_requirement_that_is_missed_later_is_one_sentence(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    monkeypatch.setattr("llama_cpu.settings.user_config._is_there", lambda path: True)
+    monkeypatch.setattr("llama_cpu.settings.user_config.read_small_file", lambda *_: b"a = 1")
+    assert chat_main([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "The package tomlkit is missing; run " in line
+
+
 def test_threads_sleep_while_they_wait_unless_told_otherwise() -> None:
     code = "import os; from llama_cpu.cli.main import run_reporting_errors\n"
     code += "run_reporting_errors(lambda: print(os.environ['OMP_WAIT_POLICY']) or 0, False)"

@@ -14,7 +14,7 @@ from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.help import WelcomeScreen
 from llama_cpu.tui.widgets.message_input import MessageInput
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, Passage, UserMessage
-from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
+from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener, planner
 
 WIDE = (120, 40)
 NARROW = (80, 24)
@@ -31,15 +31,16 @@ async def chat(
 ) -> AsyncIterator[Pilot[int]]:
     """The app on its chat screen; ``is_first``: with the lines for the first time over it."""
     app = ChatApp(
-        FakePlan(is_demo=is_demo),
-        opener(session),
+        session.conversation,
+        planner(opener(session), FakePlan(is_demo=is_demo)),
         preferences=preferences,
         models=models,
+        is_demo=is_demo,
     )
     try:
         async with app.run_test(size=size) as pilot:
             wanted = WelcomeScreen if is_first else ChatScreen
-            await until(pilot, lambda: isinstance(app.screen, wanted))
+            await until(pilot, lambda: isinstance(app.screen, wanted) and screen(pilot).has_model)
             await until(pilot, lambda: any(p.has_focus for p in screen(pilot).query(MessageInput)))
             yield pilot
     finally:

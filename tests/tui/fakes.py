@@ -11,6 +11,7 @@ from llama_cpu.chat.prompt import Message
 from llama_cpu.chat.session_protocol import (
     LoadProgress,
     OpenSession,
+    PlanModel,
     Progress,
     Session,
 )
@@ -33,6 +34,15 @@ class FakePlan:
     source: Path = Path("/models/test")
     precision: WeightFormat = FLOAT32
     is_demo: bool = False
+
+
+@dataclass
+class FakeChoice:
+    """A model that was checked: its plan, the bytes it needs, and what loads it."""
+
+    plan: FakePlan
+    needed: int
+    open_session: OpenSession
 
 
 @dataclass
@@ -183,6 +193,11 @@ class FakeSession:
 
 def _as_they_are(ids: list[int], text: str) -> list[int]:
     return ids
+
+
+def planner(opening: OpenSession, plan: FakePlan | None = None) -> PlanModel:
+    """What the app calls to plan the model of the start."""
+    return lambda on_progress, stop: FakeChoice(plan or FakePlan(), 0, opening)
 
 
 def opener(session: FakeSession) -> OpenSession:

@@ -30,11 +30,11 @@ from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.number_format import PANEL_WIDTH
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
-from llama_cpu.tui.screens.loading import LoadingScreen
+from llama_cpu.tui.widgets.loading_bar import LoadingBar
 from llama_cpu.weights.formats import FORMATS
 from llama_cpu.weights.weight_format import WeightFormat
-from tests.tui.driving import screen_text, until
-from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, script, tokens
+from tests.tui.driving import screen, screen_text, until
+from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, Step, opener, planner, script, tokens
 from tests.tui.lens_words import looks
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -324,7 +324,7 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         "screens.models.available_memory": lambda: 9 * GIB,
         "screens.downloads.available_memory": lambda: 3 * GIB,
         "screens.downloads.cached_model": lambda reference: None,
-        "screens.loading.time": SimpleNamespace(monotonic=lambda: 100.0),
+        "widgets.loading_bar.time": SimpleNamespace(monotonic=lambda: 100.0),
         "about.model_folder": lambda: Path.home() / "llama_cpu" / "model",
         "about.tokenizer_folder": lambda: Path.home() / "llama_cpu" / "tokenizer",
     }
@@ -349,18 +349,23 @@ def app_of(scene: Scene, folder: Path) -> ChatApp:
     """``folder``: an empty one."""
     marker = folder / "welcomed" if scene.is_first else None
     preferences = Preferences(panels=scene.with_panels, welcome_marker=marker)
-    opening = slowly if scene.is_loading else opener(scene.session())
-    plan = FakePlan(is_demo=scene.is_demo)
-    return ChatApp(plan, opening, preferences, ModelSource(find_models))
+    session = scene.session()
+    plan_model = planner(
+        slowly if scene.is_loading else opener(session), FakePlan(is_demo=scene.is_demo)
+    )
+    models = ModelSource(find_models)
+    return ChatApp(session.conversation, plan_model, preferences, models, scene.is_demo)
 
 
 async def play(scene: Scene, pilot: Pilot[int]) -> None:
     """Do what the scene is, and wait until all is still."""
     app = pilot.app
-    screens = LoadingScreen if scene.is_loading else ChatScreen
-    await until(pilot, lambda: any(isinstance(each, screens) for each in app.screen_stack))
+    await until(pilot, lambda: any(isinstance(each, ChatScreen) for each in app.screen_stack))
     if scene.is_loading:
-        app.screen._started = 100 - 30  # type: ignore[attr-defined]
+        bar = await _loading_bar(pilot)
+        bar._started = 100 - 30
+    else:
+        await until(pilot, lambda: screen(pilot).has_model)
     for step in scene.steps:
         if isinstance(step, Sees):
             await _until_seen(pilot, step)
@@ -375,6 +380,13 @@ async def play(scene: Scene, pilot: Pilot[int]) -> None:
             for _ in range(PANEL_WIDTH):  # the seconds gone by
                 chat._show_memory()
     await pilot.pause()
+
+
+async def _loading_bar(pilot: Pilot[int]) -> LoadingBar:
+    await until(pilot, lambda: bool(pilot.app.screen.query(LoadingBar)))
+    bar = pilot.app.screen.query_one(LoadingBar)
+    await until(pilot, lambda: bar._progress[1] > 0)
+    return bar
 
 
 async def _until_seen(pilot: Pilot[int], text: str) -> None:

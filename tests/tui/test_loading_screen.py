@@ -1,4 +1,4 @@
-"""Loading: progress, cancelling, and files that cannot be used."""
+"""Loading at the start: progress, cancelling, and files that cannot be used."""
 
 import asyncio
 import threading
@@ -6,12 +6,20 @@ from collections.abc import Callable
 
 import pytest
 
+from llama_cpu.chat.conversation import Conversation
 from llama_cpu.errors import Cancelled, UserError
+from llama_cpu.history.store import History
 from llama_cpu.tui.app import ChatApp, run_app
 from llama_cpu.tui.screens.chat import ChatScreen
-from llama_cpu.tui.screens.loading import LoadingScreen, progress_text
-from tests.tui.driving import screen_text, until
-from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener
+from llama_cpu.tui.screens.loading import progress_text
+from llama_cpu.tui.widgets.loading_bar import LoadingBar, progress_line
+from tests.tui.driving import conversation, screen_text, until
+from tests.tui.fakes import PATIENCE, FakeSession, opener, planner
+
+
+def any_app() -> ChatApp:
+    session = FakeSession()
+    return ChatApp(session.conversation, planner(opener(session)), is_demo=True)
 
 
 class SlowOpener:
@@ -29,10 +37,11 @@ class SlowOpener:
 @pytest.mark.parametrize("key", ["escape", "ctrl+q"])
 async def test_loading_can_be_cancelled(key: str) -> None:
     opening = SlowOpener()
-    app = ChatApp(FakePlan(), opening)
+    app = ChatApp(Conversation(History(None)), planner(opening))
     async with app.run_test() as pilot:
         await until(pilot, lambda: "50.0 MiB of 200 MiB" in screen_text(pilot))
-        assert "layers.3.[bold]wq[/]" in screen_text(pilot)
+        assert "Loading Test model (float32)" in screen_text(pilot)
+        assert "layers.3.[bold]wq[/]" in str(pilot.app.screen.query_one(LoadingBar).render())
         await pilot.press(key)
     app.close()
     assert app.return_value == 130
@@ -44,7 +53,7 @@ async def test_what_loading_raises_closes_the_app(error: Exception) -> None:
     def broken(on_progress: object, stop: object) -> FakeSession:
         raise error
 
-    app = ChatApp(FakePlan(), broken)
+    app = ChatApp(Conversation(History(None)), planner(broken))
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.failure is not None)
     app.close()
@@ -58,7 +67,7 @@ def test_run_app_passes_the_failure_on(monkeypatch: pytest.MonkeyPatch, error: E
 
     monkeypatch.setattr(ChatApp, "run", run)
     with pytest.raises(type(error), match=str(error)):
-        run_app(FakePlan(), opener(FakeSession()))
+        run_app(any_app())
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -70,13 +79,13 @@ def test_where_answers_failed_is_printed_if_asked_for(
         return 0
 
     monkeypatch.setattr(ChatApp, "run", run)
-    assert run_app(FakePlan(), opener(FakeSession()), debug) == 0
+    assert run_app(any_app(), debug) == 0
     assert ("RuntimeError: shapes do not match" in capsys.readouterr().err) == debug
 
 
 def test_run_app_returns_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ChatApp, "run", lambda app: 130)
-    assert run_app(FakePlan(), opener(FakeSession())) == 130
+    assert run_app(any_app()) == 130
 
 
 def test_progress_text() -> None:
@@ -84,46 +93,46 @@ def test_progress_text() -> None:
     lines = progress_text(1 << 30, 4 << 30, "tok_embeddings.weight", 10.0).splitlines()
     assert lines[0].count("━") == len(lines[0]) // 4
     assert lines[1:] == [
-        "1.0 GiB of 4.0 GiB  ·  25%  ·  about 30.0 s left",
+        "25%  ·  1.0 GiB of 4.0 GiB  ·  about 30.0 s left",
         "tok_embeddings.weight",
     ]
 
 
 @pytest.mark.parametrize("key", ["f1", "ctrl+p"])
-async def test_what_is_opened_while_loading_is_closed_then(key: str) -> None:
-    gate = threading.Event()
+async def test_what_is_opened_while_loading_stays_open(key: str) -> None:
+    gate, session = threading.Event(), FakeSession()
 
     def opening(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
         assert gate.wait(PATIENCE)
-        return FakeSession()
+        return session
 
-    app = ChatApp(FakePlan(), opening)
+    app = ChatApp(session.conversation, planner(opening))
     async with app.run_test() as pilot:
-        await until(pilot, lambda: isinstance(app.screen, LoadingScreen))
-        await pilot.press(key)
-        await until(pilot, lambda: not isinstance(app.screen, LoadingScreen))
-        gate.set()
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
-        assert len(app.screen_stack) == 2
+        await pilot.press(key)
+        await until(pilot, lambda: not isinstance(app.screen, ChatScreen))
+        gate.set()
+        await until(pilot, lambda: app.session is not None)
+        assert len(app.screen_stack) == 3
     app.close()
 
 
 @pytest.mark.parametrize("rounds", [0, 3, 8, 20])
 async def test_quit_just_as_the_chat_appears(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
-    show_chat = ChatApp.on_loading_screen_loaded
+    go_on = ChatApp.on_loading_bar_loaded
 
     async def quit_soon(app: ChatApp) -> None:
         for _ in range(rounds):  # of the event loop
             await asyncio.sleep(0)
         await app.action_quit()
 
-    async def loaded(app: ChatApp, message: LoadingScreen.Loaded) -> None:
-        await show_chat(app, message)
+    def loaded(app: ChatApp, message: LoadingBar.Loaded) -> None:
+        go_on(app, message)
         quitting.append(asyncio.ensure_future(quit_soon(app)))
 
     quitting: list[asyncio.Future[None]] = []
-    monkeypatch.setattr(ChatApp, "on_loading_screen_loaded", loaded)
-    app = ChatApp(FakePlan(is_demo=True), opener(FakeSession()))
+    monkeypatch.setattr(ChatApp, "on_loading_bar_loaded", loaded)
+    app = any_app()
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.return_value is not None)
     app.close()
@@ -135,3 +144,20 @@ def test_waiting_for_kernels_is_said_in_place_of_a_tensor() -> None:
     text = progress_text(200 << 20, 200 << 20, waiting, 9.0)
     assert text.endswith(waiting)
     assert "left" not in text
+    line = progress_line(" A", 200 << 20, 200 << 20, waiting, 9.0)
+    assert line == f"Loading A {'━' * 12} {waiting}"
+    assert "\n" not in line
+
+
+async def test_warnings_of_the_load_are_shown() -> None:
+    session = FakeSession()
+
+    def opening(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        app.warn_user("Numba is missing.", UserWarning)
+        app.warn_user("This is old.", DeprecationWarning)
+        return session
+
+    app = ChatApp(session.conversation, planner(opening))
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: conversation(pilot) == ["Numba is missing."])
+    app.close()

@@ -34,18 +34,11 @@ from tests.tui.driving import (
     screen_text,
     until,
 )
-from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, script, tokens
+from tests.tui.fakes import PATIENCE, FakeChoice, FakePlan, FakeSession, script, tokens
 from tests.tui.scenes import KeepingCache
 
 MIB = 1 << 20
 Opening = Callable[..., FakeSession]
-
-
-@dataclass
-class FakeChoice:
-    plan: FakePlan
-    needed: int
-    open_session: Opening
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """Requests answers from the session, one at a time, and shows them as they grow and end."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from textual.worker import Worker
 
@@ -28,6 +30,17 @@ UNFINISHED = {
 
 TakeBack = Callable[[str], None]
 
+WAITS = "answers once it is loaded; Esc takes your message back…"
+NO_TAKE_BACK = "Your message waits in its conversation without an answer; Ctrl+G answers it there."
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """The last message of the conversation, which is answered once a model is loaded."""
+
+    shown: AnswerView
+    take_back: TakeBack | None
+
 
 class Answering:
     """The answer in progress, and the lock that serializes changes to the conversation.
@@ -40,6 +53,7 @@ class Answering:
         self._model_thread = model_thread
         self._stream: AnswerStream[Event] | None = None  # set while an answer is being written
         self._worker: Worker[None] | None = None
+        self._waiting: _Waiting | None = None
         self.timings = Timings()
         self._began_after: StoredMessage | None = None
         # Held while the conversation and the view of it change together.
@@ -47,16 +61,21 @@ class Answering:
 
     @property
     def _conversation(self) -> Conversation:
-        return self._view.session.conversation
+        return self._view.conversation
 
     @property
     def is_answering(self) -> bool:
         return self._stream is not None
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether the last message waits for a model."""
+        return self._waiting is not None
+
+    @property
     def is_busy(self) -> bool:
         """Whether nothing else may change the conversation now."""
-        return self.is_answering or self.changing.locked()
+        return self.is_answering or self.is_waiting or self.changing.locked()
 
     @property
     def timings_now(self) -> Timings | None:
@@ -66,15 +85,19 @@ class Answering:
         return None if is_there or not self.is_answering else self.timings
 
     def stop(self) -> None:
-        """Stop the answer and keep what was written."""
+        """Stop the answer and keep what was written, or take back a message that waits."""
         if self._stream:
             self._stream.stop()
+        elif self._waiting:
+            self._view.run_worker(self.take_back(), group="answer")
 
     async def stop_and_wait(self) -> None:
-        """Stop the answer and wait until it has ended."""
+        """Stop the answer and wait until it has ended; a message that waits stays unanswered."""
         if self._stream and self._worker:
             self._stream.stop()
             await self._worker.wait()
+        elif await self._end_waiting():
+            self._view.warn(NO_TAKE_BACK)
 
     async def change(self, work: Callable[..., object], *arguments: object) -> bool:
         """Call ``work``, which may wait for the disk, in a thread; then show the conversation.
@@ -103,6 +126,44 @@ class Answering:
         line = self._conversation.line
         if line and line[-1].state in UNFINISHED:
             self._view.conversation_view.add_notice(UNFINISHED[line[-1].state])
+
+    # A message that was sent before the model was loaded
+
+    async def wait(self, take_back: TakeBack | None = None) -> None:
+        """Show that the last message waits for a model; ``take_back`` as in ``begin``."""
+        shown = await self._view.conversation_view.begin_answer("The model")
+        shown.say(WAITS)
+        self._waiting = _Waiting(shown, take_back)
+        self._view.refresh_bindings()
+
+    async def begin_waiting(self) -> None:
+        """Answer the message that waits, as there is a model now."""
+        async with self.changing:
+            if waiting := await self._end_waiting():
+                with contextlib.suppress(UserError):  # only the model's name is missing then
+                    await asyncio.to_thread(self._conversation.save_settings)
+                self.begin(waiting.take_back)
+
+    async def take_back(self) -> None:
+        """Remove the message that waits from the conversation and return its text to the input."""
+        async with self.changing:
+            waiting = await self._end_waiting()
+            if waiting and waiting.take_back:
+                problem = ""
+                try:
+                    waiting.take_back(await asyncio.to_thread(self._conversation.take_back))
+                except UserError as error:  # the disk failed, or another window deleted it
+                    problem = str(error)
+                await self.show(problem)
+
+    async def _end_waiting(self) -> _Waiting | None:
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            await waiting.shown.remove()
+            self._view.refresh_bindings()
+        return waiting
+
+    # Answers
 
     def begin(self, take_back: TakeBack | None = None) -> None:
         """Answer the last message.

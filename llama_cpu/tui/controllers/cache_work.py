@@ -28,6 +28,8 @@ class CacheWork:
 
     def begin(self) -> None:
         """Save the previous conversation's cache, and load that of the present one."""
+        if not self._view.has_model:  # it begins again once there is one
+            return
         if not self.is_active:
             self._stop = Flag()
         self._view.run_worker(self._prepare(self._stop), group="cache")

@@ -33,7 +33,7 @@ class ConversationActions:
 
     @property
     def _conversation(self) -> Conversation:
-        return self._view.session.conversation
+        return self._view.conversation
 
     async def perform(self, verb: str, conversation: StoredConversation) -> None:
         """Perform the action that the list requested."""

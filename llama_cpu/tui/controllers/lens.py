@@ -25,7 +25,7 @@ class TokenLens:
         if self._answering.is_busy:
             view.input.say(STILL_ANSWERING)
             return
-        line = view.session.conversation.line
+        line = view.conversation.line
         answers = [message for message in line if message.role == "assistant"]
         if answers:
             view.show_lens(answers, self._place_of_chosen(answers), self._branch)
@@ -48,5 +48,5 @@ class TokenLens:
             work = (session.branch, branch.answer, branch.token_ids, branch.seconds)
             if not await answering.change(*work):
                 return
-            if session.conversation.line[-1].state is not State.COMPLETE:
+            if self._view.conversation.line[-1].state is not State.COMPLETE:
                 answering.go_on()

@@ -56,10 +56,10 @@ class ModelSwitch:
 
     async def begin(self, chosen: ChosenModel, chat: ReplaceableChat) -> None:
         """Check the model, ask if it needs the present one's memory, and load it."""
-        app, old = self._app, chat.session
+        app, old = self._app, chat.session if chat.has_model else None
         await chat.stop_answering()
         available = available_memory()
-        free = available + old.freeable_bytes
+        free = available + (old.freeable_bytes if old else 0)
         found = chosen.found
         try:
             choice = await asyncio.to_thread(
@@ -71,7 +71,7 @@ class ModelSwitch:
         if app.is_leaving:
             return
         await app.uncover()
-        has_room = choice.needed <= available
+        has_room = old is None or choice.needed <= available
         if not has_room and not await self._may_free(choice, available, chat):
             return
         await chat.stop_answering()  # an answer may have begun meanwhile

@@ -22,7 +22,7 @@ class Panels:
         self._view = view
         self._are_shown = are_shown
         self._keymap = keymap
-        self._watch = PagingWatch(view.session.mapped_bytes)
+        self._watch: PagingWatch | None = None  # from the first report with a model on
         self._paging: Paging | None = None
         self._has_warned = False
 
@@ -39,6 +39,7 @@ class Panels:
     def watch(self, report: MemoryReport) -> None:
         """Warn once when memory no longer suffices; after that, show only a sign."""
         view = self._view
+        self._watch = self._watch or PagingWatch(view.session.mapped_bytes)
         self._paging = self._watch.observe(paging_report(), report)
         view.show_paging(self.sign)
         if self._paging is None or self._has_warned:

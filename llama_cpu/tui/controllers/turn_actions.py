@@ -4,11 +4,14 @@ from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.thinking import split_thinking
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.kv_store.index import remove_file_of
-from llama_cpu.tui.controllers.answering import Answering
+from llama_cpu.tui.controllers.answering import Answering, TakeBack
 from llama_cpu.tui.controllers.copying import copy
 from llama_cpu.tui.controllers.view import ChatView
 from llama_cpu.tui.markdown import code_blocks
 
+LOADING = "The model is still loading"
+NO_MODEL = "There is no model to answer; F3 chooses one"
+STILL_WAITING = "Your text is kept: one message is waiting for the model; Esc takes it back"
 STILL_ANSWERING = "Your text is kept: Esc stops the answer, or wait and press Enter again"
 NOTHING_TO_REGENERATE = "There is no answer yet to write again"
 NOTHING_TO_CONTINUE = "The last answer is complete; Ctrl+R writes another one"
@@ -36,7 +39,7 @@ class TurnActions:
 
     @property
     def _conversation(self) -> Conversation:
-        return self._view.session.conversation
+        return self._view.conversation
 
     @property
     def is_editing(self) -> bool:
@@ -48,7 +51,9 @@ class TurnActions:
         """Send the message in the input and answer it."""
         view = self._view
         if self._answering.is_busy:
-            view.input.say(STILL_ANSWERING)
+            view.input.say(STILL_WAITING if self._answering.is_waiting else STILL_ANSWERING)
+            return
+        if not view.is_loading and not self.says_has_model():
             return
         async with self._answering.changing:
             text, place = view.input.take(), self._editing
@@ -64,13 +69,29 @@ class TurnActions:
                     self._begin_editing(place, text)
 
             if await self._answering.change(self._conversation.add_user, text, place):
-                self._answering.begin(take_back)
+                await self._answer(take_back)
             else:
                 take_back(text)
+
+    def says_has_model(self) -> bool:
+        """Return whether there is a model; otherwise say so."""
+        view = self._view
+        if not view.has_model:
+            view.input.say(LOADING if view.is_loading else NO_MODEL)
+        return view.has_model
+
+    async def _answer(self, take_back: TakeBack | None = None) -> None:
+        """Answer the last message, at once or as soon as the model is loaded."""
+        if self._view.has_model:
+            self._answering.begin(take_back)
+        else:
+            await self._answering.wait(take_back)
 
     async def regenerate(self) -> None:
         """Answer the user's last message again; the present answer stays as an alternative."""
         if self._answering.changing.locked():  # a held key must not queue up answers
+            return
+        if not self.says_has_model():
             return
         async with self._answering.changing:
             await self._answering.stop_and_wait()
@@ -86,7 +107,7 @@ class TurnActions:
 
     async def continue_answer(self) -> None:
         """Continue an answer that was stopped or cut; answer a message that has no answer."""
-        if self._answering.is_busy:
+        if self._answering.is_busy or not self.says_has_model():
             return
         async with self._answering.changing:
             line = self._conversation.line

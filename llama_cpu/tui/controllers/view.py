@@ -119,7 +119,22 @@ class ChatView(Protocol):
     """The chat screen."""
 
     @property
-    def session(self) -> Session: ...
+    def conversation(self) -> Conversation: ...
+
+    @property
+    def session(self) -> Session:
+        """The conversation with the loaded model. Raises UserError if none is loaded."""
+        ...
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model is loaded."""
+        ...
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the model of the start is being loaded."""
+        ...
 
     @property
     def input(self) -> InputView: ...
@@ -196,7 +211,7 @@ class ReplaceableChat(ChatView, Protocol):
 class AppView(Protocol):
     """The app, as the switch to another model sees it."""
 
-    plan: ModelPlan
+    plan: ModelPlan | None
     session: Session | None
 
     @property

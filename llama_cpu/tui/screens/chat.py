@@ -1,4 +1,7 @@
-"""The chat screen: connects the input, the conversation, the list, the panels and the answers."""
+"""The chat screen: connects the input, the conversation, the list, the panels and the answers.
+
+The screens that are opened from it are imported when they are, so that the first frame comes soon.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -10,7 +13,9 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from llama_cpu.chat.session_protocol import Session
+from llama_cpu.chat.conversation import Conversation
+from llama_cpu.chat.session_protocol import PlanModel, Session
+from llama_cpu.errors import UserError
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.system.memory import memory_report
 from llama_cpu.tui import about
@@ -21,16 +26,14 @@ from llama_cpu.tui.controllers.conversation_actions import ConversationActions
 from llama_cpu.tui.controllers.lens import TokenLens
 from llama_cpu.tui.controllers.panels import Panels
 from llama_cpu.tui.controllers.slash import SlashCommands
-from llama_cpu.tui.controllers.turn_actions import TurnActions
+from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, TurnActions
 from llama_cpu.tui.controllers.view import Branch, ScreenState
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
-from llama_cpu.tui.screens.figures import FiguresScreen, FiguresSource
-from llama_cpu.tui.screens.lens import LensScreen
-from llama_cpu.tui.screens.settings import SettingsScreen
 from llama_cpu.tui.widgets.conversation_view import ConversationView
 from llama_cpu.tui.widgets.find_bar import FindBar
-from llama_cpu.tui.widgets.memory_panel import MemoryPanel, model_memory
+from llama_cpu.tui.widgets.loading_bar import LoadingBar
+from llama_cpu.tui.widgets.memory_panel import NO_MODEL_MEMORY, MemoryPanel, model_memory
 from llama_cpu.tui.widgets.message_area import MessageArea
 from llama_cpu.tui.widgets.message_input import MessageInput
 from llama_cpu.tui.widgets.sidebar import ROOM_FOR_SIDEBAR, Sidebar
@@ -41,12 +44,15 @@ SETTINGS_CHANGED = "The settings apply from the next answer on"
 
 
 class ChatScreen(Screen[None]):
-    """One conversation with one model."""
+    """One conversation with one model, which may still be loading."""
 
     # The panels need room beside the conversation; otherwise one line has the main figures.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (ROOM_FOR_SIDEBAR, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
     BINDINGS = bindings(Scope.CHAT)
+
+    class Ready(Message):
+        """The prompt has the focus, or gets it at once."""
 
     class ModelsRequested(Message):
         """The user wants to choose another model."""
@@ -60,16 +66,24 @@ class ChatScreen(Screen[None]):
 
     def __init__(
         self,
-        session: Session,
+        conversation: Conversation,
+        model: Session | PlanModel,
         is_demo: bool,
         model_thread: Executor,
         keymap: Mapping[str, str],
         shows_panels: bool = True,
         state: ScreenState | None = None,
     ) -> None:
-        """``state``: what the chat screen of the previous model passed on."""
+        """Prepare the screen.
+
+        ``model``: the session with the loaded model, or what plans it; then the screen loads it.
+        ``state``: what the chat screen of the previous model passed on.
+        """
         super().__init__()
-        self.session = session
+        self.conversation = conversation
+        self._session = None if callable(model) else model
+        self._loading_bar = LoadingBar(model, model_thread) if callable(model) else None
+        self._did_begin = False  # something was sent or opened
         self.is_retired = False  # the model is about to be freed and must not be queried
         self._state = state
         self._is_demo = is_demo
@@ -86,14 +100,16 @@ class ChatScreen(Screen[None]):
         self._panels = Panels(self, shows_panels, keymap)
 
     def compose(self) -> ComposeResult:
-        yield Static(about.title(self.session), markup=False, id="about")
+        yield Static(self._title, markup=False, id="about")
         with Horizontal(id="main"):
-            yield Sidebar(self.session.conversation)
+            yield Sidebar(self.conversation)
             with Vertical(id="left"):
                 yield (conversation_view := ConversationView())
                 yield Summary()
                 yield FindBar(conversation_view)
-                yield MessageArea(lambda text: self.session.count_tokens(text), self._keymap)
+                if self._loading_bar:
+                    yield self._loading_bar
+                yield MessageArea(self._count_tokens, self._keymap)
             with Vertical(id="side"):
                 yield TimingPanel()
                 yield MemoryPanel()
@@ -111,6 +127,7 @@ class ChatScreen(Screen[None]):
         if self._state:
             self.restore(self._state)
         self.input.focus()
+        self.post_message(self.Ready())
         self.show_timings()
         self._show_memory()
         # Separate from the answer's own updates: together, they would redraw the whole screen.
@@ -128,6 +145,65 @@ class ChatScreen(Screen[None]):
     @property
     def sidebar(self) -> Sidebar:
         return self.query_one(Sidebar)
+
+    # The model
+
+    @property
+    def session(self) -> Session:
+        """The conversation with the loaded model. Raises UserError if none is loaded."""
+        if self._session is None:
+            raise UserError(f"{LOADING if self.is_loading else NO_MODEL}.")
+        return self._session
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model is loaded."""
+        return self._session is not None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the model of the start is being loaded."""
+        return self._loading_bar is not None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether closing the app would lose nothing that the user typed or looks at."""
+        return not (self.input.text or self._did_begin or self.answering.is_busy) and self.is_active
+
+    async def begin_with(self, session: Session) -> None:
+        """Go on with the model that was loaded, and answer the message that waits for it."""
+        if self.app.return_value is not None:  # the app has quit: the widgets may be gone
+            return
+        self._session = session
+        await self._remove_loading_bar()
+        self.conversation_changed()
+        self.cache_work.begin()
+        self.show_timings()
+        self._show_memory()
+        await self.answering.begin_waiting()
+
+    async def give_up(self, problem: str) -> None:
+        """Go on without a model, as it was not loaded; the message that waits is taken back."""
+        await self._remove_loading_bar()
+        self.conversation_changed()
+        await self.answering.take_back()
+        self.conversation_view.add_notice(problem, kind="problem")
+
+    async def _remove_loading_bar(self) -> None:
+        bar, self._loading_bar = self._loading_bar, None
+        if bar and bar.is_attached:
+            await bar.remove()
+        self.input.unsay(LOADING)
+        self.refresh_bindings()
+
+    @property
+    def _title(self) -> str:
+        if self._session is None:
+            return about.LOADING if self.is_loading else about.NO_MODEL
+        return about.title(self._session)
+
+    def _count_tokens(self, text: str) -> int:
+        return self._session.count_tokens(text) if self._session else 0
 
     # Switching to another model
 
@@ -159,7 +235,7 @@ class ChatScreen(Screen[None]):
 
     def conversation_changed(self) -> None:
         """Update the title line and the list."""
-        self.query_one("#about", Static).update(about.title(self.session), layout=False)
+        self.query_one("#about", Static).update(self._title, layout=False)
         self.sidebar.refresh_list()
 
     def settings_changed(self) -> None:
@@ -183,7 +259,9 @@ class ChatScreen(Screen[None]):
 
     def show_figures(self) -> None:
         """Show times and memory full screen."""
-        if self.is_active:
+        if self.is_active and self.turns.says_has_model():
+            from llama_cpu.tui.screens.figures import FiguresScreen, FiguresSource
+
             source = FiguresSource(
                 lambda: self.answering.timings_now,
                 lambda: self._panels.sign,
@@ -195,6 +273,8 @@ class ChatScreen(Screen[None]):
         self, answers: Sequence[StoredMessage], place: int, on_branch: Callable[[Branch], None]
     ) -> None:
         """Open the token lens at one of the answers."""
+        from llama_cpu.tui.screens.lens import LensScreen
+
         lens = LensScreen(self.session, answers, place, self._model_thread, self._keymap)
         self.app.push_screen(lens, lambda branch: on_branch(branch) if branch else None)
 
@@ -226,6 +306,7 @@ class ChatScreen(Screen[None]):
 
     @on(MessageInput.Sent)
     def _send(self) -> None:
+        self._did_begin = True
         self._run(self.turns.send())
 
     @on(MessageInput.Command)
@@ -240,11 +321,16 @@ class ChatScreen(Screen[None]):
         self.input.focus()
 
     def action_models(self) -> None:
-        if self.is_active:
+        if self.is_loading:
+            self.input.say(LOADING)
+        elif self.is_active:
             self.post_message(self.ModelsRequested())
 
     def action_settings(self) -> None:
-        if self.is_active:  # the key may have been pressed twice
+        # The key may have been pressed twice.
+        if self.is_active and self.turns.says_has_model():
+            from llama_cpu.tui.screens.settings import SettingsScreen
+
             session = self.session
             screen = SettingsScreen(session.settings, session.context_size, session.apply)
             self.app.push_screen(screen, lambda done: self.settings_changed() if done else None)
@@ -256,12 +342,14 @@ class ChatScreen(Screen[None]):
         self.show_figures()
 
     def action_stop(self) -> None:
-        """Stop the answer and keep what was written, or cancel editing."""
+        """Stop the answer and keep what was written; else cancel editing; else stop loading."""
         self.cache_work.stop()
-        if self.answering.is_answering:
+        if self.answering.is_answering or self.answering.is_waiting:
             self.answering.stop()
-        else:
+        elif self.turns.is_editing:
             self.turns.cancel_editing()
+        elif self._loading_bar:
+            self._loading_bar.cancel()
 
     def action_new_conversation(self) -> None:
         self._run(self.library.begin_anew())
@@ -273,7 +361,8 @@ class ChatScreen(Screen[None]):
         self._run(self.turns.continue_answer())
 
     def action_lens(self) -> None:
-        self._lens.open()
+        if self.turns.says_has_model():
+            self._lens.open()
 
     def action_alternative(self, step: int) -> None:
         self._run(self.turns.choose_alternative(step))
@@ -308,10 +397,15 @@ class ChatScreen(Screen[None]):
             return False
         if action == "settings" and self.sidebar.has_focus_within:  # F2 renames there
             return False
-        is_at_work = self.answering.is_answering or self.cache_work.is_active
-        if action == "stop" and not is_at_work and not self.turns.is_editing:
+        if action == "stop" and not self.is_at_work and not self.turns.is_editing:
             return None
         return True
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the model answers or is being loaded, or its KV cache is."""
+        is_answering = self.answering.is_answering or self.answering.is_waiting
+        return is_answering or self.cache_work.is_active or self.is_loading
 
     @property
     def _esc_is_elsewhere(self) -> bool:
@@ -336,6 +430,7 @@ class ChatScreen(Screen[None]):
 
     @on(Sidebar.Requested)
     def _do_with_conversation(self, event: Sidebar.Requested) -> None:
+        self._did_begin = True
         self._run(self.library.perform(event.verb, event.conversation))
 
     def on_resize(self, event: events.Resize) -> None:
@@ -351,22 +446,30 @@ class ChatScreen(Screen[None]):
 
     def show_timings(self) -> None:
         """Show the present figures of the answer and of the memory."""
-        session = self.session
         panel = self.query_one(TimingPanel)
-        panel.show(self.answering.timings, session.context_used, session.context_size)
+        panel.show(self.answering.timings, *self._filling)
         self._show_summary()
+
+    @property
+    def _filling(self) -> tuple[int, int]:
+        """Tokens in the KV cache, and tokens that it can hold; 0 without a model."""
+        session = self._session
+        return (session.context_used, session.context_size) if session else (0, 0)
 
     def _show_memory(self) -> None:
         if self.is_retired:
             return
         self._report = memory_report()
-        self.query_one(MemoryPanel).show(self._report, model_memory(self.session, self._report))
-        self._panels.watch(self._report)
+        session = self._session
+        model = model_memory(session, self._report) if session else NO_MODEL_MEMORY
+        self.query_one(MemoryPanel).show(self._report, model)
+        if session:
+            self._panels.watch(self._report)
         self._show_summary()
 
     def _show_summary(self) -> None:
-        session, sign = self.session, self._panels.sign
+        sign = self._panels.sign
         paging = [(0, sign)] if sign else []
-        memory = memory_parts(self._report, session.context_used, session.context_size)
+        memory = memory_parts(self._report, *self._filling)
         parts = answer_parts(self.answering.timings) + memory
         self.query_one(Summary).show(paging + parts)

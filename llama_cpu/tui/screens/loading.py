@@ -1,4 +1,4 @@
-"""Loads a model and shows the progress."""
+"""Loads another model in place of the present one, and shows the progress."""
 
 import asyncio
 import threading
@@ -14,9 +14,10 @@ from textual.widgets import Footer, Static
 
 from llama_cpu.chat.session_protocol import OpenSession, Session
 from llama_cpu.errors import Cancelled
-from llama_cpu.system.text import human_bytes, printable
+from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
-from llama_cpu.tui.number_format import bar, duration
+from llama_cpu.tui.number_format import bar
+from llama_cpu.tui.widgets.loading_bar import progress_figures
 
 BAR_WIDTH = 56
 
@@ -103,7 +104,5 @@ def progress_text(done: int, total: int, tensor: str, seconds: float) -> str:
     """
     if not total:
         return f"{bar(0, BAR_WIDTH)}\nopening the files\n"
-    figures = f"{human_bytes(done)} of {human_bytes(total)}  ·  {done / total:.0%}"
-    if 0 < done < total and seconds > 1:
-        figures += f"  ·  about {duration(seconds * (total - done) / done)} left"
+    figures = progress_figures(done, total, seconds)
     return f"{bar(done / total, BAR_WIDTH)}\n{figures}\n{printable(tensor)}"

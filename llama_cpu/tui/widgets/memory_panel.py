@@ -23,6 +23,9 @@ class ModelMemory:
     kv_cache_touched: int  # used now or earlier: a page that was written stays resident
 
 
+NO_MODEL_MEMORY = ModelMemory(0, 0, 0, 0, 0)
+
+
 def model_memory(session: ModelBytes, report: MemoryReport) -> ModelMemory:
     """Measure the memory of the session's model at the time of the report."""
     return ModelMemory(

@@ -23,14 +23,14 @@ class TimingPanel(Static):
     BORDER_TITLE = "Timing"
 
     def show(self, timings: Timings, context_used: int, context_size: int) -> None:
-        """Show the present figures."""
+        """Show the present figures; ``context_size`` is 0 while there is no model."""
         panel = lines(
             *_prompt_lines(timings),
             Content(),
             *_token_lines(timings),
             Content(),
-            row("Context", f"{context_used:,} of {context_size:,}"),
-            drawn(bar(context_used / context_size, PANEL_WIDTH)),
+            row("Context", f"{context_used:,} of {context_size:,}" if context_size else MISSING),
+            drawn(bar(context_used / context_size if context_size else 0, PANEL_WIDTH)),
         )
         self.update(panel, layout=False)
 
