@@ -43,7 +43,7 @@ class AnswerSettings:
         self._context = context
         self._default_template = template
         self.sampler = Sampler(sampling)
-        self.limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
+        self.limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings, end_loops=True)
         self.renderer = self._renderer_of(template)
         self._retired: list[TemplateRenderer] = []  # replaced, but an answer may still use them
         self._followed: Mapping[str, Any] | None = None  # the conversation's settings in use
@@ -109,7 +109,7 @@ class AnswerSettings:
             self._retired.append(self.renderer)
             self.renderer = self._renderer_of(template)
         stop_strings = self.renderer.template.stop_strings
-        self.limits = Limits(settings.max_gen_len, self._end_ids, stop_strings)
+        self.limits = Limits(settings.max_gen_len, self._end_ids, stop_strings, end_loops=True)
         sampling = Sampling(
             **{field.name: getattr(settings, field.name) for field in fields(Sampling)}
         )
