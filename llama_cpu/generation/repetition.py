@@ -5,12 +5,15 @@ length of an answer. What distinguishes a loop from a table, a ruler of dashes o
 exactly the same tokens follow each other many times, with nothing between them, and over a length.
 """
 
+import re
 from collections import defaultdict, deque
 
+ENDED = "The answer repeated itself and was ended."  # for the user, outside the app
 PROSE_TIMES, PROSE_TOKENS = 4, 64
 OTHER_TIMES, OTHER_TOKENS = 8, 384  # of tables, numbers, rulers and code, which repeat on purpose
 LONGEST_PERIOD = 256  # tokens
-_STRUCTURE = frozenset("|{}[]<>=;\\")  # of code and tables
+# Marks of code and tables: symbols that prose does not use, calls, and lines that are indented.
+_STRUCTURE = re.compile(r"[|{}\[\]<>=;\\]|\w\(|^(?: {4}|\t)", re.MULTILINE)
 _LEAST_LETTERS = 2 / 3  # of the visible characters of prose
 _LINE_NUMBER = -1  # in place of the number at the beginning of a line
 _FENCE = "```"  # begins and ends code in Markdown
@@ -75,4 +78,5 @@ def is_prose(text: str) -> bool:
     """Whether a text consists mostly of letters, without the marks of code and tables."""
     visible = [letter for letter in text if not letter.isspace()]
     letters = sum(letter.isalpha() for letter in visible)
-    return letters > 0 and letters >= _LEAST_LETTERS * len(visible) and not _STRUCTURE & {*visible}
+    mostly_letters = letters > 0 and letters >= _LEAST_LETTERS * len(visible)
+    return mostly_letters and not _STRUCTURE.search(text)
