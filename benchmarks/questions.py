@@ -160,7 +160,7 @@ def main() -> None:
     rows = {}
     for name, sampling in wanted.items():
         seeds = range(args.seeds if sampling.temperature else 1)
-        rows[name] = [ask_all(session, replace(sampling, seed=seed)) for seed in seeds]
+        rows[name] = [ask_all(session, replace(sampling, seed=seed), args.system) for seed in seeds]
         print(row(name, sampling, rows[name]), file=sys.stderr)  # the table takes minutes
         if args.show:
             show_wrong(rows[name])
@@ -175,6 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ckpt_dir", type=Path, help="default: as in the chat")
     parser.add_argument("--tokenizer_path", type=Path)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
     parser.add_argument("--seeds", type=int, default=3, help="of sampled settings (default: 3)")
     parser.add_argument(
         "--settings",
@@ -213,19 +214,19 @@ def open_session(plan: LoadPlan) -> ChatSession:
     return ChatSession(loaded, template, NO_EFFECT, ANSWER)
 
 
-def ask_all(session: ChatSession, sampling: Sampling) -> Round:
+def ask_all(session: ChatSession, sampling: Sampling, system: str = "") -> Round:
     """Answer every question. Each has a seed of its own, made from that of ``sampling``."""
     answers = []
     for number, question in enumerate(QUESTIONS):
         seed = 1000 * (sampling.seed or 0) + number
-        answers.append(ask(session, question, replace(sampling, seed=seed)))
+        answers.append(ask(session, question, replace(sampling, seed=seed), system))
     return answers
 
 
-def ask(session: ChatSession, question: Question, sampling: Sampling) -> Answer:
+def ask(session: ChatSession, question: Question, sampling: Sampling, system: str = "") -> Answer:
     """Answer one question in a new conversation."""
     session.conversation.clear()
-    session.apply(session.settings.updated(vars(sampling)))
+    session.apply(session.settings.updated({**vars(sampling), "system": system}))
     session.add_user(question.text)
     text, reason = "", StopReason.STOPPED
     for event in session.answer(Flag()):

@@ -161,14 +161,15 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=float,
         metavar="T",
-        help="randomness; 0 always chooses the most probable token (default 0.8)",
+        help="randomness; 0 always chooses the most probable token (default: the model's "
+        "own, else 0.8)",
     )
     answers.add_argument(
         "--top_p",
         type=float,
         metavar="P",
         help="sample from the most probable tokens that together reach probability P "
-        "(default 0.95)",
+        "(default: the model's own, else 0.95)",
     )
     answers.add_argument(
         "--top_k",

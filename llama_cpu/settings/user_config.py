@@ -236,7 +236,7 @@ def sample(
     parts = [
         f"# Settings of llama_cpu; this file belongs at {place}.\n"
         "# A line that begins with # shows a default. The command line takes precedence over this\n"
-        "# file, this file over the model's generation_config.json, and that over the defaults."
+        "# file, this file over what the model recommends, and that over the defaults."
     ]
     for name, entry in ENTRIES.items():
         limits = f" ({entry.wanted})" if isinstance(entry, Range) and entry.kind is not str else ""
