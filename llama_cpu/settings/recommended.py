@@ -24,7 +24,7 @@ class Recommended:
 RECOMMENDED = (
     Recommended(
         r"smollm2.135m",
-        {"temperature": 0.0},
+        {"temperature": 0.0, "repetition_penalty": 1.03},
         "measured: docs/performance.md, 'Answers of the demo model'",
     ),
     Recommended(

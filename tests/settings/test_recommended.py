@@ -25,7 +25,7 @@ WEIGHTS = random_weights(CONFIG)
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("SmolLM2-135M-Instruct.Q4_1", {"temperature": 0.0}),
+        ("SmolLM2-135M-Instruct.Q4_1", {"temperature": 0.0, "repetition_penalty": 1.03}),
         ("SmolLM2-1.7B-Instruct-Q4_K_M", {"temperature": 0.2, "top_p": 0.9}),
         ("SmolLM3-3B", {"temperature": 0.6, "top_p": 0.95}),
         ("Qwen3-4B-Instruct-2507-Q8_0", {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
