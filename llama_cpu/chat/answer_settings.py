@@ -54,6 +54,11 @@ class AnswerSettings:
         self.follow_conversation()
         return self._as_settings()
 
+    @property
+    def defaults(self) -> Settings:
+        """The settings of a new conversation."""
+        return replace(self._defaults, system=self._conversation.default_system)
+
     def apply(self, settings: Settings) -> None:
         """Use these settings from the next answer on; they become the conversation's settings.
 

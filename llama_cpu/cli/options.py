@@ -199,6 +199,11 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of tokens in an answer (default 1024)",
     )
+    answers.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="settings from a table [presets.NAME] of config.toml; other options go before them",
+    )
     answers.add_argument("--system", metavar="TEXT", help="system prompt")
     answers.add_argument(
         "--template",

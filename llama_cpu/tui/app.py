@@ -23,6 +23,7 @@ from llama_cpu.tui.controllers.view import ScreenState
 from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.presets import Presets
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
@@ -59,6 +60,7 @@ class ChatApp(App[int]):
         self._models = models or ModelSource()
         self._preferences = preferences or Preferences()
         self.keymap = self._preferences.keymap
+        self._presets = Presets(self._preferences.config)
         self.set_keymap(self.keymap)
         # Textual's footer reads the key of the command palette from this attribute.
         palette = self.keymap.get("command_palette", self.COMMAND_PALETTE_BINDING)
@@ -87,7 +89,13 @@ class ChatApp(App[int]):
     def _chat_screen(self, session: Session, state: ScreenState | None = None) -> ChatScreen:
         panels = self._preferences.panels
         return ChatScreen(
-            session, self.plan.is_demo, self._model_thread, self.keymap, panels, state
+            session,
+            self.plan.is_demo,
+            self._model_thread,
+            self.keymap,
+            self._presets,
+            panels,
+            state,
         )
 
     def action_help(self) -> None:

@@ -322,8 +322,6 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         "controllers.panels.paging_report": lambda: PagingReport(0, 0, 0),
         "screens.models.available_memory": lambda: 9 * GIB,
         "screens.loading.time": SimpleNamespace(monotonic=lambda: 100.0),
-        "about.model_folder": lambda: Path.home() / "llama_cpu" / "model",
-        "about.tokenizer_folder": lambda: Path.home() / "llama_cpu" / "tokenizer",
     }
     for name, change in changes.items():
         monkeypatch.setattr(f"llama_cpu.tui.{name}", change)

@@ -15,6 +15,7 @@ from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, Session
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tui.actions import Action
 from llama_cpu.tui.input_history import InputHistory
+from llama_cpu.tui.presets import Presets
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ class ChatView(Protocol):
 
     @property
     def session(self) -> Session: ...
+
+    @property
+    def presets(self) -> Presets: ...
 
     @property
     def input(self) -> InputView: ...

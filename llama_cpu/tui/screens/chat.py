@@ -23,6 +23,7 @@ from llama_cpu.tui.controllers.panels import Panels
 from llama_cpu.tui.controllers.slash import SlashCommands
 from llama_cpu.tui.controllers.turn_actions import TurnActions
 from llama_cpu.tui.controllers.view import Branch, ScreenState
+from llama_cpu.tui.presets import Presets
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.figures import FiguresScreen, FiguresSource
@@ -64,12 +65,14 @@ class ChatScreen(Screen[None]):
         is_demo: bool,
         model_thread: Executor,
         keymap: Mapping[str, str],
+        presets: Presets,
         shows_panels: bool = True,
         state: ScreenState | None = None,
     ) -> None:
         """``state``: what the chat screen of the previous model passed on."""
         super().__init__()
         self.session = session
+        self.presets = presets
         self.is_retired = False  # the model is about to be freed and must not be queried
         self._state = state
         self._is_demo = is_demo
@@ -246,7 +249,15 @@ class ChatScreen(Screen[None]):
     def action_settings(self) -> None:
         if self.is_active:  # the key may have been pressed twice
             session = self.session
-            screen = SettingsScreen(session.settings, session.context_size, session.apply)
+            screen = SettingsScreen(
+                session.settings,
+                session.context_size,
+                session.apply,
+                {
+                    name: session.default_settings.updated(values)
+                    for name, values in self.presets.all.items()
+                },
+            )
             self.app.push_screen(screen, lambda done: self.settings_changed() if done else None)
 
     def action_panels(self) -> None:
