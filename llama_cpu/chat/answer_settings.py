@@ -43,7 +43,7 @@ class AnswerSettings:
         self._context = context
         self._default_template = template
         self.sampler = Sampler(sampling)
-        self.limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings)
+        self.limits = Limits(max_gen_len, loaded.end_ids, template.stop_strings, end_loops=True)
         self.renderer = self._renderer_of(template)
         self._retired: list[TemplateRenderer] = []  # replaced, but an answer may still use them
         self._followed: Mapping[str, Any] | None = None  # the conversation's settings in use
@@ -53,6 +53,11 @@ class AnswerSettings:
         """The settings for the next answer."""
         self.follow_conversation()
         return self._as_settings()
+
+    @property
+    def defaults(self) -> Settings:
+        """The settings of a new conversation."""
+        return replace(self._defaults, system=self._conversation.default_system)
 
     def apply(self, settings: Settings) -> None:
         """Use these settings from the next answer on; they become the conversation's settings.
@@ -109,7 +114,7 @@ class AnswerSettings:
             self._retired.append(self.renderer)
             self.renderer = self._renderer_of(template)
         stop_strings = self.renderer.template.stop_strings
-        self.limits = Limits(settings.max_gen_len, self._end_ids, stop_strings)
+        self.limits = Limits(settings.max_gen_len, self._end_ids, stop_strings, end_loops=True)
         sampling = Sampling(
             **{field.name: getattr(settings, field.name) for field in fields(Sampling)}
         )

@@ -56,8 +56,10 @@ class Autosave:
 
     def observe(self, event: Event) -> Event:
         """Record an event and return it with the text to be shown."""
-        if isinstance(event, Finished) and event.reason in _COMPLETE:
-            self.state = State.COMPLETE
+        if isinstance(event, Finished):
+            self._run = replace(self._run, ended=event.reason.value)
+            if event.reason in _COMPLETE:
+                self.state = State.COMPLETE
         if isinstance(event, Prefill):
             first = len(self._token_seconds)
             self._run = Run(first, event.reused, event.done, event.seconds)

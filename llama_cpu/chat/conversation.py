@@ -42,7 +42,7 @@ class Conversation:
         self.model = model  # name of the loaded model, stored with its answers
         self.stored: StoredConversation | None = None  # None until the first message
         self.line: list[StoredMessage] = []
-        self.system = self._default_system = system
+        self.system = self.default_system = system
         self.settings: Mapping[str, Any] = {}  # stored with the conversation
         self._alternatives: dict[int, tuple[int, ...]] = {}
         self._store = history  # where this conversation is stored now
@@ -78,13 +78,13 @@ class Conversation:
         self.stored, self.line = opened, line
         self._alternatives = self.history.siblings(conversation_id)
         system = opened.settings.get("system")
-        self.system = system if isinstance(system, str) else self._default_system
+        self.system = system if isinstance(system, str) else self.default_system
         self.settings = opened.settings
 
     def clear(self) -> None:
         """Begin a new conversation; the previous one stays in the history."""
         self._forget()
-        self.system, self.settings = self._default_system, {}
+        self.system, self.settings = self.default_system, {}
 
     def save_settings(self) -> None:
         """Store the present settings and system prompt, if there are messages already."""

@@ -74,12 +74,14 @@ def _kv_store(args: argparse.Namespace, conversation: Conversation | None) -> KV
 
 
 def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:
-    """Sampling settings from the options, else generation_config.json, else the defaults.
+    """Sampling settings from the options, else those of the model, else the defaults.
 
     Raises UserError for a value out of range.
     """
     values: dict[str, Any] = {}
-    configured = Fields(plan.generation_config, plan.source / "generation_config.json")
+    source = plan.source
+    file = source if source.is_file() else source / "generation_config.json"
+    configured = Fields(plan.generation_config, file)
     for name, (low, high) in RANGES.items():
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)

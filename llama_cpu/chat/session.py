@@ -72,6 +72,11 @@ class ChatSession:
         """The settings for the next answer."""
         return self._settings.current()
 
+    @property
+    def default_settings(self) -> Settings:
+        """The settings of a new conversation: those of the options, else of the model."""
+        return self._settings.defaults
+
     def apply(self, settings: Settings) -> None:
         """Use these settings from the next answer on.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cpu.cli.options import add_answer_arguments, add_model_arguments
 from llama_cpu.errors import UserError
+from llama_cpu.generation import repetition
 from llama_cpu.generation.events import Event, Finished, StopReason, Token
 from llama_cpu.generation.timings import Timings
 from llama_cpu.system.memory import memory_report
@@ -79,6 +80,8 @@ def _run(session: "ChatSession", prompt: str, args: argparse.Namespace) -> int:
     if finished.reason is StopReason.FAILED:
         raise UserError(finished.message)
     if not args.json:
+        if finished.reason is StopReason.REPETITION:
+            print(f"[{repetition.ENDED}]", file=sys.stderr)
         _print_figures(session, timings)
     return 130 if finished.reason is StopReason.STOPPED else 0
 

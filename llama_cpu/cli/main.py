@@ -144,10 +144,13 @@ def _with_user_defaults(
 ) -> argparse.Namespace:
     """Parse the options again, with the values of config.toml as defaults.
 
-    Raises UserError if the file is broken.
+    The settings of a preset go before the file's others. Raises UserError if the file is broken,
+    or if it has no such preset.
     """
     config = read_config(getattr(args, "config", None), getattr(args, "no_config", False))
     values = dict(config.values)
+    if hasattr(args, "preset") and (preset := args.preset or values.get("preset")):
+        values |= config.preset(preset)
     if getattr(args, "history", None):  # given on the command line, it overrides no_history
         values.pop("no_history", None)
     if getattr(args, "ckpt_dir", None):  # as well

@@ -169,14 +169,15 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=float,
         metavar="T",
-        help="randomness; 0 always chooses the most probable token (default 0.8)",
+        help="randomness; 0 always chooses the most probable token (default: the model's "
+        "own, else 0.8)",
     )
     answers.add_argument(
         "--top_p",
         type=float,
         metavar="P",
         help="sample from the most probable tokens that together reach probability P "
-        "(default 0.95)",
+        "(default: the model's own, else 0.95)",
     )
     answers.add_argument(
         "--top_k",
@@ -205,6 +206,11 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
         default=1024,
         metavar="N",
         help="maximum number of tokens in an answer (default 1024)",
+    )
+    answers.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="settings from a table [presets.NAME] of config.toml; other options go before them",
     )
     answers.add_argument("--system", metavar="TEXT", help="system prompt")
     answers.add_argument(

@@ -9,7 +9,8 @@ from llama_cpu.chat.open_session import session_opener
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.cli.progress import load_with_progress
 from llama_cpu.errors import UserError
-from llama_cpu.generation.events import Finished, Token, TurnsDropped
+from llama_cpu.generation import repetition
+from llama_cpu.generation.events import Finished, StopReason, Token, TurnsDropped
 from llama_cpu.history.rows import Gone
 from llama_cpu.kv_store.keeper import ignore_progress
 from llama_cpu.loading.demo_model import demo_notice
@@ -54,7 +55,7 @@ def _answer(session: ChatSession, line: str) -> bool:
     Ctrl+C in a terminal stops the answer, not the chat.
     """
     _add_user(session, line)
-    problem = ""
+    problem, is_loop = "", False
     try:
         for event in session.answer(Flag()):
             if isinstance(event, TurnsDropped):
@@ -62,7 +63,7 @@ def _answer(session: ChatSession, line: str) -> bool:
             if isinstance(event, (Token, Finished)):
                 print(printable(event.text), end="", flush=True)
             if isinstance(event, Finished):
-                problem = event.message
+                problem, is_loop = event.message, event.reason is StopReason.REPETITION
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
@@ -71,6 +72,8 @@ def _answer(session: ChatSession, line: str) -> bool:
         problem = str(error)
     print(flush=True)
     _report_trouble(session)
+    if is_loop:
+        _note(repetition.ENDED)
     if problem:
         print(f"Error: {printable(problem)}", file=sys.stderr)
     return not problem

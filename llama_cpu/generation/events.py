@@ -14,6 +14,7 @@ class StopReason(Enum):
     STOP_STRING = "stop_string"
     LENGTH = "length"  # --max_gen_len tokens
     CONTEXT = "context"  # the context is full
+    REPETITION = "repetition"  # the answer repeated itself
     STOPPED = "stopped"  # the user stopped it
     FAILED = "failed"  # NaN or infinite logits, or an unusable prompt
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.generation.detokenizer import TextStream
 from llama_cpu.generation.events import Event, Finished, Prefill, StopReason, Token
+from llama_cpu.generation.repetition import LoopDetector
 from llama_cpu.generation.sampling import Sampler
 from llama_cpu.generation.speculative_decoding import Drafter, DraftLength
 from llama_cpu.model.kv_cache import KVCache
@@ -25,11 +26,15 @@ _NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """The conditions that end an answer: a number of tokens, end tokens, and stop strings."""
+    """The conditions that end an answer: a number of tokens, end tokens, and stop strings.
+
+    ``end_loops``: also end an answer that repeats itself; see llama_cpu.generation.repetition.
+    """
 
     max_gen_len: int
     end_ids: frozenset[int]
     stop_strings: Sequence[str] = ()
+    end_loops: bool = False
 
 
 class TextGenerator:
@@ -72,7 +77,8 @@ class TextGenerator:
         try:
             logits = yield from self._prefill(prompt_ids, stop)
             stream = TextStream(self.tokenizer, limits.stop_strings, begun)
-            yield from self._decode(logits, _Answer(prompt_ids, sampler, limits, stream), stop)
+            answer = _Answer(prompt_ids, sampler, limits, stream, self.tokenizer)
+            yield from self._decode(logits, answer, stop)
         except Cancelled:
             yield Finished(StopReason.STOPPED)
 
@@ -150,7 +156,12 @@ class _Answer:
     """The answer so far, and the reason to end it, if any."""
 
     def __init__(
-        self, prompt_ids: list[int], sampler: Sampler, limits: Limits, stream: TextStream
+        self,
+        prompt_ids: list[int],
+        sampler: Sampler,
+        limits: Limits,
+        stream: TextStream,
+        tokenizer: Tokenizer,
     ) -> None:
         self.context = prompt_ids.copy()  # the prompt and the answer
         self.limits = limits
@@ -158,6 +169,8 @@ class _Answer:
         self.count = 0  # of tokens in the answer
         self.reason: StopReason | None = None
         self._sampler = sampler
+        self._tokenizer = tokenizer
+        self._loop = LoopDetector()
 
     def sample(self, rows: Tensor, draft: list[int]) -> list[tuple[int, str]]:
         """Sample tokens, with their texts, from the logits [1 + len(draft), vocab] of one pass.
@@ -171,16 +184,22 @@ class _Answer:
             tokens.append((token_id, "" if ends else self.stream.push(token_id)))
             self.context.append(token_id)
             self.count += 1
-            self.reason = self._reason_to_end(ends)
+            self.reason = self._reason_to_end(token_id, ends)
             if self.reason or token_id != proposed:
                 break
         return tokens
 
-    def _reason_to_end(self, ends: bool) -> StopReason | None:
+    def _reason_to_end(self, token_id: int, ends: bool) -> StopReason | None:
         if ends:
             return StopReason.END
         if self.stream.stopped:
             return StopReason.STOP_STRING
+        if self.limits.end_loops and self._is_loop(token_id):
+            return StopReason.REPETITION
         if self.count == self.limits.max_gen_len:
             return StopReason.LENGTH
         return None
+
+    def _is_loop(self, token_id: int) -> bool:
+        piece = self._tokenizer.token_bytes(token_id).decode(errors="replace")
+        return self._loop.push(token_id, piece)

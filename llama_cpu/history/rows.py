@@ -62,6 +62,7 @@ class Run:
     computed: int  # prompt tokens computed
     seconds: float  # of the prefill
     drafted: int = 0  # generated tokens that were accepted drafts, without a pass of their own
+    ended: str = ""  # why it ended: a value of generation.events.StopReason; "" if not known
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,11 @@ def packed_runs(runs: Iterable[Run]) -> str:
 
 def unpacked_runs(text: str) -> Sequence[Run]:
     """Unpack runs; fields added by a later version of this program are ignored."""
-    names = [field.name for field in fields(Run)]
-    return tuple(Run(*(values[name] for name in names)) for values in json.loads(text))
+    names = {field.name for field in fields(Run)}
+    return tuple(
+        Run(**{name: each for name, each in values.items() if name in names})
+        for values in json.loads(text)
+    )
 
 
 def _little_endian(numbers: "array[Any]") -> "array[Any]":

@@ -12,10 +12,12 @@ The JSON is one object, version 1:
                    "token_ids": [...], "token_seconds": [...], "token_logprobs": [...],
                    "runs": [{"first": index in token_seconds, "reused": prompt tokens,
                              "computed": prompt tokens, "seconds": of the prefill,
-                             "drafted": accepted draft tokens}, ...]}, ...]}
+                             "drafted": accepted draft tokens,
+                             "ended": why it ended, or ""}, ...]}, ...]}
 
 Messages with the same parent are alternatives. Ids are valid only within the file. The lists of
-figures may be empty, and contain null for values that are not numbers; "runs" may be missing.
+figures may be empty, and contain null for values that are not numbers; "runs" and "ended" may be
+missing.
 """
 
 import json
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cpu.errors import UserError
+from llama_cpu.generation.events import StopReason
 from llama_cpu.history.rows import (
     LATEST,
     ROLES,
@@ -49,6 +52,7 @@ _NOTES = {
     State.STOPPED: "*(stopped here)*",
     State.CUT: "*(cut off here)*",
 }
+_ENDED = ("", *(reason.value for reason in StopReason))
 _SETTINGS_BYTES = 1 << 20
 
 
@@ -227,7 +231,9 @@ class _Checked(Fields):
             run = _Checked(values, self.file, f"{self._where}run {number}: ")
             names = ("first", "reused", "computed", "drafted")
             first, reused, computed, drafted = (run.integer(each, 0, 1 << 31) for each in names)
-            runs.append(Run(first, reused, computed, run.number("seconds", 0, 1e9), drafted))
+            seconds = run.number("seconds", 0, 1e9)
+            ended = run.choice("ended", _ENDED) if run.has("ended") else ""
+            runs.append(Run(first, reused, computed, seconds, drafted, ended))
         return runs
 
     def settings(self, key: str) -> dict[str, Any]:

@@ -33,8 +33,11 @@ _STALE_SECONDS = 24 * 3600
 
 
 def demo_notice() -> str:
-    """Return one sentence that says that answers outside the app come from the demo model."""
-    return f"This is a small demo model. LLaMA's files go into {model_folder()}."
+    """Say, outside the app, that answers come from the demo model, and how to get a better one."""
+    return (
+        "This is a small demo model, often wrong. A better one: llama-cpu pull ORG/REPO, or put "
+        f"its files into {model_folder()}."
+    )
 
 
 def is_demo_wanted(ckpt_dir: Path | None) -> bool:

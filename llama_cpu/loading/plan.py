@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from llama_cpu.checkpoint import Checkpoint, open_checkpoint
+from llama_cpu.checkpoint.gguf_sampling import sampling_in_gguf
 from llama_cpu.errors import UserError
 from llama_cpu.generation.speculative_decoding import vocabularies_differ
 from llama_cpu.kernels import compiler
@@ -25,6 +27,8 @@ from llama_cpu.loading.memory_estimate import (
 )
 from llama_cpu.loading.named_model import NamedModel, named_model
 from llama_cpu.loading.weight_reader import can_map
+from llama_cpu.settings.generation_settings import RANGES
+from llama_cpu.settings.recommended import recommended
 from llama_cpu.system.memory import available_memory
 from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.processor import physical_cores
@@ -54,7 +58,7 @@ class LoadPlan:
     max_seq_len: int
     threads: int
     is_demo: bool
-    generation_config: dict[str, Any]  # generation_config.json; empty if there is no such file
+    generation_config: Mapping[str, Any]  # as in generation_config.json; may be empty
     mmap: bool  # whether weights that are stored in this format are memory-mapped
     products: ProductChoice[Any]
     operators: Operators  # chose the products; used again for the next model of this run
@@ -139,6 +143,7 @@ def plan_loading(
         ckpt_dir = fetch_demo_model()
     checkpoint = open_checkpoint(ckpt_dir or model_folder())
     tokenizer = load_tokenizer(checkpoint, tokenizer_path, tokenizer_folder())
+    generation_config = _generation_config(checkpoint)
     checkpoint = replace(checkpoint, metadata={})  # releases the lists of the vocabulary
     precision = precision or default_format(checkpoint)
     require_kernels(precision)
@@ -148,7 +153,6 @@ def plan_loading(
     products = operators.choose(precision, widest_product(checkpoint.config), threads)
     wanted = products.product.in_place if mmap is None else mmap
     is_mapped = wanted and can_map(checkpoint, precision)
-    config_file = checkpoint.path / "generation_config.json"
     plan = LoadPlan(
         checkpoint,
         tokenizer,
@@ -156,7 +160,7 @@ def plan_loading(
         context,
         threads,
         is_demo,
-        read_json(config_file) if config_file.exists() else {},
+        generation_config,
         is_mapped,
         only_in_place(products) if is_mapped else products,
         operators,
@@ -200,6 +204,19 @@ def require_kernels(precision: WeightFormat) -> None:
         UserWarning,
         stacklevel=2,
     )
+
+
+def _generation_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the file generation_config.json, or what a GGUF file says in its place.
+
+    If it names no sampling, that which is known to suit the family of the model is added.
+    """
+    file = checkpoint.path / "generation_config.json"
+    own = read_json(file) if file.exists() else sampling_in_gguf(checkpoint.metadata)
+    if any(name in own for name in (*RANGES, "do_sample")):
+        return own
+    full_name = f"{checkpoint.name} {checkpoint.metadata.get('general.name', '')}"
+    return {**recommended(full_name), **own}
 
 
 def _plan_draft(

@@ -62,6 +62,7 @@ ENTRIES: dict[str, Range | Choice] = {
     "draft_ckpt_dir": Choice(_PATH, "draft model for speculative decoding"),
     "force": Choice(_FLAG, "load the model even if memory seems too small", default=False),
     **SETTINGS,
+    "preset": Choice("the name of a preset", "preset of new conversations; see the end"),
     "history": Choice(_PATH, "conversation database; default: in your data folder"),
     "no_history": Choice(_FLAG, "do not save conversations", default=False),
     "kv_file_mib": Range(
@@ -89,10 +90,19 @@ class UserConfig:
     path: Path | None = None
     values: Mapping[str, Any] = field(default_factory=dict)  # paths are absolute
     keys: Mapping[str, str] = field(default_factory=dict)  # action: key; not checked yet
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by name
 
     def wrong(self, entry: str, problem: str) -> UserError:
         """An error about an entry of the file."""
         return UserError(f"{self.path}: {entry} {problem}")
+
+    def preset(self, name: str) -> Mapping[str, Any]:
+        """The settings of a preset. Raises UserError if there is none of this name."""
+        if name not in self.presets:
+            known = f"The presets are {', '.join(self.presets)}."
+            none = f"There are no presets yet; write a table [presets.NAME] into {self.path}."
+            raise UserError(unknown("preset", name, self.presets, known if self.presets else none))
+        return self.presets[name]
 
 
 def read_config(path: Path | None = None, no_config: bool = False) -> UserConfig:
@@ -114,14 +124,41 @@ def read_config(path: Path | None = None, no_config: bool = False) -> UserConfig
     for action, key in keys.items():
         if not isinstance(key, str):
             raise config.wrong(f"[keys] {action}", 'must be a key in quotes, such as "ctrl+g".')
+    presets = _presets(values.pop("presets", {}), config)
     for name, value in values.items():
         if name not in ENTRIES:
             advice = "'llama-cpu config' lists all settings."
             raise UserError(f"{path}: {unknown('setting', name, ENTRIES, advice)}")
         _require(config, name, value)
     return UserConfig(
-        path, {name: _whole(value, name, path) for name, value in values.items()}, keys
+        path, {name: _whole(value, name, path) for name, value in values.items()}, keys, presets
     )
+
+
+def _presets(tables: object, config: UserConfig) -> dict[str, dict[str, Any]]:
+    """Check the tables below [presets]: settings of a conversation, by the presets' names."""
+    if not isinstance(tables, dict):
+        raise config.wrong("presets", "must be tables: a line [presets.NAME], and settings below.")
+    for preset, settings in tables.items():
+        require_preset_name(preset, f"{config.path}: ")
+        if not isinstance(settings, dict):
+            raise config.wrong(f"presets.{preset}", f"must be a table: a line [presets.{preset}].")
+        for name, value in settings.items():
+            where = f"{config.path}: [presets.{preset}] "
+            if name not in SETTINGS:
+                advice = f"A preset may have {', '.join(SETTINGS)}."
+                raise UserError(where + unknown("setting", name, SETTINGS, advice))
+            require_allowed(name, value, SETTINGS[name], where)
+    return tables
+
+
+def require_preset_name(name: str, where: str = "") -> None:
+    """Raise UserError unless the name can be typed as one word and written as a table's name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+        raise UserError(
+            f"{where}the preset's name {repr(name)[:60]} must be one word of letters, digits, "
+            "hyphens and underscores."
+        )
 
 
 def _require(config: UserConfig, name: str, value: object) -> None:
@@ -178,10 +215,11 @@ def _path(text: str, file: Path) -> Path:
 # Writing
 
 
-def with_entry(text: str, name: str, value: str | bool) -> str:
+def with_entry(text: str, name: str, value: Any, table: str = "") -> str:
     """The text of the file with this entry set; comments, order and other lines stay.
 
-    Raises ValueError if the text is not valid TOML.
+    ``table``: the name of the table that has the entry; "": none. Raises ValueError if the text is
+    not valid TOML.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
@@ -189,8 +227,13 @@ def with_entry(text: str, name: str, value: str | bool) -> str:
     text, byte_order_mark = text.removeprefix("\ufeff"), text[: text.startswith("\ufeff")]
     try:
         document = tomlkit.parse(text)
-        expected = document.unwrap() | {name: value}
-        document[name] = value
+        expected = document.unwrap()
+        if table:
+            expected[table] = expected.get(table, {}) | {name: value}
+            document.setdefault(table, tomlkit.table(is_super_table=True))[name] = value
+        else:
+            expected[name] = value
+            document[name] = value
         changed = tomlkit.dumps(document)
         if "\r\n" in text.partition("\n")[0] + "\n":
             changed = re.sub(r"(?<!\r)\n", "\r\n", changed)  # tomlkit adds lines with \n
@@ -201,23 +244,36 @@ def with_entry(text: str, name: str, value: str | bool) -> str:
     return byte_order_mark + changed
 
 
-def save_entry(path: Path, name: str, value: str | bool) -> None:
+def save_preset(path: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Write a preset to the file, as ``save_entry`` does."""
+    require_preset_name(name)
+    save_entry(path, name, dict(settings), "presets")
+
+
+def save_entry(path: Path, name: str, value: Any, table: str = "") -> None:
     """Change one entry of the file atomically; the file is created if it does not exist.
+
+    ``table``: the name of the table that has the entry; "": none.
 
     Raises UserError if that is not possible; the file is unchanged then.
     """
     path = path.resolve()  # so that a symbolic link remains one
     try:
         text = read_small_file(path, _FORMAT).decode() if _is_there(path) else ""
-        changed = with_entry(text, name, value)
+        changed = with_entry(text, name, value, table)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, changed, replace=True)
     except (OSError, ValueError, UserError) as error:
         problem = str(error).rstrip(".") if isinstance(error, UserError) else reason(error)
         raise UserError(
-            f"{path} could not be changed ({problem}); write {name} = {_quoted(value)} into it "
-            "yourself."
+            f"{path} could not be changed ({problem}); write {_advised(name, value, table)} into "
+            "it yourself."
         ) from error
+
+
+def _advised(name: str, value: Any, table: str) -> str:
+    """What the user may write instead: ``theme = "nord"``, or a table's name."""
+    return f"[{table}.{name}] and the settings" if table else f"{name} = {_quoted(value)}"
 
 
 def _quoted(value: Any) -> str:
@@ -244,7 +300,7 @@ def sample(
     parts = [
         f"# Settings of llama_cpu; this file belongs at {place}.\n"
         "# A line that begins with # shows a default. The command line takes precedence over this\n"
-        "# file, this file over the model's generation_config.json, and that over the defaults."
+        "# file, this file over what the model recommends, and that over the defaults."
     ]
     for name, entry in ENTRIES.items():
         limits = f" ({entry.wanted})" if isinstance(entry, Range) and entry.kind is not str else ""
@@ -255,7 +311,25 @@ def sample(
     for action, (key, about) in keys.items():
         mark = "" if action in config.keys else "# "
         parts.append(f"{mark}{action} = {_quoted(key)}  # {about}")
-    return "\n\n".join(parts[: len(ENTRIES) + 1]) + "\n\n" + "\n".join(parts[len(ENTRIES) + 1 :])
+    text = "\n\n".join(parts[: len(ENTRIES) + 1]) + "\n\n" + "\n".join(parts[len(ENTRIES) + 1 :])
+    return text + "\n\n" + _sample_presets(config)
+
+
+def _sample_presets(config: UserConfig) -> str:
+    """The presets, after what they are."""
+    about = (
+        "# A preset is a name for settings of a conversation, which --preset NAME, /preset NAME\n"
+        "# or F2 chooses. A line [presets.NAME] begins one; its settings stand below."
+    )
+    return "\n".join([about, *_tables(config.presets)]) + "\n"
+
+
+def _tables(presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for preset, settings in presets.items():
+        lines.append(f"[presets.{preset}]")
+        lines += [f"{name} = {_quoted(value)}" for name, value in settings.items()]
+    return lines
 
 
 def _line(config: UserConfig, name: str, defaults: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """Describes the model: the title line, and the notice for the demo model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from llama_cpu.chat.session_protocol import ModelInfo
-from llama_cpu.system.paths import model_folder, tokenizer_folder
 from llama_cpu.system.text import printable
+from llama_cpu.tui.user_keys import keys_of, shown
 
 LOADING = "The model is loading"
 NO_MODEL = "No model is loaded"
@@ -22,16 +23,10 @@ def title(session: ModelInfo) -> str:
     return printable(" · ".join(parts))
 
 
-def demo_notice() -> str:
-    """Explain how to get from the demo model to another one."""
-    model, tokenizer = short_path(model_folder()), short_path(tokenizer_folder())
-    width = max(len(model), len(tokenizer))
-    return (
-        "This is a small demo model; it is often wrong. To chat with LLaMA, put its files here and"
-        " start again:\n"
-        f"  {model:<{width}}  params.json and consolidated.*.pth\n"
-        f"  {tokenizer:<{width}}  tokenizer.model"
-    )
+def demo_notice(keymap: Mapping[str, str]) -> str:
+    """Say in one line how to get from the demo model to a better one."""
+    key = shown(keys_of("models", keymap).split(",")[0])
+    return f"A small demo model, often wrong. Better ones: {key}, or llama-cpu pull."
 
 
 def short_path(path: Path) -> str:

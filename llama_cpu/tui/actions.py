@@ -195,6 +195,10 @@ ACTIONS: tuple[Action, ...] = (
         command="system", arguments="TEXT",
     ),
     Action(
+        "preset", "", "Preset", "use a preset; save NAME keeps one; alone: list", Scope.CHAT,
+        command="preset", arguments="NAME",
+    ),
+    Action(
         "save", "", "Save", "save the conversation as Markdown", Scope.CHAT, command="save",
         arguments="FILE",
     ),

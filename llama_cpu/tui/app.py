@@ -26,6 +26,7 @@ from llama_cpu.tui.controllers.view import ScreenState
 from llama_cpu.tui.messages import AnswerFailed, Warned
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
+from llama_cpu.tui.presets import Presets
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
@@ -64,6 +65,7 @@ class ChatApp(App[int]):
         self._models = models or ModelSource()
         self._preferences = preferences or Preferences()
         self.keymap = self._preferences.keymap
+        self._presets = Presets(self._preferences.config)
         self.set_keymap(self.keymap)
         # Textual's footer reads the key of the command palette from this attribute.
         palette = self.keymap.get("command_palette", self.COMMAND_PALETTE_BINDING)
@@ -116,7 +118,14 @@ class ChatApp(App[int]):
     ) -> ChatScreen:
         panels = self._preferences.panels
         return ChatScreen(
-            self.conversation, model, is_demo, self._model_thread, self.keymap, panels, state
+            self.conversation,
+            model,
+            is_demo,
+            self._model_thread,
+            self.keymap,
+            self._presets,
+            panels,
+            state,
         )
 
     def action_help(self) -> None:

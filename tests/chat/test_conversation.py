@@ -217,14 +217,17 @@ def test_how_each_run_went_is_stored(conversation: Conversation, other: History)
     list(
         written(conversation, iter([*first, Token(2, " three", 0.1), Finished(StopReason.STOPPED)]))
     )
-    assert other.path(id_of(conversation))[-1].runs == (Run(0, 3, 9, 0.5),)
+    assert other.path(id_of(conversation))[-1].runs == (Run(0, 3, 9, 0.5, ended="stopped"),)
     second: list[Event] = [
         Prefill(13, 1, 1, 0.25),
         Token(3, " four", 0.1),
         Token(4, "", 0.1, drafted=True),
     ]
     go_on(conversation, iter([*second, Finished(StopReason.STOPPED)]))
-    assert conversation.line[-1].runs == (Run(0, 3, 9, 0.5), Run(2, 13, 1, 0.25, 1))
+    assert conversation.line[-1].runs == (
+        Run(0, 3, 9, 0.5, ended="stopped"),
+        Run(2, 13, 1, 0.25, 1, ended="stopped"),
+    )
     before = conversation.line[-1]
     go_on(conversation, iter([Prefill(14, 1, 1, 0.25), Finished(StopReason.STOPPED)]))
     conversation.reload()

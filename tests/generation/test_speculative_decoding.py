@@ -7,10 +7,12 @@ from threading import Event as Flag
 
 import pytest
 import torch
+from torch import Tensor
 
 from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, StopReason, Token
 from llama_cpu.generation.generate import Limits, TextGenerator
+from llama_cpu.generation.repetition import PROSE_TOKENS
 from llama_cpu.generation.sampling import Sampler, Sampling
 from llama_cpu.generation.speculative_decoding import (
     Drafter,
@@ -158,6 +160,29 @@ def test_the_sampler_is_left_as_without(seed: int, loaded: LoadedModel) -> None:
         second = ids_of(list(generator.generate(PROMPT[:20], sampler, limits, Flag())))
         answers.append((first, second))
     assert answers[0] == answers[1]
+
+
+class Stuck(Sampler):
+    """Always chooses the same letter."""
+
+    def sample(self, logits: Tensor, context_ids: list[int]) -> int:
+        return ord("a")
+
+
+@pytest.mark.parametrize("new_drafter", [None, LookupDrafter, Babbler])
+def test_a_loop_ends_where_it_is_asked_for(
+    new_drafter: Callable[[], Drafter] | None, loaded: LoadedModel
+) -> None:
+    generator = TextGenerator(
+        loaded.model, loaded.cache, loaded.tokenizer, new_drafter, LONGEST if new_drafter else 0
+    )
+    for end_loops, count, reason in [
+        (True, PROSE_TOKENS, StopReason.REPETITION),
+        (False, 80, StopReason.LENGTH),
+    ]:
+        limits = Limits(80, frozenset(), end_loops=end_loops)
+        events = list(generator.generate(PROMPT[:20], Stuck(Sampling()), limits, Flag()))
+        assert len(ids_of(events)) == count and events[-1].reason is reason
 
 
 def test_every_way_to_end_is_the_same(loaded: LoadedModel) -> None:

@@ -15,7 +15,7 @@ from llama_cpu.history.store import History
 from llama_cpu.history.transfer import as_json, as_markdown, import_json
 
 HOSTILE = "A [ 1,  2 ] \x1b[31m \x7f\x9b 你好 🙂\n\0"
-RUNS = [Run(0, 3, 8, 0.25, 1), Run(2, 11, 1, 0.1)]
+RUNS = [Run(0, 3, 8, 0.25, 1, "repetition"), Run(2, 11, 1, 0.1)]
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -90,7 +90,7 @@ def test_the_json_is_what_its_description_says(history: History, conversation: i
     assert values["messages"][2]["token_seconds"] == [0.100000001, 0.5, 3.14159274]
     assert values["messages"][2]["token_logprobs"] == [-0.100000001, None, -3.5]
     assert values["messages"][2]["runs"][1] == {
-        "first": 2, "reused": 11, "computed": 1, "seconds": 0.1, "drafted": 0
+        "first": 2, "reused": 11, "computed": 1, "seconds": 0.1, "drafted": 0, "ended": ""
     }  # fmt: skip
     assert values["leaf"] == values["messages"][-1]["id"]
     assert values["settings"] == {"temperature": 0.1, "stop": ["[ \n1 ]"]}

@@ -325,8 +325,6 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         "screens.downloads.available_memory": lambda: 3 * GIB,
         "screens.downloads.cached_model": lambda reference: None,
         "widgets.loading_bar.time": SimpleNamespace(monotonic=lambda: 100.0),
-        "about.model_folder": lambda: Path.home() / "llama_cpu" / "model",
-        "about.tokenizer_folder": lambda: Path.home() / "llama_cpu" / "tokenizer",
     }
     for name, change in changes.items():
         monkeypatch.setattr(f"llama_cpu.tui.{name}", change)

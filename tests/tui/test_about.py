@@ -1,13 +1,10 @@
 """What is said of the model."""
 
-from pathlib import Path
-
 import pytest
 
-from llama_cpu.system.paths import model_folder
 from llama_cpu.tui import about
-from tests.tui.driving import NARROW, chat, conversation, screen_text
-from tests.tui.fakes import FakeSession
+from tests.tui.driving import NARROW, ask_and_wait, chat, conversation, screen_text
+from tests.tui.fakes import FakeSession, script
 
 
 @pytest.mark.parametrize(
@@ -25,24 +22,17 @@ async def test_title_line(name: str, is_guess: bool, shown: str) -> None:
         assert first_line == f"Test model · float32 · {shown} · 2 threads"
 
 
-async def test_the_demo_notice_says_where_whatever_the_working_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(about, "model_folder", lambda: tmp_path / "llama" / "model")
-    monkeypatch.setattr(about, "tokenizer_folder", lambda: tmp_path.parent / "tokenizer")
-    async with chat(FakeSession(), is_demo=True) as pilot:
-        _, first, second = conversation(pilot)[0].splitlines()
-        model, tokenizer = str(Path("~/llama/model")), str(tmp_path.parent / "tokenizer")
-        assert first.split() == [model, "params.json", "and", "consolidated.*.pth"]
-        assert second.split() == [tokenizer, "tokenizer.model"]
-        assert first.index("params.json") == second.index("tokenizer.model")
+async def test_the_demo_notice_is_one_line_until_something_is_sent() -> None:
+    session = FakeSession([script("Paris.")])
+    async with chat(session, NARROW, is_demo=True) as pilot:
+        notice = about.demo_notice({})
+        assert conversation(pilot) == [notice] and notice in screen_text(pilot)
+        await ask_and_wait(pilot, "Hi")
+        assert conversation(pilot) == ["You\nHi", "Paris."]
+    async with chat(session, NARROW, is_demo=True) as pilot:  # opened with its messages
+        assert conversation(pilot) == ["You\nHi", "Paris."]
 
 
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", home)
-    assert str(model_folder()) in about.demo_notice()
+def test_the_notice_names_the_users_key() -> None:
+    assert "F3" in about.demo_notice({}) and "llama-cpu pull" in about.demo_notice({})
+    assert "F9" in about.demo_notice({"models": "f9"})

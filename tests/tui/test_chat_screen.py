@@ -9,7 +9,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Prefill, StopReason, TurnsDropped
 from llama_cpu.tui.actions import KEYED, Scope
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.controllers.answering import ENDINGS
+from llama_cpu.tui.controllers.answering import ENDINGS, unfinished
 from llama_cpu.tui.controllers.turn_actions import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.number_format import row
 from llama_cpu.tui.screens.confirm import Confirm
@@ -255,13 +255,17 @@ async def test_an_answer_that_fails_before_its_first_word() -> None:
     [
         (Finished(StopReason.LENGTH), ENDINGS[StopReason.LENGTH]),
         (Finished(StopReason.CONTEXT), ENDINGS[StopReason.CONTEXT]),
+        (Finished(StopReason.REPETITION), ENDINGS[StopReason.REPETITION]),
         (Finished(StopReason.FAILED, message="The model broke."), "The model broke."),
     ],
 )
 async def test_how_an_answer_ended_is_said(finished: Finished, notice: str) -> None:
-    async with chat(FakeSession([script("Some text", finished)])) as pilot:
+    session = FakeSession([script("Some text", finished)])
+    async with chat(session) as pilot:
         await ask_and_wait(pilot, "Hi")
         assert conversation(pilot)[1:] == ["Some text", notice]
+    if finished.reason in ENDINGS:  # and when it is opened again
+        assert unfinished(session.conversation.line[-1]) == notice
 
 
 async def test_held_back_text_is_added_in_the_end() -> None:

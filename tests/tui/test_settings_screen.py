@@ -4,9 +4,11 @@ import threading
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, Static, TextArea
+from textual.widgets import Input, Select, Static, TextArea
 
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
+from llama_cpu.settings.user_config import UserConfig
+from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
 from llama_cpu.tui.screens.settings import CONTEXT, SettingsScreen
 from tests.tui.driving import (
@@ -159,3 +161,20 @@ async def test_everything_can_be_reached(size: tuple[int, int]) -> None:
             await pilot.press("tab")
         assert seen == SETTINGS.keys() | {"cancel", "apply"}
         assert "Apply" in screen_text(pilot)
+
+
+async def test_a_preset_fills_in_the_fields() -> None:
+    presets = {"brief": {"system": "Be brief.", "temperature": 0.125}}
+    preferences = Preferences(UserConfig(presets=presets))
+    session = FakeSession([], settings=Settings(top_k=5))
+    async with chat(session, preferences=preferences) as pilot:
+        screen = await opened(pilot)
+        screen.query_one(Select).value = "brief"
+        await until(pilot, lambda: field(screen, "temperature").value == "0.125")
+        assert screen.query_one("#system", TextArea).text == "Be brief."
+        assert field(screen, "top_k").value == "0"  # the preset does not name it
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: pilot.app.screen is not screen)
+        assert session.settings == Settings("Be brief.", temperature=0.125)
+    async with chat(session) as pilot:
+        assert not (await opened(pilot)).query(Select)  # there are no presets

@@ -8,8 +8,10 @@ from textual.pilot import Pilot
 
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
+from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.tui.actions import COMMANDS
-from llama_cpu.tui.controllers.slash import LONGEST_FILE, read_text
+from llama_cpu.tui.controllers.slash import LONGEST_FILE, NO_PRESETS, read_text
+from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
@@ -296,3 +298,26 @@ async def test_a_click_completes() -> None:
         await pilot.click(SlashMenu, offset=(3, 0))
         await until(pilot, lambda: prompt(pilot).text == "/system ")
         assert prompt(pilot).has_focus
+
+
+async def test_presets(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    preferences = Preferences(UserConfig(file))
+    session = FakeSession([], default_settings=Settings(temperature=0.2))
+    async with chat(session, preferences=preferences) as pilot:
+        await command(pilot, "/preset")
+        assert conversation(pilot)[-1] == NO_PRESETS
+        await command(pilot, "/system Be brief.")
+        await command(pilot, "/set top_k 9")
+        await command(pilot, "/set temperature default")
+        assert session.settings.temperature == 0.2  # the model's own
+        await command(pilot, "/preset save brief")
+        assert read_config(file).presets == {"brief": {"system": "Be brief.", "top_k": 9}}
+        await command(pilot, "/set top_k default")
+        await command(pilot, "/set min_p 0.5")
+        await command(pilot, "/preset")
+        assert conversation(pilot)[-1] == "brief: top_k 9, “Be brief.”"
+        await command(pilot, "/preset brief")
+        assert session.settings == Settings("Be brief.", temperature=0.2, top_k=9)
+        await command(pilot, "/preset brif")
+        assert "Did you mean 'brief'?" in conversation(pilot)[-1]

@@ -20,6 +20,8 @@ from llama_cpu.tui.messages import AnswerFailed
 ENDINGS = {
     StopReason.LENGTH: "The answer reached its maximum length; Ctrl+G continues it.",
     StopReason.CONTEXT: "The context is full: the answer ends here.",
+    StopReason.REPETITION: "The answer repeated itself and was ended; Ctrl+G continues it, Ctrl+R "
+    "writes another one.",
     StopReason.STOPPED: "Stopped; Ctrl+G continues.",
 }
 
@@ -125,7 +127,7 @@ class Answering:
         """If the last answer is unfinished, say that it can be continued."""
         line = self._conversation.line
         if line and line[-1].state in UNFINISHED:
-            self._view.conversation_view.add_notice(UNFINISHED[line[-1].state])
+            self._view.conversation_view.add_notice(unfinished(line[-1]))
 
     # A message that was sent before the model was loaded
 
@@ -256,6 +258,15 @@ class Answering:
             conversation_view.add_notice(finished.message, kind="problem")
         elif finished.reason in ENDINGS:
             conversation_view.add_notice(ENDINGS[finished.reason])
+
+
+def unfinished(answer: StoredMessage) -> str:
+    """The notice for a stored answer that is cut or stopped: why it ended, as far as known."""
+    if answer.state is State.STOPPED and answer.runs:
+        for reason in (StopReason.LENGTH, StopReason.CONTEXT, StopReason.REPETITION):
+            if answer.runs[-1].ended == reason.value:
+                return ENDINGS[reason]
+    return UNFINISHED[answer.state]
 
 
 def failed(error: Exception, what: str = "The answer failed") -> str:

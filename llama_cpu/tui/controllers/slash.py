@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llama_cpu.chat.session_protocol import Session
 from llama_cpu.errors import UserError
@@ -17,8 +18,10 @@ from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import COMMANDS
 from llama_cpu.tui.controllers.view import ChatView
+from llama_cpu.tui.presets import summary
 
 LONGEST_FILE = 1 << 22  # bytes; about a million tokens
+NO_PRESETS = "There are no presets yet; /preset save NAME keeps the present settings as one."
 DEFAULT = "default"  # the value that resets a setting
 
 
@@ -31,6 +34,7 @@ class SlashCommands:
         self._works: dict[str, Callable[[str], Awaitable[None]]] = {
             "system": self._system,
             "set": self._set,
+            "preset": self._preset,
             "save": self._save,
             "load": self._load,
         }
@@ -78,12 +82,25 @@ class SlashCommands:
             self._tell(_shown(name, settings))
             return
         if value.strip() == DEFAULT:
-            self._apply(replace(settings, **{name: getattr(Settings(), name)}))
+            defaults = replace(self._view.session.default_settings, system="")
+            self._apply(replace(settings, **{name: getattr(defaults, name)}))
             return
         try:
             self._apply(replace(settings, **{name: SETTINGS[name].parsed(value.strip())}))
         except ValueError as error:
             raise UserError(f"/set: {name} {error}.") from error
+
+    async def _preset(self, text: str) -> None:
+        name, _, rest = text.partition(" ")
+        session, presets = self._view.session, self._view.presets
+        if not name:
+            listed = "\n".join(summary(each, settings) for each, settings in presets.all.items())
+            self._tell(listed or NO_PRESETS)
+        elif name == "save":
+            await asyncio.to_thread(presets.save, rest.strip(), own_settings(session))
+            self._tell(f"The preset {rest.strip()} is saved; /preset {rest.strip()} uses it.")
+        else:
+            self._apply(session.default_settings.updated(presets.get(name)))
 
     def _apply(self, settings: Settings) -> None:
         self._view.session.apply(settings)
@@ -140,6 +157,13 @@ def _shown(name: str, settings: Settings) -> str:
     shown = DEFAULT if value is None or value == "" else value
     ends = "" if SETTINGS[name].kind is str else f" ({SETTINGS[name].ends})"
     return f"{name} {shown}: {SETTINGS[name].about}{ends}"
+
+
+def own_settings(session: Session) -> dict[str, Any]:
+    """The settings that differ from those of a new conversation without a system prompt."""
+    defaults = replace(session.default_settings, system="").as_dict()
+    present = session.settings.as_dict()
+    return {name: value for name, value in present.items() if value != defaults[name]}
 
 
 def _path(text: str, command: str) -> Path:

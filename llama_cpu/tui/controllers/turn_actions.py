@@ -14,6 +14,7 @@ NO_MODEL = "There is no model to answer; F3 chooses one"
 STILL_WAITING = "Your text is kept: one message is waiting for the model; Esc takes it back"
 STILL_ANSWERING = "Your text is kept: Esc stops the answer, or wait and press Enter again"
 NOTHING_TO_REGENERATE = "There is no answer yet to write again"
+SAME_ANSWER = "At temperature 0 the answer stays the same; /set temperature 0.5 varies it"
 NOTHING_TO_CONTINUE = "The last answer is complete; Ctrl+R writes another one"
 NO_ALTERNATIVES = "There is no other answer; Ctrl+R writes one"
 NOTHING_TO_COPY = "There is nothing to copy yet"
@@ -104,6 +105,8 @@ class TurnActions:
             self.cancel_editing()
             await self._answering.show()
             self._answering.begin()
+            if self._view.session.settings.temperature == 0:
+                self._view.input.say(SAME_ANSWER)
 
     async def continue_answer(self) -> None:
         """Continue an answer that was stopped or cut; answer a message that has no answer."""

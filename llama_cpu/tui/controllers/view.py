@@ -15,6 +15,7 @@ from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, Session
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tui.actions import Action
 from llama_cpu.tui.input_history import InputHistory
+from llama_cpu.tui.presets import Presets
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ class ChatView(Protocol):
     def is_loading(self) -> bool:
         """Whether the model of the start is being loaded."""
         ...
+
+    @property
+    def presets(self) -> Presets: ...
 
     @property
     def input(self) -> InputView: ...

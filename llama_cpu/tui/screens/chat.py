@@ -28,6 +28,7 @@ from llama_cpu.tui.controllers.panels import Panels
 from llama_cpu.tui.controllers.slash import SlashCommands
 from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, TurnActions
 from llama_cpu.tui.controllers.view import Branch, ScreenState
+from llama_cpu.tui.presets import Presets
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.conversation_view import ConversationView
@@ -71,6 +72,7 @@ class ChatScreen(Screen[None]):
         is_demo: bool,
         model_thread: Executor,
         keymap: Mapping[str, str],
+        presets: Presets,
         shows_panels: bool = True,
         state: ScreenState | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class ChatScreen(Screen[None]):
         self._session = None if callable(model) else model
         self._loading_bar = LoadingBar(model, model_thread) if callable(model) else None
         self._did_begin = False  # something was sent or opened
+        self.presets = presets
         self.is_retired = False  # the model is about to be freed and must not be queried
         self._state = state
         self._is_demo = is_demo
@@ -119,8 +122,8 @@ class ChatScreen(Screen[None]):
         """Show the conversation and start to measure."""
         if self.app.return_value is not None:  # the app has quit: the widgets may be gone
             return
-        if self._is_demo:
-            self.conversation_view.add_notice(about.demo_notice(), kind="demo")
+        if self._is_demo and not self.session.conversation.line:
+            self.conversation_view.add_notice(about.demo_notice(self._keymap), kind="demo")
         self.cache_work.begin()
         await self.answering.show()
         self.answering.say_if_cut()
@@ -332,7 +335,15 @@ class ChatScreen(Screen[None]):
             from llama_cpu.tui.screens.settings import SettingsScreen
 
             session = self.session
-            screen = SettingsScreen(session.settings, session.context_size, session.apply)
+            screen = SettingsScreen(
+                session.settings,
+                session.context_size,
+                session.apply,
+                {
+                    name: session.default_settings.updated(values)
+                    for name, values in self.presets.all.items()
+                },
+            )
             self.app.push_screen(screen, lambda done: self.settings_changed() if done else None)
 
     def action_panels(self) -> None:

@@ -1,6 +1,6 @@
 """The settings of the conversation; each value is checked as it is typed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from textual import on
@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
-from textual.widgets import Button, Input, Static, TextArea
+from textual.widgets import Button, Input, Select, Static, TextArea
 
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Range, Settings
@@ -16,6 +16,7 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
 
 LABELS = {"system": "system prompt", "max_gen_len": "answer length"}
+PRESET = "fills in the fields below; /preset save NAME keeps the settings of a conversation"
 # The KV cache of a loaded model has a fixed size.
 CONTEXT = "to change it, start again with --max_seq_len or set it in config.toml"
 
@@ -29,9 +30,15 @@ class SettingsScreen(ModalScreen[bool]):
     BINDINGS = bindings(Scope.SETTINGS)
 
     def __init__(
-        self, settings: Settings, context_size: int, apply: Callable[[Settings], None]
+        self,
+        settings: Settings,
+        context_size: int,
+        apply: Callable[[Settings], None],
+        presets: Mapping[str, Settings],
     ) -> None:
+        """``presets``: all settings of each preset; choosing one fills in the fields."""
         super().__init__()
+        self._presets = presets
         self._settings = settings
         self._context_size = context_size
         self._apply = apply
@@ -39,6 +46,12 @@ class SettingsScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical(id="settings"):
             with VerticalScroll(can_focus=False):
+                if self._presets:
+                    with Horizontal(classes="row"):
+                        yield Static("preset", classes="label")
+                        names = [(name, name) for name in self._presets]
+                        yield Select(names, prompt="(none)", compact=True, id="preset")
+                    yield Static(PRESET, markup=False, classes="about")
                 for name, value in self._settings.as_dict().items():
                     yield from self._row(name, value)
                 with Horizontal(classes="row"):
@@ -66,6 +79,14 @@ class SettingsScreen(ModalScreen[bool]):
                 field.cursor_blink = False
                 yield field
         yield Static(line_about(allowed), markup=False, classes="about", id=f"about_{name}")
+
+    @on(Select.Changed)
+    def _chosen(self, event: Select.Changed) -> None:
+        if event.value in self._presets:
+            values = self._presets[str(event.value)].as_dict()
+            self.query_one("#system", TextArea).load_text(values.pop("system"))
+            for name, value in values.items():
+                self.query_one(f"#{name}", Input).value = _shown(value)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:

@@ -63,7 +63,8 @@ class ConversationView(VerticalScroll, can_focus=False):
     async def show(self, conversation: Conversation) -> None:
         """Show the line of a conversation.
 
-        Widgets of messages that have not changed stay, and so do the notices between them.
+        Widgets of messages that have not changed stay, and so do the notices between them. The
+        notice of the demo model goes once there is a message.
         """
         self._conversation = conversation
         self._line = [message for message in conversation.line if message.role != "system"]
@@ -79,6 +80,8 @@ class ConversationView(VerticalScroll, can_focus=False):
                 widget.put_at(self._place(widget.message))
             new = self._line[self._first + len(kept) :]
             await self.messages.mount_all([self._widget(message) for message in new])
+            if self._line:
+                await self.messages.query(".demo").remove()
             await self._trim()
             await self._count_earlier()
         self.call_after_refresh(self._rest)
@@ -252,7 +255,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         first = shown[-MORE]
         children = list(self.messages.children)
         before = children[: children.index(first)]
-        await self._remove(widget for widget in before if not widget.has_class("demo"))
+        await self._remove(before)
         self._first += len(shown) - MORE
 
     async def _count_earlier(self) -> None:
