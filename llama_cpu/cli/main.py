@@ -24,6 +24,7 @@ from llama_cpu.cli.options import Parser
 from llama_cpu.errors import EXIT_USER_ERROR, Cancelled, UserError
 from llama_cpu.settings.suggestions import unknown
 from llama_cpu.settings.user_config import read_config
+from llama_cpu.system.fault_log import write_fault
 from llama_cpu.system.process import prepare_for_torch
 from llama_cpu.system.safe_reading import reason
 from llama_cpu.system.text import printable
@@ -150,7 +151,7 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     """Call ``work`` and return its exit code.
 
     A UserError becomes one line on standard error and exit code 2; any other error becomes one
-    line and exit code 1 or, with ``debug``, a traceback.
+    line that names a log file, and exit code 1 or, with ``debug``, a traceback.
     """
     warnings.showwarning = _show_warning
     prepare_for_torch()
@@ -178,10 +179,15 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        _print_error(
-            f"{type(error).__name__}: {error} (a bug in llama_cpu; --debug prints a traceback)"
-        )
+        _print_error(_about_fault(error))
         return EXIT_PROGRAM_ERROR
+
+
+def _about_fault(error: Exception) -> str:
+    """One sentence about an unexpected error, whose traceback goes to a file."""
+    log = write_fault(error)
+    where = f"its traceback is in {log}" if log else "--debug prints a traceback"
+    return f"{type(error).__name__}: {str(error)[:500]} (a fault of llama_cpu; {where})."
 
 
 def _print_error(message: str) -> None:

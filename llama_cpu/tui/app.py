@@ -13,6 +13,7 @@ from textual.app import App, SystemCommand
 from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.worker import WorkerFailed
 
 from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, Session
 from llama_cpu.errors import UserError
@@ -46,6 +47,9 @@ class ChatApp(App[int]):
 
     TITLE = "llama-cpu"
     CSS_PATH = "app.tcss"
+    # Of the dialogs; the screens that have panels choose others.
+    HORIZONTAL_BREAKPOINTS = [(0, "-tight"), (50, "-loose")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-high")]
     BINDINGS = bindings(Scope.APP)
 
     def __init__(
@@ -206,6 +210,20 @@ class ChatApp(App[int]):
                 run = partial(self.run_action, action.to_run, nodes[action.scope])
                 yield SystemCommand(action.label, f"{action.help} ({keys})", run)
 
+    @property
+    def fault(self) -> Exception | None:
+        """The first unexpected exception of the app itself, which has ended it."""
+        error = self._exception
+        return error.error if isinstance(error, WorkerFailed) else error  # type: ignore[return-value]
+
+    def panic(self, *renderables: object) -> None:
+        """End without drawing anything: ``run_app`` raises the exception."""
+        self._close_messages_no_wait()
+
+    def _fatal_error(self) -> None:
+        # Textual would draw a traceback with all local variables over the screen.
+        self._close_messages_no_wait()
+
     def close(self) -> None:
         """Wait until the model's thread has stopped, and free the session."""
         self._model_thread.shutdown()
@@ -240,7 +258,7 @@ def run_app(
 ) -> int:
     """Run the app until the user quits; return the exit code.
 
-    Raises the exception that kept the model from being loaded. ``debug`` prints, in the end, the
+    Raises the exception that kept the model from being loaded or ended the app. ``debug`` prints, in the end, the
     tracebacks of answers that failed.
     """
     app = ChatApp(plan, open_session, preferences, models)
@@ -254,8 +272,8 @@ def run_app(
     if debug:
         for error in app.answer_errors:
             traceback.print_exception(error)
-    if app.failure:
-        raise app.failure
+    if failure := app.fault or app.failure:
+        raise failure
     return exit_code if exit_code is not None else app.return_code or EXIT_OK
 
 

@@ -13,6 +13,7 @@ from textual.widgets import Footer, Static
 from llama_cpu.chat.session_protocol import Session
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.system.memory import memory_report
+from llama_cpu.system.text import printable
 from llama_cpu.tui import about
 from llama_cpu.tui.actions import Action, Scope, bindings
 from llama_cpu.tui.controllers.answering import Answering
@@ -45,7 +46,7 @@ class ChatScreen(Screen[None]):
 
     # The panels need room beside the conversation; otherwise one line has the main figures.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (ROOM_FOR_SIDEBAR, "-roomy")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-short"), (30, "-tall")]
     BINDINGS = bindings(Scope.CHAT)
 
     class ModelsRequested(Message):
@@ -174,7 +175,7 @@ class ChatScreen(Screen[None]):
     @property
     def has_room_for_panels(self) -> bool:
         """Whether the terminal is wide and high enough."""
-        return not (self.has_class("-narrow") or self.has_class("-short"))
+        return not any(map(self.has_class, ("-narrow", "-short", "-low")))
 
     def show_panels(self, shown: bool) -> None:
         """Show or hide the panels, now and after the next start."""
@@ -200,7 +201,7 @@ class ChatScreen(Screen[None]):
 
     def warn(self, sentence: str, seconds: float = 5) -> None:
         """Show a sentence over whatever screen is on top."""
-        self.notify(sentence, severity="warning", timeout=seconds, markup=False)
+        self.notify(printable(sentence), severity="warning", timeout=seconds, markup=False)
 
     def copy_to_clipboard(self, text: str) -> None:
         """Ask the terminal to copy a text."""

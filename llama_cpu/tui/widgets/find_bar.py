@@ -12,6 +12,7 @@ from textual.widgets import Input, Static
 
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.widgets.fields import LineField
 
 FOUND = "found"  # CSS class of the message with the present match
 
@@ -46,7 +47,7 @@ class FindBar(Horizontal):
 
     def compose(self) -> ComposeResult:
         yield Static("Find ")
-        yield Input(compact=True)
+        yield LineField(compact=True)
         yield Static("", id="matches")
 
     def open(self) -> None:

@@ -16,6 +16,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.rows import StoredConversation, by_day
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.widgets.fields import LineField
 
 ROOM_FOR_SIDEBAR = 120  # columns; with fewer, it covers the conversation, and only on request
 MOST_LISTED = 500  # the search finds older conversations
@@ -47,7 +48,7 @@ class Sidebar(Vertical):
         self.display = False
 
     def compose(self) -> ComposeResult:
-        yield Input(placeholder="Search all conversations", id="search")
+        yield LineField(placeholder="Search all conversations", id="search")
         yield OptionList(markup=False, id="conversations")
 
     @property
