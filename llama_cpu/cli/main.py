@@ -47,31 +47,45 @@ class Command:
     reads_config: bool = True
 
 
+_EXAMPLES = """\
+examples:
+  llama-cpu chat                              chat with the model in model/, or a demo model
+  llama-cpu chat --ckpt_dir FILE.gguf --bf16  chat with another one, in bfloat16
+  llama-cpu complete "Once upon a time"       print a completion, with its time and memory
+  llama-cpu history search paris              find a conversation
+
+'llama-cpu COMMAND --help' lists the options of a command.
+"""
+
 COMMANDS = {
-    "chat": Command("Chat with a model in the terminal.", add_chat_arguments, run_chat),
+    "chat": Command(
+        "Chat with a model: an app for the terminal, or line by line with --plain.",
+        add_chat_arguments,
+        run_chat,
+    ),
     "complete": Command(
-        "Complete one prompt, and report time and memory.",
+        "Print the completion of one text, or with --chat the answer to one question.",
         add_complete_arguments,
         run_complete,
     ),
     "bench": Command(
-        "Measure the speed of a model on this machine.",
+        "Measure how fast a model reads and writes on this machine.",
         add_bench_arguments,
         run_bench,
     ),
     "merge": Command(
-        "Join the shards of a checkpoint into one file.",
+        "Join the shards of a model into one file, also in fewer bits.",
         add_merge_arguments,
         run_merge,
         reads_config=False,
     ),
     "history": Command(
-        "List, search, export and delete conversations.",
+        "List, show, search, export, import and delete saved conversations.",
         add_history_commands,
         run_history,
     ),
     "config": Command(
-        "Print all settings as a config.toml file.",
+        "Print all settings and keys as a config.toml file, to change and keep.",
         add_config_command_arguments,
         run_config,
     ),
@@ -80,7 +94,12 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``llama-cpu COMMAND ...``. Returns the exit code."""
-    parser = Parser(prog="llama-cpu", description="Run language models on the CPU.")
+    parser = Parser(
+        prog="llama-cpu",
+        description="Run language models on the CPU.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():

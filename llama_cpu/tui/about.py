@@ -1,9 +1,7 @@
 """Describes the model: the title line, and the notice for the demo model."""
 
-from pathlib import Path
-
 from llama_cpu.chat.session_protocol import ModelInfo
-from llama_cpu.system.paths import model_folder, tokenizer_folder
+from llama_cpu.system.paths import model_folder, short_path, tokenizer_folder
 from llama_cpu.system.text import printable
 
 
@@ -29,11 +27,3 @@ def demo_notice() -> str:
         f"  {model:<{width}}  params.json and consolidated.*.pth\n"
         f"  {tokenizer:<{width}}  tokenizer.model"
     )
-
-
-def short_path(path: Path) -> str:
-    """Write a path below the user's home as ``~/llama/model``."""
-    try:
-        return str("~" / path.relative_to(Path.home()))
-    except (ValueError, RuntimeError):  # it is elsewhere, or there is no home
-        return str(path)

@@ -25,12 +25,14 @@ from llama_cpu.tui.messages import AnswerFailed
 from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.confirm import QuitQuestion
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.lens import LensScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
 from llama_cpu.tui.screens.models import ModelScreen
+from llama_cpu.tui.textual_private import tell_alt_enter
 from llama_cpu.tui.user_keys import keys_of, shown
 
 EXIT_OK = 0
@@ -60,6 +62,7 @@ class ChatApp(App[int]):
         models: ModelSource | None = None,
     ) -> None:
         super().__init__()
+        tell_alt_enter()
         self._models = models or ModelSource()
         self._preferences = preferences or Preferences()
         self.keymap = self._preferences.keymap
@@ -230,6 +233,23 @@ class ChatApp(App[int]):
         if self.session:
             self.session.close()
 
+    async def action_interrupt(self) -> None:
+        """Stop what the model does; if it does nothing, ask whether to quit.
+
+        Asked again, quit.
+        """
+        chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
+        if chat and chat.is_at_work and not self.is_leaving:
+            chat.action_stop()
+        elif self.is_leaving or isinstance(self.screen, QuitQuestion):
+            await self.action_quit()
+        else:
+            self.push_screen(QuitQuestion(), self._quit_if)
+
+    async def _quit_if(self, is_sure: bool | None) -> None:
+        if is_sure:
+            await self.action_quit()
+
     async def action_quit(self) -> None:
         """Save the KV cache, then quit; quit at once if asked again.
 
@@ -258,8 +278,8 @@ def run_app(
 ) -> int:
     """Run the app until the user quits; return the exit code.
 
-    Raises the exception that kept the model from being loaded or ended the app. ``debug`` prints, in the end, the
-    tracebacks of answers that failed.
+    Raises the exception that kept the model from being loaded, or that ended the app. ``debug``
+    prints, in the end, the tracebacks of answers that failed.
     """
     app = ChatApp(plan, open_session, preferences, models)
     # The model's thread releases the interpreter lock at every operator, which takes 0.05 ms. The

@@ -25,15 +25,15 @@ HOSTILE = (
     "&#27;[31m &#13;&#12; [x\x1b[1m](http://x/\x1b]0;t\x07&#13;)"
 )
 ANSWER = (
-    f"<think>{HOSTILE}</think># {HOSTILE}\n\n- [ ] {HOSTILE}\n\n| {HOSTILE} |\n| -: |\n| {HOSTILE} |"
-    f"\n\n```{HOSTILE}\n{HOSTILE}\n```\n\n> `{HOSTILE}` **{HOSTILE}**\n"
+    f"<think>{HOSTILE}</think># {HOSTILE}\n\n- [ ] {HOSTILE}\n\n"
+    f"| {HOSTILE} |\n| -: |\n| {HOSTILE} |\n\n```{HOSTILE}\n{HOSTILE}\n```\n\n> `{HOSTILE}` **{HOSTILE}**\n"
 )
 
 
 def hostile_session() -> FakeSession:
     """As if the database had been written by somebody else."""
     session = FakeSession()
-    session.model_name = f"model {HOSTILE}"  # type: ignore[misc]
+    session.model_name = f"model {HOSTILE}"
     talk = kept(
         session.history,
         0,

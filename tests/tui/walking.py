@@ -54,7 +54,7 @@ async def walk(pilot: Pilot[int]) -> AsyncIterator[Stop]:
         for key in stop.keys:
             await pilot.press(key)
             await pilot.pause()
-        await until(pilot, lambda kind=stop.shows: isinstance(pilot.app.screen, kind))
+        await _shows(pilot, stop.shows)
         if stop.name in ("sidebar", "rename", "delete"):
             await until(pilot, lambda: screen(pilot).sidebar.display)
         elif stop.name == "find":
@@ -69,3 +69,7 @@ async def walk(pilot: Pilot[int]) -> AsyncIterator[Stop]:
         await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         prompt(pilot).focus()
         await pilot.pause()
+
+
+async def _shows(pilot: Pilot[int], kind: type[Screen]) -> None:
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))

@@ -23,7 +23,7 @@ ENDINGS = {
 
 UNFINISHED = {
     State.CUT: "The program ended during this answer; Ctrl+G continues it.",
-    State.STOPPED: "This answer was stopped; Ctrl+G continues it.",
+    State.STOPPED: "This answer is unfinished; Ctrl+G continues it.",
 }
 
 TakeBack = Callable[[str], None]
@@ -42,6 +42,8 @@ class Answering:
         self._worker: Worker[None] | None = None
         self.timings = Timings()
         self._began_after: StoredMessage | None = None
+        # How the last answer ended, by its message, for the screen of another model.
+        self.ending: tuple[int, str] | None = None
         # Held while the conversation and the view of it change together.
         self.changing = asyncio.Lock()
 
@@ -102,7 +104,9 @@ class Answering:
         """If the last answer is unfinished, say that it can be continued."""
         line = self._conversation.line
         if line and line[-1].state in UNFINISHED:
-            self._view.conversation_view.add_notice(UNFINISHED[line[-1].state])
+            is_known = self.ending and self.ending[0] == line[-1].id
+            said = self.ending[1] if self.ending and is_known else UNFINISHED[line[-1].state]
+            self._view.conversation_view.add_notice(said)
 
     def begin(self, take_back: TakeBack | None = None) -> None:
         """Answer the last message.
@@ -195,6 +199,8 @@ class Answering:
             conversation_view.add_notice(finished.message, kind="problem")
         elif finished.reason in ENDINGS:
             conversation_view.add_notice(ENDINGS[finished.reason])
+            if line := self._conversation.line:
+                self.ending = line[-1].id, ENDINGS[finished.reason]
 
 
 def failed(error: Exception, what: str = "The answer failed") -> str:

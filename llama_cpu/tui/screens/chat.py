@@ -108,6 +108,8 @@ class ChatScreen(Screen[None]):
             self.conversation_view.add_notice(about.demo_notice(), kind="demo")
         self.cache_work.begin()
         await self.answering.show()
+        if self._state:
+            self.answering.ending = self._state.ending
         self.answering.say_if_cut()
         if self._state:
             self.restore(self._state)
@@ -144,7 +146,8 @@ class ChatScreen(Screen[None]):
     def put_away(self) -> ScreenState:
         """Empty the input and return what the next chat screen needs."""
         self.turns.cancel_editing()
-        return ScreenState(self.input.lay_aside(), self.input.input_history)
+        history = self.input.input_history
+        return ScreenState(self.input.lay_aside(), history, ending=self.answering.ending)
 
     def restore(self, state: ScreenState) -> None:
         """Restore the input, and show the notice."""
@@ -199,6 +202,10 @@ class ChatScreen(Screen[None]):
         lens = LensScreen(self.session, answers, place, self._model_thread, self._keymap)
         self.app.push_screen(lens, lambda branch: on_branch(branch) if branch else None)
 
+    def tell(self, text: str, kind: str = "note") -> None:
+        """Show a text above the prompt, in place of the one before; an empty one for none."""
+        self.query_one(MessageArea).tell(text, kind)
+
     def warn(self, sentence: str, seconds: float = 5) -> None:
         """Show a sentence over whatever screen is on top."""
         self.notify(printable(sentence), severity="warning", timeout=seconds, markup=False)
@@ -227,6 +234,7 @@ class ChatScreen(Screen[None]):
 
     @on(MessageInput.Sent)
     def _send(self) -> None:
+        self.tell("")
         self._run(self.turns.send())
 
     @on(MessageInput.Command)
@@ -309,10 +317,14 @@ class ChatScreen(Screen[None]):
             return False
         if action == "settings" and self.sidebar.has_focus_within:  # F2 renames there
             return False
-        is_at_work = self.answering.is_answering or self.cache_work.is_active
-        if action == "stop" and not is_at_work and not self.turns.is_editing:
+        if action == "stop" and not self.is_at_work and not self.turns.is_editing:
             return None
         return True
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there is something to stop."""
+        return self.answering.is_answering or self.cache_work.is_active
 
     @property
     def _esc_is_elsewhere(self) -> bool:

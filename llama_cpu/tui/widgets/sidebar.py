@@ -45,6 +45,7 @@ class Sidebar(Vertical):
         self._conversation = conversation
         self._listed: dict[str, StoredConversation] = {}
         self._has_toggled = False  # the user has shown or hidden the list
+        self.can_focus_children = False  # Tab does not lead here, but Ctrl+B and clicks do
         self.display = False
 
     def compose(self) -> ComposeResult:
@@ -54,6 +55,14 @@ class Sidebar(Vertical):
     @property
     def _list(self) -> OptionList:
         return self.query_one(OptionList)
+
+    def on_descendant_focus(self) -> None:
+        """Once the user is here, Tab leads from the search to the list."""
+        self.can_focus_children = True
+
+    def on_descendant_blur(self) -> None:
+        """Keep Tab out again."""
+        self.can_focus_children = False
 
     # Showing and hiding
 
