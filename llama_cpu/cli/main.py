@@ -59,12 +59,12 @@ examples:
 
 COMMANDS = {
     "chat": Command(
-        "Chat with a model: an app for the terminal, or line by line with --plain.",
+        "Chat with a model: in an app, or line by line with --plain.",
         add_chat_arguments,
         run_chat,
     ),
     "complete": Command(
-        "Print the completion of one text, or with --chat the answer to one question.",
+        "Complete one text, or answer one question with --chat.",
         add_complete_arguments,
         run_complete,
     ),
@@ -80,12 +80,12 @@ COMMANDS = {
         reads_config=False,
     ),
     "history": Command(
-        "List, show, search, export, import and delete saved conversations.",
+        "List, show, search, export, import and delete conversations.",
         add_history_commands,
         run_history,
     ),
     "config": Command(
-        "Print all settings and keys as a config.toml file, to change and keep.",
+        "Print all settings and keys as a config.toml file.",
         add_config_command_arguments,
         run_config,
     ),

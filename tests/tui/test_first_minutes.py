@@ -115,7 +115,7 @@ async def test_tab_never_leads_from_the_prompt_to_the_list() -> None:
             assert prompt(pilot).has_focus and not isinstance(pilot.app.screen, Confirm | Ask)
             assert text in prompt(pilot).text
         assert len(session.history.conversations()) == count
-        await pilot.press("ctrl+b", "tab", "shift+tab", "r")  # on purpose
+        await pilot.press("ctrl+b", "shift+tab", "tab", "r")  # on purpose
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
 
 

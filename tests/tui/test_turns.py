@@ -192,7 +192,7 @@ async def test_a_cut_answer_is_marked_and_continued(state: State) -> None:
     session.scripts = [script(" three four")]
     async with chat(session) as pilot:
         assert conversation(pilot) == ["You\none", "two", UNFINISHED[state]]
-        mark = {State.CUT: "cut off", State.STOPPED: "stopped"}[state]
+        mark = {State.CUT: "cut off", State.STOPPED: "unfinished"}[state]
         assert mark in str(screen(pilot).query_one(FinishedAnswer).render())
         await pilot.press("ctrl+g")
         await until(pilot, lambda: conversation(pilot) == ["You\none", "two three four"])
