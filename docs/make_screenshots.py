@@ -44,7 +44,7 @@ SCREENS = (
     ("ask", ("ctrl+b", "r"), "Title", ("escape", "escape")),
     ("confirm", ("ctrl+b", "d"), "Delete “", ("escape", "escape")),
     ("find", ("ctrl+f", *"berlin"), " of ", ("escape",)),
-    ("slash", ("slash",), "/copy_code", ("escape", "backspace")),
+    ("slash", ("slash",), "/regenerate", ("escape", "backspace")),
     ("settings", ("f2",), "temperature", ("escape",)),
     ("figures", ("f7",), "Decode: ", ("escape",)),
     ("lens", ("f4", "end"), "The most probable", ("escape",)),

@@ -13,6 +13,7 @@ from llama_cpu.chat.prompt import Message
 from llama_cpu.chat.templates import ChatTemplate
 from llama_cpu.chat.thinking import OPENING
 from llama_cpu.chat.token_times import is_time
+from llama_cpu.errors import UserError
 from llama_cpu.generation.detokenizer import ids_of_text, whole_characters
 from llama_cpu.generation.events import Event
 from llama_cpu.generation.generate import TextGenerator
@@ -26,6 +27,11 @@ from llama_cpu.settings.generation_settings import Settings
 from llama_cpu.system.memory import MemoryReport
 
 TAG_TOKENS = 16  # at the end of a prompt; enough for an opening <think> tag and a line end
+
+FULL = (
+    "The context is full, so that this answer cannot go on; begin a new conversation, or start "
+    "with a greater --max_seq_len where the model allows it."
+)
 
 
 class ChatSession:
@@ -148,6 +154,8 @@ class ChatSession:
         if not ids and answer.text:  # another model wrote it
             ids = tokenizer.encode_message(answer.text)
         prompt_ids = yield from self._prompt(self.conversation.line[:-1], ids)
+        if len(prompt_ids) >= self.context_size:
+            raise UserError(FULL)
         # The generator starts only after the conversation has made sure that no other process is
         # writing the same answer.
         so_far, begun = whole_characters(tokenizer, ids)

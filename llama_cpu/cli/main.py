@@ -26,6 +26,7 @@ from llama_cpu.cli.pull import add_pull_arguments, run_pull
 from llama_cpu.errors import EXIT_USER_ERROR, Cancelled, UserError
 from llama_cpu.settings.suggestions import unknown
 from llama_cpu.settings.user_config import read_config
+from llama_cpu.system.fault_log import write_fault
 from llama_cpu.system.process import prepare_for_torch
 from llama_cpu.system.safe_reading import reason
 from llama_cpu.system.text import printable
@@ -48,10 +49,24 @@ class Command:
     reads_config: bool = True
 
 
+_EXAMPLES = """\
+examples:
+  llama-cpu chat                              chat with the model in model/, or a demo model
+  llama-cpu chat --ckpt_dir FILE.gguf --bf16  chat with another one, in bfloat16
+  llama-cpu complete "Once upon a time"       print a completion, with its time and memory
+  llama-cpu history search paris              find a conversation
+
+'llama-cpu COMMAND --help' lists the options of a command.
+"""
+
 COMMANDS = {
-    "chat": Command("Chat with a model in the terminal.", add_chat_arguments, run_chat),
+    "chat": Command(
+        "Chat with a model: in an app, or line by line with --plain.",
+        add_chat_arguments,
+        run_chat,
+    ),
     "complete": Command(
-        "Complete one prompt, and report time and memory.",
+        "Complete one text, or answer one question with --chat.",
         add_complete_arguments,
         run_complete,
     ),
@@ -62,23 +77,23 @@ COMMANDS = {
         reads_config=False,
     ),
     "bench": Command(
-        "Measure the speed of a model on this machine.",
+        "Measure how fast a model reads and writes on this machine.",
         add_bench_arguments,
         run_bench,
     ),
     "merge": Command(
-        "Join the shards of a checkpoint into one file.",
+        "Join the shards of a model into one file, also in fewer bits.",
         add_merge_arguments,
         run_merge,
         reads_config=False,
     ),
     "history": Command(
-        "List, search, export and delete conversations.",
+        "List, show, search, export, import and delete conversations.",
         add_history_commands,
         run_history,
     ),
     "config": Command(
-        "Print all settings as a config.toml file.",
+        "Print all settings and keys as a config.toml file.",
         add_config_command_arguments,
         run_config,
     ),
@@ -87,7 +102,12 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``llama-cpu COMMAND ...``. Returns the exit code."""
-    parser = Parser(prog="llama-cpu", description="Run language models on the CPU.")
+    parser = Parser(
+        prog="llama-cpu",
+        description="Run language models on the CPU.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"llama_cpu {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -163,7 +183,7 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
     """Call ``work`` and return its exit code.
 
     A UserError becomes one line on standard error and exit code 2; any other error becomes one
-    line and exit code 1 or, with ``debug``, a traceback.
+    line that names a log file, and exit code 1 or, with ``debug``, a traceback.
     """
     warnings.showwarning = _show_warning
     prepare_for_torch()
@@ -194,10 +214,15 @@ def run_reporting_errors(work: Callable[[], int], debug: bool) -> int:
         if isinstance(error, ModuleNotFoundError) and not is_own(error):
             _print_error(missing(error))
             return EXIT_USER_ERROR
-        _print_error(
-            f"{type(error).__name__}: {error} (a bug in llama_cpu; --debug prints a traceback)"
-        )
+        _print_error(_about_fault(error))
         return EXIT_PROGRAM_ERROR
+
+
+def _about_fault(error: Exception) -> str:
+    """One sentence about an unexpected error, whose traceback goes to a file."""
+    log = write_fault(error)
+    where = f"its traceback is in {log}" if log else "--debug prints a traceback"
+    return f"{type(error).__name__}: {str(error)[:500]} (a fault of llama_cpu; {where})."
 
 
 def _print_error(message: str) -> None:

@@ -11,6 +11,7 @@ from llama_cpu import __version__
 from llama_cpu.errors import EXIT_USER_ERROR
 from llama_cpu.settings.suggestions import unknown
 from llama_cpu.settings.user_config import LARGEST_MIB
+from llama_cpu.system.paths import history_path, short_path
 from llama_cpu.weights.formats import FORMATS
 
 _FILES = """\
@@ -240,7 +241,7 @@ def add_history_argument(parser: argparse._ActionsContainer) -> None:
         "--history",
         type=Path,
         metavar="PATH",
-        help="conversation database (default: in your data folder)",
+        help=f"conversation database (default: {short_path(history_path())})",
     )
 
 

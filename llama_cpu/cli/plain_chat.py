@@ -18,6 +18,14 @@ from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.system.standard_input import read_line
 from llama_cpu.system.text import printable
 
+LEAVING = "/help lists the commands; /bye or Ctrl+D leaves; Ctrl+C stops an answer."
+HELP = """\
+  /new, /clear  begin a new conversation
+  /help, /?     show this list
+  /bye, /quit   leave; so does Ctrl+D
+Two slashes begin a message with one of these words: //help. All other commands need the app."""
+OTHER_NAMES = {"clear": "new", "?": "help", "bye": "quit"}
+NAMES = ("new", "help", "quit")
 DELETED = (
     "This conversation was deleted in another window; its messages are saved again as a new one."
 )
@@ -32,15 +40,42 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, conversation: Conve
     session = load_with_progress(plan, session_opener(plan, args, conversation))
     if plan.is_demo:
         _note(demo_notice())
+    if sys.stdin.isatty():
+        _note(LEAVING)
     all_answered = True
     try:
         while (line := _read_line()) is not None:
-            if line.strip():
-                all_answered &= _answer(session, line)
+            command = command_of(line)
+            if command == "quit":
+                break
+            if command:
+                _perform(command, session)
+            elif line.strip():
+                all_answered &= _answer(session, as_message(line))
         session.save_cache(ignore_progress, Flag())
     finally:
         session.close()
     return 0 if all_answered else 2
+
+
+def command_of(line: str) -> str:
+    """The command that a line is, under its first name; "" for a message."""
+    name = line.strip().removeprefix("/")
+    is_command = line.startswith("/") and OTHER_NAMES.get(name, name) in NAMES
+    return OTHER_NAMES.get(name, name) if is_command else ""
+
+
+def as_message(line: str) -> str:
+    """The message of a line, without the extra slash before a command's name."""
+    return line[1:] if line.startswith("//") and command_of(line[1:]) else line
+
+
+def _perform(command: str, session: ChatSession) -> None:
+    if command == "help":
+        print(HELP, file=sys.stderr)
+        return
+    session.conversation.clear()
+    _note("A new conversation.")
 
 
 def _read_line() -> str | None:

@@ -17,7 +17,7 @@ The JSON is one object, version 1:
 
 Messages with the same parent are alternatives. Ids are valid only within the file. The lists of
 figures may be empty, and contain null for values that are not numbers; "runs" and "ended" may be
-missing.
+missing. Control characters in texts are replaced by visible symbols when they are imported.
 """
 
 import json
@@ -43,7 +43,7 @@ from llama_cpu.history.rows import (
 from llama_cpu.history.store import History
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.safe_reading import read_json
-from llama_cpu.system.text import printable
+from llama_cpu.system.text import cleaned, printable
 
 FORMAT, VERSION = "llama_cpu conversation", 1
 _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
@@ -197,7 +197,7 @@ class _Checked(Fields):
         value = self._get(key, None)
         if not isinstance(value, str) or not _is_unicode(value):
             raise self.wrong(key, value, "text")
-        return value
+        return cleaned(value)
 
     def choice(self, key: str, choices: Sequence[str]) -> str:
         value = self._get(key, None)
@@ -244,7 +244,7 @@ class _Checked(Fields):
             size = _SETTINGS_BYTES
         if not isinstance(value, dict) or size >= _SETTINGS_BYTES:
             raise self.wrong(key, value, "an object of settings")
-        return value
+        return {cleaned(name): _cleaned(each) for name, each in value.items()}
 
     def wrong(self, key: str, value: Any, wanted: str) -> UserError:
         return self._bad(key, value, wanted)
@@ -260,6 +260,17 @@ class _Checked(Fields):
             if not is_right(value):
                 raise self.wrong(key, value, wanted)
         return values
+
+
+def _cleaned(value: Any) -> Any:
+    """A setting's value without control characters; its depth is limited by the JSON parser."""
+    if isinstance(value, str):
+        return cleaned(value)
+    if isinstance(value, list):
+        return [_cleaned(each) for each in value]
+    if isinstance(value, dict):
+        return {cleaned(name): _cleaned(each) for name, each in value.items()}
+    return value
 
 
 def _is_unicode(text: str) -> bool:

@@ -10,7 +10,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Range, require_allowed
 from llama_cpu.settings.suggestions import unknown
 from llama_cpu.system.atomic_files import write_text
-from llama_cpu.system.paths import config_path
+from llama_cpu.system.paths import config_path, history_path, short_path
 from llama_cpu.system.safe_reading import read_small_file, reason
 from llama_cpu.weights.formats import labels
 
@@ -63,7 +63,7 @@ ENTRIES: dict[str, Range | Choice] = {
     "force": Choice(_FLAG, "load the model even if memory seems too small", default=False),
     **SETTINGS,
     "preset": Choice("the name of a preset", "preset of new conversations; see the end"),
-    "history": Choice(_PATH, "conversation database; default: in your data folder"),
+    "history": Choice(_PATH, f"conversation database; default: {short_path(history_path())}"),
     "no_history": Choice(_FLAG, "do not save conversations", default=False),
     "kv_file_mib": Range(
         int,
@@ -116,6 +116,11 @@ def read_config(path: Path | None = None, no_config: bool = False) -> UserConfig
     if path is None and not _is_there(config_path()):
         return UserConfig(config_path())
     path = path or config_path()
+    if not _is_there(path):
+        raise UserError(
+            f"{path} does not exist; name another file with --config, or leave --config out "
+            "('llama-cpu config' prints a file to begin with)."
+        )
     values = _parsed(read_small_file(path, _FORMAT), path)
     config = UserConfig(path)
     keys = values.pop("keys", {})

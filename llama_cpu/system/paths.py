@@ -55,3 +55,11 @@ def config_path() -> Path:
 def state_folder() -> Path:
     """Return the folder of the app's own state, such as whether the welcome was shown."""
     return platformdirs.user_state_path("llama_cpu", appauthor=False)
+
+
+def short_path(path: Path) -> str:
+    """Write a path below the user's home as ``~/llama/model``."""
+    try:
+        return str("~" / path.relative_to(Path.home()))
+    except (ValueError, RuntimeError):  # it is elsewhere, or there is no home
+        return str(path)

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
+def cleaned(text: str) -> str:
+    """The same as ``printable``, with every kind of line end as a newline."""
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
 def human_bytes(count: float) -> str:
     """Format a number of bytes in binary units with at most three digits: ``1.2 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -1,7 +1,6 @@
 """Describes the model: the title line, and the notice for the demo model."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from llama_cpu.chat.session_protocol import ModelInfo
 from llama_cpu.system.text import printable
@@ -27,11 +26,3 @@ def demo_notice(keymap: Mapping[str, str]) -> str:
     """Say in one line how to get from the demo model to a better one."""
     key = shown(keys_of("models", keymap).split(",")[0])
     return f"A small demo model, often wrong. Better ones: {key}, or llama-cpu pull."
-
-
-def short_path(path: Path) -> str:
-    """Write a path below the user's home as ``~/llama/model``."""
-    try:
-        return str("~" / path.relative_to(Path.home()))
-    except (ValueError, RuntimeError):  # it is elsewhere, or there is no home
-        return str(path)

@@ -61,6 +61,13 @@ _COME_FIRST = {
 }  # fmt: skip
 
 
+# Textual does not look for the app's keys behind these screens, unless they come first.
+_MODAL = {
+    Scope.SETTINGS, Scope.MODELS, Scope.HELP, Scope.WELCOME, Scope.LEAVING, Scope.CONFIRM,
+    Scope.ASK,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Action:
     """One row of the table."""
@@ -76,6 +83,7 @@ class Action:
     in_palette: bool = False
     command: str = ""  # the name of the slash command; empty: there is none
     arguments: str = ""  # of the slash command
+    yields: bool = False  # the focused widget may use the key first, whatever the scope
 
     @property
     def to_run(self) -> str:
@@ -91,6 +99,10 @@ class Action:
 ACTIONS: tuple[Action, ...] = (
     Action("quit", "ctrl+q", "Quit", "quit", Scope.APP, footer="Quit", command="quit"),
     Action(
+        "interrupt", "ctrl+c", "Stop or quit", "stop the answer; else quit, after asking",
+        Scope.APP, yields=True,  # text that is marked is copied
+    ),
+    Action(
         "command_palette", "ctrl+p", "palette", "all commands, and the themes", Scope.APP,
         command="command_palette",
     ),
@@ -103,7 +115,7 @@ ACTIONS: tuple[Action, ...] = (
         key_label="Enter", in_palette=True,
     ),
     Action(
-        "new_line", "shift+enter,ctrl+j", "New line", "begin a new line in the message",
+        "new_line", "shift+enter,ctrl+j,alt+enter", "New line", "begin a new line in the message",
         Scope.INPUT, run="newline", footer="Line", key_label="^j", in_palette=True,
     ),
     # The chat
@@ -376,16 +388,31 @@ ACTIONS: tuple[Action, ...] = (
 # The actions that have keys, by their names under [keys] in config.toml.
 KEYED = {action.id: action for action in ACTIONS if action.keys}
 
-# The slash commands by their names, in alphabetical order.
-COMMANDS = {
-    action.command: action
-    for action in sorted(ACTIONS, key=lambda action: action.command)
-    if action.command
-}
+# What is used most comes first in the list of commands; the others follow in alphabetical order.
+_FIRST = ("help", "new", "set", "system", "load", "save", "regenerate", "settings", "quit")
+
+
+def _place(action: Action) -> tuple[int, str]:
+    is_first = action.command in _FIRST
+    return (_FIRST.index(action.command) if is_first else len(_FIRST), action.command)
+
+
+# The slash commands by their names, and what users of other programs type for some of them.
+COMMANDS = {action.command: action for action in sorted(ACTIONS, key=_place) if action.command}
+OTHER_NAMES = {"bye": "quit", "clear": "new", "?": "help"}
 
 
 def bindings(scope: Scope) -> list[BindingType]:
     """The Textual bindings of the screen or widget with this scope."""
+    interrupt = KEYED["interrupt"]
+    inherited = Binding(interrupt.keys, "app.interrupt", show=False, id=interrupt.id)
+    return [
+        *([inherited] if scope in _MODAL else []),
+        *_own_bindings(scope),
+    ]
+
+
+def _own_bindings(scope: Scope) -> list[Binding]:
     return [
         Binding(
             action.keys,
@@ -393,7 +420,7 @@ def bindings(scope: Scope) -> list[BindingType]:
             action.footer or action.label,
             show=bool(action.footer),
             key_display=action.key_label or None,
-            priority=scope in _COME_FIRST,
+            priority=scope in _COME_FIRST and not action.yields,
             tooltip=action.help,
             id=action.id,
         )

@@ -15,6 +15,7 @@ from textual.app import App, SystemCommand
 from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.worker import WorkerFailed
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, PlanModel, Session
@@ -28,9 +29,11 @@ from llama_cpu.tui.model_source import ChosenModel, ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.presets import Presets
 from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.confirm import QuitQuestion
 from llama_cpu.tui.screens.help import HelpScreen, WelcomeScreen
 from llama_cpu.tui.screens.leaving import LeavingScreen
 from llama_cpu.tui.screens.loading import LoadingScreen
+from llama_cpu.tui.textual_private import tell_alt_enter
 from llama_cpu.tui.user_keys import keys_of, shown
 from llama_cpu.tui.widgets.loading_bar import LoadingBar
 from llama_cpu.weights.formats import FORMATS
@@ -50,6 +53,9 @@ class ChatApp(App[int]):
 
     TITLE = "llama-cpu"
     CSS_PATH = "app.tcss"
+    # Of the dialogs; the screens that have panels choose others.
+    HORIZONTAL_BREAKPOINTS = [(0, "-tight"), (50, "-loose")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-high")]
     BINDINGS = bindings(Scope.APP)
 
     def __init__(
@@ -62,6 +68,7 @@ class ChatApp(App[int]):
     ) -> None:
         """``plan_model``: plans the model of the start. ``is_demo``: it is the demo model."""
         super().__init__()
+        tell_alt_enter()
         self._models = models or ModelSource()
         self._preferences = preferences or Preferences()
         self.keymap = self._preferences.keymap
@@ -294,11 +301,42 @@ class ChatApp(App[int]):
                 run = partial(self.run_action, action.to_run, nodes[action.scope])
                 yield SystemCommand(action.label, f"{action.help} ({keys})", run)
 
+    @property
+    def fault(self) -> Exception | None:
+        """The first unexpected exception of the app itself, which has ended it."""
+        error = self._exception
+        return error.error if isinstance(error, WorkerFailed) else error  # type: ignore[return-value]
+
+    def panic(self, *renderables: object) -> None:
+        """End without drawing anything: ``run_app`` raises the exception."""
+        self._close_messages_no_wait()
+
+    def _fatal_error(self) -> None:
+        # Textual would draw a traceback with all local variables over the screen.
+        self._close_messages_no_wait()
+
     def close(self) -> None:
         """Wait until the model's thread has stopped, and free the session."""
         self._model_thread.shutdown()
         if self.session:
             self.session.close()
+
+    async def action_interrupt(self) -> None:
+        """Stop what the model does; if it does nothing, ask whether to quit.
+
+        Asked again, quit.
+        """
+        chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
+        if chat and chat.is_at_work and not self.is_leaving:
+            chat.action_stop()
+        elif self.is_leaving or isinstance(self.screen, QuitQuestion):
+            await self.action_quit()
+        else:
+            self.push_screen(QuitQuestion(), self._quit_if)
+
+    async def _quit_if(self, is_sure: bool | None) -> None:
+        if is_sure:
+            await self.action_quit()
 
     async def action_quit(self) -> None:
         """Save the KV cache, then quit; quit at once if asked again.
@@ -325,8 +363,8 @@ class ChatApp(App[int]):
 def run_app(app: ChatApp, debug: bool = False) -> int:
     """Run the app until the user quits; return the exit code.
 
-    Raises the exception that kept the model from being loaded. ``debug`` prints, in the end, the
-    tracebacks of answers that failed.
+    Raises the exception that kept the model from being loaded, or that ended the app. ``debug``
+    prints, in the end, the tracebacks of answers that failed.
     """
     # The model's thread releases the interpreter lock at every operator, which takes 0.05 ms. The
     # screen's thread takes the lock to draw, and by default would keep it for 5 ms each time.
@@ -340,8 +378,8 @@ def run_app(app: ChatApp, debug: bool = False) -> int:
     if debug:
         for error in app.answer_errors:
             traceback.print_exception(error)
-    if app.failure:
-        raise app.failure
+    if failure := app.fault or app.failure:
+        raise failure
     return exit_code if exit_code is not None else app.return_code or EXIT_OK
 
 

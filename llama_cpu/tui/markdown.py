@@ -4,17 +4,18 @@ Textual's own Markdown widget, with one widget for each paragraph, list item and
 and a half times as much of a core to stream an answer (16% instead of 6% at 30 tokens/s). Here,
 only the last pieces of a growing text are parsed and shown again.
 
-HTML, links and images are shown as they were written: a tag is text, an address can be read, and
-nothing can be clicked.
+HTML is shown as it was written. A link or an image is its text with the address behind it, so that
+the address can be read; nothing can be clicked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from llama_cpu.system.text import printable
 from llama_cpu.tui.markdown_rows import Code, Row, Table
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ BULLETS = "•◦▪"
 INLINE_STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
 HEADING_STYLES = {"h1": "bold underline $text-primary", "h2": "bold $text-primary"}
 INLINE_CODE_STYLE = "$text-warning"
+LINK_STYLE = "underline"
+BOXES = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,19 @@ class Piece:
     rows: tuple[Row | Table | Code, ...]
     line: int  # where its source begins; the text can be parsed again from there
     has_gap: bool = True  # an empty line before it
+    is_searched: bool = True  # it is part of the message, not of the program
 
     def layout(self, width: int) -> Content:
         """Lay out the piece in ``width`` columns."""
         gap = [Content()] if self.has_gap else []
         lines = [line for row in self.rows for line in row.lines(width)]
         return Content("\n").join(gap + lines)
+
+    def changed(self, change: Callable[[Content], Content]) -> "Piece":
+        """The piece with ``change`` applied to each of its texts, in their order."""
+        if not self.is_searched:
+            return self
+        return replace(self, rows=tuple(row.changed(change) for row in self.rows))
 
 
 @cache
@@ -49,7 +59,7 @@ def _parser() -> "MarkdownIt":
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("gfm-like", {"html": False, "linkify": False})
-    return parser.disable(["link", "image", "autolink", "reference"])
+    return parser.disable(["reference"])
 
 
 def pieces(text: str, has_gap: bool = False) -> list[Piece]:
@@ -92,7 +102,9 @@ def _rows(node: "SyntaxTreeNode", depth: int) -> Iterator[Row | Table | Code]:
     elif node.type in ("fence", "code_block"):
         yield from _code_parts(node)
     elif node.type == "table":
-        yield Table(tuple(_cells(row) for part in node.children for row in part.children))
+        rows = [row for part in node.children for row in part.children]
+        alignments = tuple(_alignment(cell) for cell in rows[0].children)
+        yield Table(tuple(_cells(row) for row in rows), alignments)
     elif node.type == "hr":
         yield Row(Content.styled("─" * 20, "dim"))
     elif node.type == "heading":
@@ -103,11 +115,19 @@ def _rows(node: "SyntaxTreeNode", depth: int) -> Iterator[Row | Table | Code]:
 
 def _item_rows(item: "SyntaxTreeNode", depth: int) -> Iterator[Row | Table | Code]:
     first = f"{item.info}{item.markup} " if item.info else f"{BULLETS[depth % len(BULLETS)]} "
-    rest = " " * len(first)
     rows = [row for child in item.children for row in _rows(child, depth + 1)]
+    if rows and isinstance(rows[0], Row) and rows[0].content.plain[:4] in BOXES:
+        first = BOXES[rows[0].content.plain[:4]]
+        rows[0] = replace(rows[0], content=rows[0].content[4:])
+    rest = " " * len(first)
     for row in rows or [Row(Content())]:
         yield row.behind(first, rest)
         first = rest
+
+
+def _alignment(cell: "SyntaxTreeNode") -> str:
+    """``left``, ``center`` or ``right``."""
+    return str(cell.attrs.get("style", "")).removeprefix("text-align:") or "left"
 
 
 def _cells(row: "SyntaxTreeNode") -> tuple[Content, ...]:
@@ -122,10 +142,21 @@ def _inline(node: "SyntaxTreeNode") -> Content:
     if node.type in ("softbreak", "hardbreak"):
         return Content("\n")  # models intend the line breaks that they write
     if node.type == "code_inline":
-        return Content.styled(node.content, INLINE_CODE_STYLE)
+        return Content.styled(printable(node.content), INLINE_CODE_STYLE)
+    if node.type in ("link", "image"):
+        return _link(node)
     if node.children:
         return _inlines(node).stylize(INLINE_STYLES.get(node.type, ""))
-    return Content(node.content)
+    return Content(printable(node.content))  # an entity may stand for a control character
+
+
+def _link(node: SyntaxTreeNode) -> Content:
+    """The text of a link, and its address unless that is the text."""
+    text = _inlines(node)
+    address = printable(str(node.attrs.get("href") or node.attrs.get("src") or ""))
+    if not address or address.removeprefix("mailto:") == text.plain:
+        return text.stylize(LINK_STYLE)
+    return Content.assemble(text.stylize(LINK_STYLE), (f" ({address})", "dim"))
 
 
 def _code_parts(node: "SyntaxTreeNode") -> Iterator[Code]:

@@ -1,5 +1,6 @@
 """Lays out text for a width: paragraphs with a bullet or an indent, code, and tables."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -8,6 +9,7 @@ from textual.content import Content
 
 BULLET_STYLE = "$text-primary"
 CODE_STYLE = "on $surface"
+Change = Callable[[Content], Content]
 NARROWEST = 4  # columns of text, whatever the indent or the number of table columns
 
 
@@ -22,6 +24,10 @@ class Row:
     def behind(self, first: str, rest: str) -> "Row":
         """The same row, one level further in."""
         return Row(self.content, first + self.first, rest + self.rest)
+
+    def changed(self, change: Change) -> "Row":
+        """The same row with another text."""
+        return replace(self, content=change(self.content))
 
     def lines(self, width: int) -> list[Content]:
         """Lay out the row in ``width`` columns."""
@@ -46,6 +52,10 @@ class Code:
         """The same code, one level further in."""
         return replace(self, indent=rest + self.indent)
 
+    def changed(self, change: Change) -> "Code":
+        """The same code with another text."""
+        return replace(self, content=change(self.content))
+
     def lines(self, width: int) -> list[Content]:
         """Lay out the code in ``width`` columns."""
         room = max(NARROWEST, width - cell_len(self.indent) - 2)
@@ -63,17 +73,23 @@ class Table:
     """A table. Columns are as wide as their text, or narrower if the table would not fit."""
 
     cells: tuple[tuple[Content, ...], ...]  # the first row is the header
+    alignments: tuple[str, ...] = ()  # of the columns: left, center or right
     indent: str = ""
 
     def behind(self, first: str, rest: str) -> "Table":
         """The same table, one level further in."""
         return replace(self, indent=rest + self.indent)
 
+    def changed(self, change: Change) -> "Table":
+        """The same table with other texts."""
+        return replace(self, cells=tuple(tuple(map(change, row)) for row in self.cells))
+
     def lines(self, width: int) -> list[Content]:
         """Lay out the table in ``width`` columns."""
         widths = self._column_widths(width - cell_len(self.indent))
         rule = Content.styled(self.indent + "─┼─".join("─" * w for w in widths), "dim")
-        header, *body = [_table_row(row, widths, self.indent) for row in self.cells]
+        alignments = self.alignments or ("left",) * len(widths)
+        header, *body = [_table_row(row, widths, alignments, self.indent) for row in self.cells]
         return [*[line.stylize("bold") for line in header], rule, *chain.from_iterable(body)]
 
     def _column_widths(self, room: int) -> list[int]:
@@ -86,7 +102,9 @@ class Table:
         return widths
 
 
-def _table_row(cells: tuple[Content, ...], widths: list[int], indent: str) -> list[Content]:
+def _table_row(
+    cells: tuple[Content, ...], widths: list[int], alignments: tuple[str, ...], indent: str
+) -> list[Content]:
     columns = [cell.wrap(max(1, w)) or [Content()] for cell, w in zip(cells, widths, strict=True)]
     height = max(len(column) for column in columns)
     bar = Content.styled(" │ ", "dim")
@@ -94,7 +112,14 @@ def _table_row(cells: tuple[Content, ...], widths: list[int], indent: str) -> li
     for y in range(height):
         parts = [(column[y] if y < len(column) else Content()) for column in columns]
         padded = [
-            part.pad_right(w - part.cell_length) for part, w in zip(parts, widths, strict=True)
+            _aligned(part, w, alignment)
+            for part, w, alignment in zip(parts, widths, alignments, strict=True)
         ]
         lines.append(indent + bar.join(padded))
     return lines
+
+
+def _aligned(text: Content, width: int, alignment: str) -> Content:
+    missing = max(0, width - text.cell_length)
+    left = {"right": missing, "center": missing // 2}.get(alignment, 0)
+    return text.pad(left, missing - left)

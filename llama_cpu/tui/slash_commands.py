@@ -1,7 +1,7 @@
 """How slash commands are written: telling them from messages, and completing them."""
 
 from llama_cpu.settings.generation_settings import SETTINGS
-from llama_cpu.tui.actions import COMMANDS
+from llama_cpu.tui.actions import COMMANDS, OTHER_NAMES
 
 
 def is_command(text: str) -> bool:
@@ -24,7 +24,7 @@ def is_complete(text: str) -> bool:
     name, space, rest = text[1:].partition(" ")
     if space:
         return name != "set" or not rest or rest in SETTINGS
-    return name in COMMANDS
+    return name in COMMANDS or name in OTHER_NAMES
 
 
 def completions(text: str) -> list[tuple[str, str]]:
@@ -35,12 +35,17 @@ def completions(text: str) -> list[tuple[str, str]]:
     if not space:
         commands = {each: its for each, its in COMMANDS.items() if each.startswith(name)}
         width = max((len(command.usage) for command in commands.values()), default=0)
-        return [
+        choices = [
             (
                 f"/{each}" + (" " if command.arguments else ""),
                 _line(command.usage, width, command.help),
             )
             for each, command in commands.items()
+        ]
+        return choices + [
+            (f"/{other}", _line(f"/{other}", width, COMMANDS[each].help))
+            for other, each in OTHER_NAMES.items()
+            if name and other.startswith(name)
         ]
     if name == "set" and " " not in rest:
         settings = {each: its for each, its in SETTINGS.items() if each.startswith(rest)}

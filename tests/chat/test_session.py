@@ -175,6 +175,16 @@ def test_a_stopped_answer_goes_on_as_if_it_had_not_been_stopped(session: ChatSes
     assert len(session.conversation.line) == 2
 
 
+def test_an_answer_in_a_full_context_cannot_go_on(loaded: LoadedModel) -> None:
+    session = ChatSession(loaded, PLAIN, GREEDY, max_gen_len=1000)
+    session.add_user("x" * 230)
+    *_, finished = session.answer(Flag())
+    assert isinstance(finished, Finished) and finished.reason is StopReason.CONTEXT
+    with pytest.raises(UserError, match="context is full, so that this answer cannot go on"):
+        list(session.continue_answer(Flag()))
+    session.close()
+
+
 def test_an_answer_of_another_model_is_told_as_text(session: ChatSession) -> None:
     turn(session, "x")
     session.conversation.history.save_answer(session.conversation.line[-1].id, "a</s>b", [300, 301])

@@ -108,7 +108,7 @@ def test_not_text(data: bytes, file: Path) -> None:
 
 
 def test_a_folder_a_pipe_and_nothing(file: Path) -> None:
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match=r"does not exist; name another file with --config"):
         read_config(file)
     file.mkdir()
     with pytest.raises(UserError, match="not a file"):

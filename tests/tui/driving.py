@@ -12,6 +12,7 @@ from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.help import WelcomeScreen
+from llama_cpu.tui.widgets.message_area import PromptNote
 from llama_cpu.tui.widgets.message_input import MessageInput
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, Passage, UserMessage
 from tests.tui.fakes import PATIENCE, FakePlan, FakeSession, opener, planner
@@ -92,6 +93,12 @@ def conversation(pilot: Pilot[int]) -> list[str]:
         elif isinstance(widget, UserMessage | Notice):
             shown.append(str(widget.render()))
     return shown
+
+
+def note(pilot: Pilot[int]) -> str:
+    """What a command said, above the prompt."""
+    shown = screen(pilot).query_one(PromptNote)
+    return str(shown.render()) if shown.display else ""
 
 
 def text_of(pilot: Pilot[int], selector: str) -> str:

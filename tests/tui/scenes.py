@@ -242,8 +242,8 @@ SCENES = {
     "chat_no_panels": Scene(one_answer, steps=(*PROMPT, Sees("France.")), with_panels=False),
     "chat_reading_cache": Scene(ReadingCache, steps=(Sees("50% of 100 MiB"),)),
     "editing": Scene(a_talk, steps=("alt+up", "e", Sees("Editing"), Sees("2 tokens"))),
-    "slash": Scene(steps=("slash", Sees("/copy_code"))),
-    "find": Scene(a_talk, steps=("ctrl+f", *"snow", Sees("1 of 1"))),
+    "slash": Scene(steps=("slash", Sees("/regenerate"))),
+    "find": Scene(a_talk, steps=("ctrl+f", *"snow", Sees("2 of 2"))),
     "sidebar": Scene(several_talks, steps=("ctrl+b", Sees("Geese"), Sees("Rename"))),
     "sidebar_search": Scene(
         several_talks, steps=("ctrl+b", Sees("Geese"), "slash", *"litt", Sees("is little"), "enter")

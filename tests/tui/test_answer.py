@@ -109,14 +109,24 @@ def test_code_is_highlighted_and_cut_into_parts() -> None:
     assert any("$text-warning" in str(span.style) for span in first.layout(80).spans)
 
 
+def test_links_boxes_and_the_alignment_of_tables() -> None:
+    assert shown("[a *b*](http://x.org/) ![c](d.png)") == ["a b (http://x.org/) c (d.png)"]
+    assert shown("<http://x.org>") == ["http://x.org"]
+    assert shown("- [ ] one\n- [x] two\n- [y] three") == ["☐ one", "☑ two", "• [y] three"]
+    table = "| left | right | middle |\n| :-- | --: | :-: |\n| a | b | c |"
+    assert shown(table)[2].split("│") == ["a    ", "     b ", "   c"]
+
+
+def test_an_entity_is_no_control_character() -> None:
+    assert "\r" not in "".join(shown("&#13; `a` [x&#13;](http://x/&#13;)"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "[bold]x[/]",
         "[@click=app.quit]x[/]",
-        "[link](http://example.com)",
-        "![image](http://example.com/x.png)",
-        "<http://example.com>",
+        "[link](javascript:alert(1))",
         "[1]: http://example.com",
         "<b>html</b> <script>alert(1)</script>",
         "<div>\nblock\n</div>",

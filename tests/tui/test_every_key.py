@@ -18,7 +18,7 @@ from llama_cpu.system.paths import state_folder
 from llama_cpu.tui.actions import KEYED
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.ask import Ask
-from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.screens.confirm import Confirm, QuitQuestion
 from llama_cpu.tui.screens.downloads import DownloadScreen
 from llama_cpu.tui.screens.figures import FiguresScreen
 from llama_cpu.tui.screens.help import HelpScreen
@@ -98,6 +98,15 @@ async def shows_chat(pilot: Pilot[int]) -> None:
 @pressing("quit")
 async def _(key: str) -> None:
     async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+    assert pilot.app.return_value == 0
+
+
+@pressing("interrupt")
+async def _(key: str) -> None:
+    async with chat(FakeSession()) as pilot:
+        await pilot.press(key)
+        await shows(pilot, QuitQuestion)
         await pilot.press(key)
     assert pilot.app.return_value == 0
 

@@ -9,6 +9,7 @@ from textual.pilot import Pilot
 from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
 from llama_cpu.settings.user_config import UserConfig, read_config
+from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import COMMANDS
 from llama_cpu.tui.controllers.slash import LONGEST_FILE, NO_PRESETS, read_text
 from llama_cpu.tui.preferences import Preferences
@@ -24,6 +25,7 @@ from tests.tui.driving import (
     chat,
     conversation,
     is_answering,
+    note,
     prompt,
     screen,
     text_of,
@@ -55,7 +57,7 @@ async def test_system() -> None:
         assert session.settings.system == "Be kind [b]and[/] brief."
         assert prompt(pilot).text == "" and prompt(pilot).border_subtitle == SETTINGS_CHANGED
         await command(pilot, "/system")
-        assert "Be kind [b]and[/] brief." in conversation(pilot)[-1]
+        assert "Be kind [b]and[/] brief." in note(pilot)
         await command(pilot, "/set system default")
         assert session.settings.system == ""
 
@@ -71,9 +73,9 @@ async def test_set() -> None:
         await command(pilot, "/set seed default")
         assert session.settings.seed is None
         await command(pilot, "/set temperature")
-        assert conversation(pilot)[-1].startswith("temperature 0.3: ")
+        assert note(pilot).startswith("temperature 0.3: ")
         await command(pilot, "/set")
-        assert len(conversation(pilot)[-1].splitlines()) == len(SETTINGS)
+        assert len(note(pilot).splitlines()) == len(SETTINGS)
         assert session.messages == []
 
 
@@ -90,7 +92,7 @@ async def test_set() -> None:
         ("/\x1b[2J" + "x" * 300, "Unknown command"),
         ("/etc/hosts: what is it?", "Unknown command /etc/hosts:"),
         ("/save", "/save FILE"), ("/load", "/load FILE"), ("/load ''", "/load FILE"),
-        ("/load /no/such", "/no/such is missing"), ("/load a\0b", "cannot be read"),
+        ("/load /no/such", "/no/such is missing"), ("/load a\0b", "is missing"),
         ("/load ~nobody-of-that-name/x", "home folder"),
         ("/save x.md", "no conversation yet"),
     ],
@@ -99,9 +101,9 @@ async def test_what_is_wrong_is_said_and_the_text_stays(text: str, problem: str)
     session = FakeSession([])
     async with chat(session) as pilot:
         await command(pilot, text)
-        assert problem in conversation(pilot)[-1] and "\x1b" not in conversation(pilot)[-1]
-        assert len(conversation(pilot)[-1]) < 300
-        assert prompt(pilot).text == text
+        assert problem in note(pilot) and "\x1b" not in note(pilot)
+        assert len(note(pilot)) < 300
+        assert prompt(pilot).text == cleaned(text)
         assert session.messages == [] and session.settings == Settings()
 
 
@@ -149,13 +151,13 @@ async def test_save(tmp_path: Path) -> None:
         await command(pilot, f'/save "{file}"')
         text = file.read_text()
         assert text.startswith("# The capital of France?\n") and "It is *Paris*." in text
-        assert conversation(pilot)[-1] == f"Saved as {file}." and prompt(pilot).text == ""
+        assert note(pilot) == f"Saved as {file}." and prompt(pilot).text == ""
         file.write_text("mine")
         await command(pilot, f"/save {file}")
-        assert "already exists" in conversation(pilot)[-1] and file.read_text() == "mine"
+        assert "already exists" in note(pilot) and file.read_text() == "mine"
         prompt(pilot).clear()
         await command(pilot, f"/save {tmp_path / 'file' / 'x.md'}".replace("file", "my chat.md"))
-        assert "cannot be written" in conversation(pilot)[-1]
+        assert "cannot be written" in note(pilot)
 
 
 async def test_load(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ async def test_load(tmp_path: Path) -> None:
     session = FakeSession([script("Fine.")])
     async with chat(session) as pilot:
         await command(pilot, f"/load {file}")
-        assert conversation(pilot)[-1] == "notes.txt: 3 tokens."
+        assert note(pilot) == "notes.txt: 3 tokens."
         assert prompt(pilot).text == "//one two␛[31m\nthree\n"
         await pilot.press("enter")
         await until(pilot, lambda: bool(session.messages))
@@ -287,8 +289,8 @@ async def test_a_whole_name_and_enter_run_the_command_itself() -> None:
         await pilot.press(*"/set")
         await until(pilot, lambda: bool(menu(pilot)))
         await pilot.press("enter")
-        await until(pilot, lambda: len(conversation(pilot)) == 1)
-        assert "temperature 0.8" in conversation(pilot)[0]
+        await until(pilot, lambda: "temperature 0.8" in note(pilot))
+        assert conversation(pilot) == []
 
 
 async def test_a_click_completes() -> None:

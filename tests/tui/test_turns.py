@@ -32,6 +32,7 @@ from tests.tui.driving import (
     chat,
     conversation,
     is_answering,
+    note,
     prompt,
     screen,
     screen_text,
@@ -191,7 +192,7 @@ async def test_a_cut_answer_is_marked_and_continued(state: State) -> None:
     session.scripts = [script(" three four")]
     async with chat(session) as pilot:
         assert conversation(pilot) == ["You\none", "two", UNFINISHED[state]]
-        mark = {State.CUT: "cut off", State.STOPPED: "stopped"}[state]
+        mark = {State.CUT: "cut off", State.STOPPED: "unfinished"}[state]
         assert mark in str(screen(pilot).query_one(FinishedAnswer).render())
         await pilot.press("ctrl+g")
         await until(pilot, lambda: conversation(pilot) == ["You\none", "two three four"])
@@ -262,7 +263,7 @@ async def test_copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ]:
             await pilot.press(key)
             assert pilot.app.clipboard == text == file.read_text(encoding="utf-8")
-            assert prompt(pilot).border_subtitle == f"{said}; also in {file}"
+            assert note(pilot) == f"{said}; also in {file}"
         assert file.stat().st_mode & 0o077 == 0
 
 
@@ -274,7 +275,7 @@ async def test_a_copy_where_no_file_can_be_written(
     async with chat(FakeSession([], CUT)) as pilot:
         await pilot.press("alt+c")
         assert pilot.app.clipboard == "two"
-        assert prompt(pilot).border_subtitle == "Answer copied"
+        assert note(pilot) == "Answer copied"
 
 
 async def test_deleted_in_another_window(tmp_path: Path) -> None:

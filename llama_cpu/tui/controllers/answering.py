@@ -27,7 +27,7 @@ ENDINGS = {
 
 UNFINISHED = {
     State.CUT: "The program ended during this answer; Ctrl+G continues it.",
-    State.STOPPED: "This answer was stopped; Ctrl+G continues it.",
+    State.STOPPED: "This answer is unfinished; Ctrl+G continues it.",
 }
 
 TakeBack = Callable[[str], None]

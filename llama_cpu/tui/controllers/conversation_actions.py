@@ -59,6 +59,7 @@ class ConversationActions:
                 await self._try(conversation.history.delete, conversation.stored_id)
             self._turns.cancel_editing()
             self._answering.timings = Timings()
+            await self._leave_notices()
             await self._answering.change(conversation.clear)
             self._cache_work.begin()
             view.input.focus()
@@ -71,9 +72,15 @@ class ConversationActions:
                 await self._answering.stop_and_wait()
                 self._turns.cancel_editing()
                 self._answering.timings = Timings()
+                await self._leave_notices()
                 await self._answering.change(self._conversation.open, conversation.id)
                 self._cache_work.begin()
                 self._answering.say_if_cut()
+
+    async def _leave_notices(self) -> None:
+        """Remove what was said about the conversation before."""
+        self._view.tell("")
+        await self._view.conversation_view.remove_notices()
 
     async def save_settings(self) -> None:
         """Store the settings of the present conversation."""

@@ -6,8 +6,7 @@ A program cannot find out whether the terminal supports this, so the text is als
 import os
 from pathlib import Path
 
-from llama_cpu.system.paths import cache_folder
-from llama_cpu.tui.about import short_path
+from llama_cpu.system.paths import cache_folder, short_path
 from llama_cpu.tui.controllers.view import ChatView
 
 

@@ -16,7 +16,7 @@ from llama_cpu.settings.generation_settings import SETTINGS, Settings
 from llama_cpu.system.atomic_files import write_text
 from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.system.text import printable
-from llama_cpu.tui.actions import COMMANDS
+from llama_cpu.tui.actions import COMMANDS, OTHER_NAMES
 from llama_cpu.tui.controllers.view import ChatView
 from llama_cpu.tui.presets import summary
 
@@ -43,6 +43,8 @@ class SlashCommands:
         """Run a command and empty the input, or show what is wrong and leave the text there."""
         self._text = text
         name, _, rest = text[1:].strip().partition(" ")
+        name = OTHER_NAMES.get(name, name)
+        self._view.tell("")
         try:
             if name not in COMMANDS:
                 raise UserError(_unknown_command(name))
@@ -52,7 +54,7 @@ class SlashCommands:
                 self._take()
                 await self._view.perform(COMMANDS[name])
         except UserError as error:
-            self._view.conversation_view.add_notice(str(error), kind="problem")
+            self._view.tell(str(error), kind="problem")
 
     def _take(self) -> None:
         if self._view.input.text == self._text:  # the user has not written on
@@ -60,7 +62,7 @@ class SlashCommands:
 
     def _tell(self, text: str) -> None:
         self._take()
-        self._view.conversation_view.add_notice(text)
+        self._view.tell(text)
 
     async def _system(self, text: str) -> None:
         settings = self._view.session.settings

@@ -211,7 +211,10 @@ class TurnActions:
         """Copy the Markdown of the last answer, without the model's thinking."""
         answer = self._last_answer()
         text = split_thinking(answer.text)[1] if answer else ""
-        self._view.input.say(copy(self._view, text, "Answer") if text else NOTHING_TO_COPY)
+        if text:
+            self._view.tell(copy(self._view, text, "Answer"))
+        else:
+            self._view.input.say(NOTHING_TO_COPY)
 
     def copy_code(self) -> None:
         """Copy the last code block of the last answer; each further call, the block before."""
@@ -224,7 +227,7 @@ class TurnActions:
         number = len(blocks) - copied % len(blocks)
         self._copied = answer.id, copied + 1
         what = f"Code block {number} of {len(blocks)}" if len(blocks) > 1 else "Code block"
-        self._view.input.say(copy(self._view, blocks[number - 1], what))
+        self._view.tell(copy(self._view, blocks[number - 1], what))
 
     def _last_answer(self) -> StoredMessage | None:
         answers = [each for each in self._conversation.line if each.role == "assistant"]

@@ -103,6 +103,8 @@ class MessagesView(Protocol):
 
     def add_notice(self, text: str, kind: str = "note") -> None: ...
 
+    async def remove_notices(self) -> None: ...
+
     async def begin_answer(
         self, speaker: str, text: str | None = None, begins_in_thinking: Callable[[], bool] = ...
     ) -> AnswerView: ...
@@ -180,6 +182,10 @@ class ChatView(Protocol):
     def show_lens(
         self, answers: Sequence[StoredMessage], place: int, on_branch: Callable[[Branch], None]
     ) -> None: ...
+
+    def tell(self, text: str, kind: str = "note") -> None:
+        """Show a text above the prompt, in place of the one before; an empty one for none."""
+        ...
 
     def warn(self, sentence: str, seconds: float = 5) -> None:
         """Show a sentence over whatever screen is on top."""

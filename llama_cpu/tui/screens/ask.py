@@ -6,6 +6,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.widgets.fields import LineField
 
 
 class Ask(ModalScreen[str | None]):
@@ -20,7 +21,7 @@ class Ask(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="question"):
             yield Static(self._question, markup=False)
-            yield Input(self._text)
+            yield LineField(self._text)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the line."""

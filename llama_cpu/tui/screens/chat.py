@@ -18,6 +18,7 @@ from llama_cpu.chat.session_protocol import PlanModel, Session
 from llama_cpu.errors import UserError
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.system.memory import memory_report
+from llama_cpu.system.text import printable
 from llama_cpu.tui import about
 from llama_cpu.tui.actions import Action, Scope, bindings
 from llama_cpu.tui.controllers.answering import Answering
@@ -49,7 +50,7 @@ class ChatScreen(Screen[None]):
 
     # The panels need room beside the conversation; otherwise one line has the main figures.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (ROOM_FOR_SIDEBAR, "-roomy")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-short"), (30, "-tall")]
     BINDINGS = bindings(Scope.CHAT)
 
     class Ready(Message):
@@ -222,7 +223,8 @@ class ChatScreen(Screen[None]):
     def put_away(self) -> ScreenState:
         """Empty the input and return what the next chat screen needs."""
         self.turns.cancel_editing()
-        return ScreenState(self.input.lay_aside(), self.input.input_history)
+        history = self.input.input_history
+        return ScreenState(self.input.lay_aside(), history)
 
     def restore(self, state: ScreenState) -> None:
         """Restore the input, and show the notice."""
@@ -253,7 +255,7 @@ class ChatScreen(Screen[None]):
     @property
     def has_room_for_panels(self) -> bool:
         """Whether the terminal is wide and high enough."""
-        return not (self.has_class("-narrow") or self.has_class("-short"))
+        return not any(map(self.has_class, ("-narrow", "-short", "-low")))
 
     def show_panels(self, shown: bool) -> None:
         """Show or hide the panels, now and after the next start."""
@@ -281,9 +283,13 @@ class ChatScreen(Screen[None]):
         lens = LensScreen(self.session, answers, place, self._model_thread, self._keymap)
         self.app.push_screen(lens, lambda branch: on_branch(branch) if branch else None)
 
+    def tell(self, text: str, kind: str = "note") -> None:
+        """Show a text above the prompt, in place of the one before; an empty one for none."""
+        self.query_one(MessageArea).tell(text, kind)
+
     def warn(self, sentence: str, seconds: float = 5) -> None:
         """Show a sentence over whatever screen is on top."""
-        self.notify(sentence, severity="warning", timeout=seconds, markup=False)
+        self.notify(printable(sentence), severity="warning", timeout=seconds, markup=False)
 
     def copy_to_clipboard(self, text: str) -> None:
         """Ask the terminal to copy a text."""
@@ -310,6 +316,7 @@ class ChatScreen(Screen[None]):
     @on(MessageInput.Sent)
     def _send(self) -> None:
         self._did_begin = True
+        self.tell("")
         self._run(self.turns.send())
 
     @on(MessageInput.Command)
@@ -414,7 +421,7 @@ class ChatScreen(Screen[None]):
 
     @property
     def is_at_work(self) -> bool:
-        """Whether the model answers or is being loaded, or its KV cache is."""
+        """Whether there is something to stop: an answer, a load, or work on the KV cache."""
         is_answering = self.answering.is_answering or self.answering.is_waiting
         return is_answering or self.cache_work.is_active or self.is_loading
 

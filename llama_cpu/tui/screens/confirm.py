@@ -32,3 +32,10 @@ class Confirm(ModalScreen[bool]):
     def action_answer(self, answer: bool) -> None:
         """Return the answer of the key."""
         self.dismiss(answer)
+
+
+class QuitQuestion(Confirm):
+    """Asks whether to quit."""
+
+    def __init__(self) -> None:
+        super().__init__("Quit? What was said is kept.", yes="Quit", no="Stay")

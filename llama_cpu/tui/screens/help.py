@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
-from llama_cpu.tui.actions import COMMANDS, HEADINGS, KEYED, Scope, bindings
+from llama_cpu.tui.actions import COMMANDS, HEADINGS, KEYED, OTHER_NAMES, Scope, bindings
 from llama_cpu.tui.user_keys import keys_of, shown
 
 _KEYS, _ABOUT = 19, 36  # columns; with the names they just fit 80
@@ -49,6 +49,8 @@ def help_text(keymap: Mapping[str, str]) -> Content:
     parts.append(("Slash commands\n", "bold"))
     for command in COMMANDS.values():
         parts += [_entry(command.usage, command.help), "\n"]
+    others = ", ".join(f"/{other} is /{each}" for other, each in OTHER_NAMES.items())
+    parts += [f"  {others}\n"]
     parts += [_entry("//", "begins a message with a slash"), "\n\n"]
     parts.append("The dimmed names are for [keys] in config.toml; 'llama-cpu config' prints it.")
     return Content.assemble(*parts)

@@ -15,8 +15,8 @@ from textual.widgets import DataTable, Static
 from textual.widgets.data_table import ColumnKey
 
 from llama_cpu.system.memory import available_memory
+from llama_cpu.system.paths import short_path
 from llama_cpu.system.text import human_bytes, printable
-from llama_cpu.tui.about import short_path
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.model_source import ChosenModel
 from llama_cpu.weights.formats import FORMATS, format_of, labels

@@ -14,6 +14,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Range, Settings
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.widgets.fields import LineField, TextField
 
 LABELS = {"system": "system prompt", "max_gen_len": "answer length"}
 PRESET = "fills in the fields below; /preset save NAME keeps the settings of a conversation"
@@ -70,12 +71,12 @@ class SettingsScreen(ModalScreen[bool]):
         with Horizontal(classes="row"):
             yield Static(LABELS.get(name, name.replace("_", " ")), classes="label")
             if name == "system":
-                text = TextArea(value, tab_behavior="focus", compact=True, id=name)
+                text = TextField(value, tab_behavior="focus", compact=True, id=name)
                 text.cursor_blink = False
                 yield text
             else:
                 suggester = SuggestFromList(NAMED_TEMPLATES) if name == "template" else None
-                field = Input(_shown(value), suggester=suggester, compact=True, id=name)
+                field = LineField(_shown(value), suggester=suggester, compact=True, id=name)
                 field.cursor_blink = False
                 yield field
         yield Static(line_about(allowed), markup=False, classes="about", id=f"about_{name}")

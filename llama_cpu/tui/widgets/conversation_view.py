@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.history.rows import StoredMessage
+from llama_cpu.tui.occurrences import Search
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, Notice, UserMessage
 
 SHOWN_AT_FIRST = 20  # messages of a conversation that is opened; they fill some screens
@@ -47,6 +48,8 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._first = 0  # index of the first message that has a widget
         self._is_at_rest = True  # no messages are being added or removed
         self._shows_thinking = False
+        self._search = Search("")
+        self._found_in: int | None = None  # id of the message with the present occurrence
 
     def compose(self) -> ComposeResult:
         yield Messages(id="messages")
@@ -89,6 +92,10 @@ class ConversationView(VerticalScroll, can_focus=False):
     def add_notice(self, text: str, kind: str = "note") -> None:
         """Show a sentence from the program; ``kind`` as in Notice."""
         self.messages.mount(Notice(text, kind))
+
+    async def remove_notices(self) -> None:
+        """Remove the sentences from the program, except that about the demo model."""
+        await self._remove(each for each in self.query(Notice) if not each.has_class("demo"))
 
     async def begin_answer(
         self,
@@ -153,6 +160,49 @@ class ConversationView(VerticalScroll, can_focus=False):
             if not isinstance(widget, UserMessage):
                 widget.show_thinking(self._shows_thinking)
 
+    # Searching
+
+    def find(self, search: Search, message: int | None = None) -> None:
+        """Mark what is searched in all messages, its present occurrence in ``message``.
+
+        Empty words mark nothing.
+        """
+        self._search, self._found_in = search, message
+        for widget in self._shown():
+            self._find_in(widget)
+
+    def _find_in(self, widget: MessageWidget) -> None:
+        if widget.message is None:  # it is still being written
+            return
+        is_present = widget.message.id == self._found_in
+        search = self._search if is_present else Search(self._search.words)
+        widget.find(search if search.words else None)
+
+    async def reveal(self, message: int) -> MessageWidget | None:
+        """Scroll to the present occurrence, adding earlier messages until its message is shown.
+
+        Returns the message's widget; None if the line has no such message.
+        """
+        while not (found := self._widget_of(message)):
+            if not self._first:
+                return None
+            await self.show_earlier()
+            await asyncio.sleep(0.01)  # until the new widgets are laid out
+        self.release_anchor()
+        self.call_after_refresh(self._scroll_to_found, found)
+        return found
+
+    def _scroll_to_found(self, widget: MessageWidget) -> None:
+        place = widget.found_at()
+        if place is None:
+            self.scroll_to_widget(widget, top=True, animate=False)
+            return
+        part, row = place
+        y = part.content_region.y - self.content_region.y + self.scroll_y + row
+        shown = self.scroll_y <= y < self.scroll_y + self.content_size.height
+        if not shown:
+            self.scroll_to(y=max(0, y - self.content_size.height // 3), animate=False)
+
     # The chosen message of the user
 
     @property
@@ -197,19 +247,6 @@ class ConversationView(VerticalScroll, can_focus=False):
             self.release_anchor()
             self.call_after_refresh(self.scroll_to_widget, widget, top=True, animate=False)
 
-    async def reveal(self, message: int) -> MessageWidget | None:
-        """Scroll to the beginning of a message, adding earlier messages until it is shown.
-
-        Returns its widget; None if the line has no such message.
-        """
-        while not (found := self._widget_of(message)):
-            if not self._first:
-                return None
-            await self.show_earlier()
-            await asyncio.sleep(0.01)  # until the new widgets are laid out
-        self.show_message(message)
-        return found
-
     def _widget_of(self, message: int) -> MessageWidget | None:
         shown = (each for each in self._shown() if each.message and each.message.id == message)
         return next(shown, None)
@@ -232,9 +269,14 @@ class ConversationView(VerticalScroll, can_focus=False):
 
     def _widget(self, message: StoredMessage) -> MessageWidget:
         place = self._place(message)
+        widget: MessageWidget
         if message.role == "user":
-            return UserMessage(message, place)
-        return FinishedAnswer(message, place, self._shows_thinking)
+            widget = UserMessage(message, place)
+        else:
+            widget = FinishedAnswer(message, place, self._shows_thinking)
+        if self._search.words:
+            self._find_in(widget)
+        return widget
 
     def _place(self, message: StoredMessage | None) -> str:
         if not message or not self._conversation:

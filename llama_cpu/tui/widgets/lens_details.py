@@ -75,7 +75,7 @@ def figures(token: "LensToken", place: int, count: int, usual: float | None) -> 
         drawn(bar(token.probability, 32)),
         row("Logarithm", f"{token.logprob:.3f}"),
         row("Rank", "the most probable" if token.rank == 1 else f"{token.rank:,}"),
-        row("Time", _time(token.seconds, usual)),
+        row("Time", _time(token.seconds, usual if place else None)),
     )
 
 
@@ -99,6 +99,9 @@ def percent(probability: float) -> str:
 
 
 def _time(seconds: float | None, usual: float | None) -> str:
+    """``usual`` None: no comparison, as for the first token, which needed no pass of its own."""
     if seconds is None or not usual:
         return MISSING if seconds is None else duration(seconds)
+    if seconds < usual / 20:
+        return f"{duration(seconds)}, less than 0.1x"
     return f"{duration(seconds)}, {seconds / usual:.1f}x the usual"

@@ -7,18 +7,24 @@ from collections.abc import Callable, Mapping
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widgets import OptionList, TextArea
+from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
+from llama_cpu.system.text import printable
+from llama_cpu.tui.path_completion import path_begun, path_completions, shared_beginning
 from llama_cpu.tui.slash_commands import as_message, completions, is_command, is_complete
 from llama_cpu.tui.widgets.message_input import MessageInput
 
 COUNT_SECONDS = 0.3  # minimum time between two counts of the tokens
+CLEAR_HINT = "Esc again clears the prompt"
 COUNT_SHARE = 10  # minimum of the same time, as a multiple of the duration of the last count
 
 
 class SlashMenu(OptionList, can_focus=False):
     """The completions of a command that is being typed."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
 
     def show(self, choices: list[tuple[str, str]]) -> None:
         """Show the choices; hide the menu if there are none."""
@@ -34,6 +40,20 @@ class SlashMenu(OptionList, can_focus=False):
         return str(option.id) if option else ""
 
 
+class PromptNote(Static):
+    """What a command has to say. It is above the prompt, so that it can be seen from anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__("", markup=False)
+        self.display = False
+
+    def show(self, text: str, kind: str) -> None:
+        """Show a text in place of the one before; ``kind`` is "note" or "problem"."""
+        self.update(printable(text))
+        self.set_class(kind == "problem", "problem")
+        self.display = bool(text)
+
+
 class MessageArea(Vertical):
     """Contains the message input. ``count_tokens`` is called in a thread."""
 
@@ -44,10 +64,12 @@ class MessageArea(Vertical):
         self._counted = ""
         self._is_counting = False
         self._next_count = 0.0
+        self._is_clearing = False  # Esc was the last key
 
     def compose(self) -> ComposeResult:
         menu = SlashMenu()
         menu.display = False
+        yield PromptNote()
         yield menu
         yield MessageInput(self._keymap)
 
@@ -68,6 +90,10 @@ class MessageArea(Vertical):
     def is_completing(self) -> bool:
         """Whether the menu is open, so that Esc closes it."""
         return bool(self._menu.display)
+
+    def tell(self, text: str, kind: str = "note") -> None:
+        """Show a text above the prompt, in place of the one before; an empty one for none."""
+        self.query_one(PromptNote).show(text, kind)
 
     def close_menu(self) -> None:
         """Close the menu until the text changes."""
@@ -92,13 +118,45 @@ class MessageArea(Vertical):
 
     def _take_key(self, key: str) -> bool:
         """Handle a key of the menu or of the history; return whether it was one."""
+        was_clearing, self._is_clearing = self._is_clearing, False
         if self._menu.display:
             return self._take_menu_key(key)
+        if key == "tab":
+            self._complete_path()
+            return True
+        if key == "escape":
+            return self._take_escape(was_clearing)
         if key == "up" and self._input.is_on_first_row:
             return self._recall(-1)
         if key == "down" and self._input.is_on_last_row:
             return self._recall(1)
         return False
+
+    def _take_escape(self, is_second: bool) -> bool:
+        """Remove the note; clear the prompt if Esc is pressed twice. Up brings the text back."""
+        self.tell("")
+        if is_second:
+            self._input.take()
+        elif self._input.text:
+            self._is_clearing = True
+            self._input.say(CLEAR_HINT)
+        return True
+
+    @work(group="complete", exclusive=True)
+    async def _complete_path(self) -> None:
+        """Complete the path of a command as far as it is certain, then offer the choices."""
+        text = self._input.text
+        if not (begun := path_begun(text)):
+            return
+        command, path = begun
+        found = [command + each for each in await asyncio.to_thread(path_completions, path)]
+        if text != self._input.text or not found:  # the user has typed on
+            return
+        shared = shared_beginning(found)
+        if len(found) == 1 or len(shared) > len(text):
+            self._complete(shared)
+        else:
+            self._menu.show([(each, printable(each.removeprefix(command))) for each in found])
 
     def _take_menu_key(self, key: str) -> bool:
         menu = self._menu
@@ -108,7 +166,7 @@ class MessageArea(Vertical):
             menu.action_cursor_down()
         elif key == "escape":
             self.close_menu()
-        elif key == "tab":
+        elif key == "tab" or (key in self._input.keys_of("send") and path_begun(self._input.text)):
             self._complete(menu.choice)
         elif key in self._input.keys_of("send") and not is_complete(self._input.text):
             choice = menu.choice

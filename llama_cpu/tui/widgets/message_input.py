@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 
 from textual import events
 from textual.message import Message
-from textual.widgets import TextArea
 
-from llama_cpu.system.text import printable
+from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.input_history import InputHistory
 from llama_cpu.tui.slash_commands import as_message, as_typed, is_command
 from llama_cpu.tui.user_keys import keys_of, shown
+from llama_cpu.tui.widgets.fields import TextField
 
 
-class MessageInput(TextArea):
+class MessageInput(TextField):
     """A text area for one message: Enter sends it, Shift+Enter and Ctrl+J begin a new line."""
 
     ALLOW_MAXIMIZE = False
@@ -146,4 +146,4 @@ class MessageInput(TextArea):
         The event is stopped, as the app would deliver it twice if another screen had passed it on.
         """
         event.stop()
-        event.text = printable(event.text.replace("\r\n", "\n").replace("\r", "\n"))
+        event.text = cleaned(event.text)

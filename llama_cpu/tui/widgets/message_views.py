@@ -19,12 +19,13 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.markdown import Piece, pieces
 from llama_cpu.tui.markdown_rows import Row
+from llama_cpu.tui.occurrences import Marker, Search, row_of_present
 
 GROWTH = 3  # lines by which a growing answer becomes higher at a time
 CLICKABLE = "thinking"  # key in a style's metadata: a click there folds or unfolds the thinking
 HOW_IT_ENDED = {
     State.CUT: "cut off",
-    State.STOPPED: "stopped",
+    State.STOPPED: "unfinished",
     State.WRITING: "being written in another window",
 }
 
@@ -44,6 +45,8 @@ class UserMessage(Static):
         super().__init__()
         self.message = message
         self.place = place
+        self._search: Search | None = None
+        self._content = Content()
 
     def on_mount(self) -> None:
         """Show the text."""
@@ -64,9 +67,23 @@ class UserMessage(Static):
         """Stop accepting the focus, so that clicks and Tab skip this message."""
         self.can_focus = False
 
+    def find(self, search: Search | None) -> None:
+        """Mark what is searched; None: nothing."""
+        self._search = search
+        if self.is_attached:
+            self._show()
+
+    def found_at(self) -> tuple[Widget, int] | None:
+        """The widget and its row with the present occurrence."""
+        row = row_of_present(self._content, self.content_size.width)
+        return None if row is None else (self, row)
+
     def _show(self) -> None:
-        text = printable(self.message.text)
-        self.update(Content.assemble(heading("You", self.place), "\n", text))
+        text = Content(printable(self.message.text))
+        if self._search:
+            text = Marker(self._search)(text)
+        self._content = Content.assemble(heading("You", self.place), "\n", text)
+        self.update(self._content)
 
 
 class Notice(Static):
@@ -87,6 +104,7 @@ class Passage(Widget):
         super().__init__()
         self._pieces = pieces
         self._laid_out = (-1, Content(), 0)  # width, text, height
+        self._search: Search | None = None
 
     def show(self, pieces: list[Piece]) -> None:
         """Show these pieces instead of the present ones."""
@@ -97,6 +115,18 @@ class Passage(Widget):
         if not width or not after.is_same(before):
             # A layout of the screen costs several times as much as drawing this widget.
             self.refresh(layout=not width or height != height_before)
+
+    def find(self, search: Search | None) -> None:
+        """Mark what is searched; None: nothing. The height does not depend on it."""
+        self._search, self._laid_out = search, (-1, Content(), 0)
+        if self.is_attached:
+            self.refresh()
+
+    def found_at(self) -> tuple[Widget, int] | None:
+        """The widget and its row with the present occurrence."""
+        width = self.content_size.width
+        row = row_of_present(self._layout(width)[0], width)
+        return None if row is None else (self, row)
 
     def render(self) -> RenderResult:
         """Render the text for the present width."""
@@ -116,7 +146,11 @@ class Passage(Widget):
 
     def _layout(self, width: int) -> tuple[Content, int]:
         if self._laid_out[0] != width:
-            text = Content("\n").join([piece.layout(width) for piece in self._pieces])
+            pieces = self._pieces
+            if self._search:
+                marker = Marker(self._search)
+                pieces = [piece.changed(marker) for piece in pieces]
+            text = Content("\n").join([piece.layout(width) for piece in pieces])
             self._laid_out = (width, text, len(text.wrap(width)) if width else 1)
         return self._laid_out[1:]
 
@@ -132,10 +166,11 @@ def thinking_pieces(thinking: str, is_shown: bool, is_under_way: bool = False) -
         label = f"Thinking… {count}" if words else "Thinking…"
     style = Style.parse("dim") + Style.from_meta({CLICKABLE: True})
     line = Content.styled(f"{'▾' if is_shown else '▸'} {label}", style)
-    rows = [Row(line)]
-    if is_shown:
-        rows.append(Row(Content.styled(thinking, "dim")).behind("│ ", "│ "))
-    return [Piece((row,), line=0, has_gap=False) for row in rows]
+    label_piece = Piece((Row(line),), line=0, has_gap=False, is_searched=False)
+    if not is_shown:
+        return [label_piece]
+    row = Row(Content.styled(thinking, "dim")).behind("│ ", "│ ")
+    return [label_piece, Piece((row,), line=0, has_gap=False)]
 
 
 class FinishedAnswer(Passage):
@@ -153,6 +188,16 @@ class FinishedAnswer(Passage):
         self._thinking, answer, _ = split_thinking(printable(message.text))
         self._answer_pieces = pieces(answer, has_gap=bool(self._thinking))
         super().__init__(self._all_pieces())
+
+    def find(self, search: Search | None) -> None:
+        """Mark what is searched, and unfold the thinking if the present occurrence is there."""
+        if search and self._thinking:
+            after = search.beyond(self._thinking)
+            if search.present >= 0 > after.present:
+                self.show_thinking(True)
+            elif not self._shows_thinking:
+                search = after
+        super().find(search)
 
     def put_at(self, place: str) -> None:
         """Show the place among the alternatives."""
@@ -175,7 +220,7 @@ class FinishedAnswer(Passage):
         speaker = printable(self.message.model) or "Assistant"
         first = heading(speaker, self.place, HOW_IT_ENDED.get(self.message.state, ""))
         return [
-            Piece((Row(first),), line=0, has_gap=False),
+            Piece((Row(first),), line=0, has_gap=False, is_searched=False),
             *thinking_pieces(self._thinking, self._shows_thinking),
             *self._answer_pieces,
         ]
@@ -237,6 +282,22 @@ class Answer(Vertical):
         """Show a sentence from the program above the answer."""
         assert isinstance(self.parent, Widget)
         self.parent.mount(Notice(text), before=self)
+
+    def find(self, search: Search | None) -> None:
+        """Mark what is searched, and unfold the thinking if the present occurrence is there."""
+        if not self._is_finished:
+            return
+        thinking = self._splitter.thinking if self._splitter else ""
+        after = search.beyond(thinking) if search else None
+        if search and after and search.present >= 0 > after.present:
+            self.show_thinking(True)
+        for passage in self.query(Passage):
+            passage.find(search if passage is self._thinking else after)
+
+    def found_at(self) -> tuple[Widget, int] | None:
+        """The widget and its row with the present occurrence."""
+        found = (passage.found_at() for passage in self.query(Passage))
+        return next((each for each in found if each), None)
 
     # Growing
 

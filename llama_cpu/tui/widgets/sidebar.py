@@ -16,6 +16,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.history.rows import StoredConversation, by_day
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
+from llama_cpu.tui.widgets.fields import LineField
 
 ROOM_FOR_SIDEBAR = 120  # columns; with fewer, it covers the conversation, and only on request
 MOST_LISTED = 500  # the search finds older conversations
@@ -44,15 +45,24 @@ class Sidebar(Vertical):
         self._conversation = conversation
         self._listed: dict[str, StoredConversation] = {}
         self._has_toggled = False  # the user has shown or hidden the list
+        self.can_focus_children = False  # Tab does not lead here, but Ctrl+B and clicks do
         self.display = False
 
     def compose(self) -> ComposeResult:
-        yield Input(placeholder="Search all conversations", id="search")
+        yield LineField(placeholder="Search all conversations", id="search")
         yield OptionList(markup=False, id="conversations")
 
     @property
     def _list(self) -> OptionList:
         return self.query_one(OptionList)
+
+    def on_descendant_focus(self) -> None:
+        """Once the user is here, Tab leads from the search to the list."""
+        self.can_focus_children = True
+
+    def on_descendant_blur(self) -> None:
+        """Keep Tab out again."""
+        self.can_focus_children = False
 
     # Showing and hiding
 
