@@ -7,7 +7,7 @@ process that holds its model and waits while another one works. Figures are medi
 a ratio above 1 is in our favour. "Of the limit" is the shortest possible time divided by the time
 taken. The shortest possible time is that of reading the weights and the KV cache once, or of the
 products of the prompt, at the speeds measured in the same rounds: the fastest of several ways to
-read memory and to multiply matrices (llama_cpu/system/machine_speed.py).
+read memory and to multiply matrices (llama_cpu/bench/machine_speed.py).
 
 The precisions are the weight formats of the program. benchmarks/peers.py says what each peer runs
 in place of one: our int4 beside llama.cpp's Q4_0 and Q4_K_M, for example. In "file", both sides run

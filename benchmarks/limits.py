@@ -5,8 +5,8 @@ import math
 from benchmarks.models import ModelFiles
 from benchmarks.workers.protocol import Task
 from llama_cpu.bench import limits
+from llama_cpu.bench.machine_speed import MachineSpeed
 from llama_cpu.checkpoint.base import tensor_shapes
-from llama_cpu.system.machine_speed import MachineSpeed
 from llama_cpu.weights.formats import format_of
 
 

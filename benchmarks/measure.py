@@ -12,7 +12,7 @@ from benchmarks.peers import PEERS, Peer, Variant
 from benchmarks.report import Report, Row, percent, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times
-from llama_cpu.system.machine_speed import MachineSpeed
+from llama_cpu.bench.machine_speed import MachineSpeed
 from llama_cpu.system.memory import available_memory
 from llama_cpu.weights.float32 import FLOAT32
 

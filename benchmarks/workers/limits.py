@@ -1,7 +1,7 @@
 """Worker for the limits of the machine: memory bandwidth, and matrix products in three types.
 
 It is not a side but runs in turn with the sides, so that conditions are the same. Each figure is
-the best of a few calls of the fastest way (llama_cpu/system/machine_speed.py).
+the best of a few calls of the fastest way (llama_cpu/bench/machine_speed.py).
 """
 
 import os
@@ -15,7 +15,7 @@ def load(options: Options) -> tuple[str, Run]:
     os.environ["OPENBLAS_NUM_THREADS"] = str(options.threads)  # read when numpy is imported
     import torch
 
-    from llama_cpu.system.machine_speed import MemoryReader, fastest_products
+    from llama_cpu.bench.machine_speed import MemoryReader, fastest_products
 
     reader, products = MemoryReader(options.threads), fastest_products(options.threads)
     ways = {"read": reader.way} | {name: product.way for name, product in products.items()}

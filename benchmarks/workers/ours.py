@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Event as Flag
 
 from benchmarks.workers.protocol import Options, Run, Task, Times, prompt_ids, serve
-from llama_cpu.system.machine_speed import MemoryReader
+from llama_cpu.bench.machine_speed import MemoryReader
 from llama_cpu.system.memory import memory_report
 from llama_cpu.system.process import prepare_for_torch
 

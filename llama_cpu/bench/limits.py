@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from llama_cpu.bench.machine_speed import MachineSpeed
 from llama_cpu.checkpoint.base import tensor_shapes
 from llama_cpu.model.config import ModelConfig
-from llama_cpu.system.machine_speed import MachineSpeed
 from llama_cpu.weights.weight_format import WeightFormat
 
 

@@ -15,7 +15,7 @@ def load(options: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
     threads = options["threads"]
     prepare_for_torch()
     os.environ["OPENBLAS_NUM_THREADS"] = str(threads)  # read when NumPy is imported
-    from llama_cpu.system.machine_speed import MemoryReader, fastest_products
+    from llama_cpu.bench.machine_speed import MemoryReader, fastest_products
 
     reader, products = MemoryReader(threads), fastest_products(threads)
 

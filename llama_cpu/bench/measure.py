@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from llama_cpu.bench.limits import Work
+from llama_cpu.bench.machine_speed import READ_BYTES, MachineSpeed
 from llama_cpu.bench.worker import Worker, WorkerFailed
 from llama_cpu.loading.load import LoadedModel
 from llama_cpu.model.config import ModelConfig
-from llama_cpu.system.machine_speed import READ_BYTES, MachineSpeed
 from llama_cpu.system.memory import available_memory
 from llama_cpu.weights.linear import PREFILL_CHUNK
 

@@ -150,7 +150,7 @@ def _inline(node: "SyntaxTreeNode") -> Content:
     return Content(printable(node.content))  # an entity may stand for a control character
 
 
-def _link(node: SyntaxTreeNode) -> Content:
+def _link(node: "SyntaxTreeNode") -> Content:
     """The text of a link, and its address unless that is the text."""
     text = _inlines(node)
     address = printable(str(node.attrs.get("href") or node.attrs.get("src") or ""))

@@ -21,8 +21,8 @@ from benchmarks.peers import PEERS, Variant
 from benchmarks.report import Report, Row, disturbance_note, machine_note, rate
 from benchmarks.sides import Rounds, Side, SideFailed, opened
 from benchmarks.workers.protocol import Options, Task, Times, prompt_ids
+from llama_cpu.bench.machine_speed import READ_BYTES, MachineSpeed
 from llama_cpu.checkpoint import open_checkpoint
-from llama_cpu.system.machine_speed import READ_BYTES, MachineSpeed
 from llama_cpu.weights.formats import FORMATS
 from tests.support.checkpoints import read_all, tiny_config
 

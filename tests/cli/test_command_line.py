@@ -194,7 +194,10 @@ def test_help_lists_every_command_and_needs_no_torch() -> None:
     ("words", "said"),
     [
         ("hist list", "llama-cpu: Unknown command 'hist'. Did you mean 'history'?"),
-        ("x", "llama-cpu: Unknown command 'x'. The commands are chat, complete, bench, merge,"),
+        (
+            "x",
+            "llama-cpu: Unknown command 'x'. The commands are chat, complete, pull, bench, merge,",
+        ),
         ("chat --temprature 1", "chat: Unknown option '--temprature'. Did you mean '--temperature"),
         ("complete hi --max-gen-lenth=3", "Unknown option '--max_gen_lenth'. Did you mean '--max_"),
         ("history export 1 --outptu x", "export: Unknown option '--outptu'. Did you mean '--outpu"),

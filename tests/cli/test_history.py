@@ -65,7 +65,7 @@ def test_export_and_import(run: Run, history: History, conversation: int, tmp_pa
     assert run("export", conversation, "--format", "json", "--output", target) == ""
     assert target.read_text(encoding="utf-8") == run("export", conversation, "--format", "json")
     new = int(run("import", target))
-    assert [each.text for each in history.path(new)] == ["What is\x1b[2J it?", "Two\x9b"]
+    assert [each.text for each in history.path(new)] == ["What is␛[2J it?", "Two�"]
     assert [path.name for path in target.parent.iterdir()] == ["export.json"]
 
 

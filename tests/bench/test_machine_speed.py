@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llama_cpu.bench import machine_speed
+from llama_cpu.bench.machine_speed import FastestProduct, MemoryReader, fastest_products
 from llama_cpu.kernels import compiler
 from llama_cpu.kernels.compiler import Kernel, KernelError
-from llama_cpu.system import machine_speed
-from llama_cpu.system.machine_speed import FastestProduct, MemoryReader, fastest_products
 
 SMALL = 1 << 20
 
@@ -127,7 +127,7 @@ def test_threads_of_numpy(
 
 
 def test_importing_loads_neither_torch_nor_numba() -> None:
-    code = "import sys, llama_cpu.system.machine_speed; "
+    code = "import sys, llama_cpu.bench.machine_speed; "
     code += "print({'torch', 'numba', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
