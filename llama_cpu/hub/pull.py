@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from filelock import Timeout
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.file_download import are_symlinks_supported
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from llama_cpu.errors import UserError
@@ -120,7 +121,7 @@ class _Pull:
         missing = sum(
             max(0, file.size - present_bytes(_partial(blob)))
             for file, blob in targets
-            if not blob.exists()
+            if not self._is_here(file, blob)
         )
         free = shutil.disk_usage(targets[0][1].parent).free
         if missing > free:
@@ -132,11 +133,13 @@ class _Pull:
 
     def _fetch(self, file: HubFile, blob: Path) -> None:
         """Download a file if it is not there. Raises UserError and Cancelled."""
+        if self._is_here(file, blob):
+            return
         locks = hub_cache() / ".locks" / blob.parent.parent.name
         locks.mkdir(parents=True, exist_ok=True)
         try:
             with WeakFileLock(locks / f"{blob.name}.lock", timeout=_LOCK_SECONDS):
-                if not blob.exists():
+                if not self._is_here(file, blob):
                     self._fetch_locked(file, blob)
         except Timeout as error:
             raise UserError(
@@ -162,7 +165,18 @@ class _Pull:
                 f"{file.name} arrived damaged (its checksum is not the hub's), so it was thrown "
                 "away; run the same command again, perhaps without HF_ENDPOINT's mirror."
             )
-        partial.replace(blob)
+        # Where links do not work, as on many Windows, there are no blobs, but only snapshots.
+        final = blob if are_symlinks_supported(hub_cache()) else self._path(file)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(final)
+
+    def _path(self, file: HubFile) -> Path:
+        """Return the path of a file in the snapshot, which need not exist."""
+        snapshots = repository_folder(self.listing.repository) / "snapshots"
+        return snapshots / self.listing.commit / file.name
+
+    def _is_here(self, file: HubFile, blob: Path) -> bool:
+        return blob.exists() or self._path(file).exists()
 
     def _link(self, file: HubFile) -> Path:
         """Have huggingface_hub put the file into the snapshot; return its path. Raises UserError.
@@ -170,19 +184,17 @@ class _Pull:
         The path is made from the cache's as the user has it, in which huggingface_hub would replace
         links, so that it is the same as that of a model that is found there.
         """
-        repository, commit = self.listing.repository, self.listing.commit
 
         def link() -> str:
             return hf_hub_download(
-                repository,
+                self.listing.repository,
                 file.name,
                 cache_dir=hub_cache(),
                 endpoint=endpoint(),
                 etag_timeout=self.limits.connect,
             )
 
-        linked = Path(self._patiently(link))
-        path = repository_folder(repository) / "snapshots" / commit / file.name
+        linked, path = Path(self._patiently(link)), self._path(file)
         if not (path.exists() and path.samefile(linked)):
             raise self._changed()
         return path

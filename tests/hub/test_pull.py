@@ -15,6 +15,7 @@ from llama_cpu.hub.places import hub_cache
 from llama_cpu.hub.pull import Pulled, pull
 from llama_cpu.hub.reference import parse_reference
 from llama_cpu.hub.requests import Limits
+from llama_cpu.hub.transfer import present_bytes
 from tests.hub.conftest import MODEL, REPOSITORY
 from tests.support.hub_server import COMMIT, Hub
 
@@ -57,6 +58,15 @@ def test_a_cache_behind_a_link(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "link"))
     path = get().path
     assert path.is_relative_to(tmp_path / "link") and path.read_bytes() == MODEL
+    assert cached_model(parse_reference(REPOSITORY)) == path
+
+
+def test_a_system_without_links_keeps_one_copy(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS", True)
+    path = get().path
+    assert path.read_bytes() == MODEL and not path.is_symlink()
+    assert [file for file in hub_cache().rglob("*") if present_bytes(file) > 200_000] == [path]
+    assert get().path == path and len(hub.downloads()) == 1
     assert cached_model(parse_reference(REPOSITORY)) == path
 
 

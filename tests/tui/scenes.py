@@ -253,7 +253,10 @@ SCENES = {
     "settings": Scene(steps=("f2", Sees("temperature"))),
     "settings_wrong": Scene(steps=("f2", "tab", "tab", *"999", Sees("999"), Sees("must"))),
     "models": Scene(steps=("f3", Sees("damaged"), Sees("32 B"))),
-    "downloads": Scene(steps=("f3", Sees("damaged"), Sees("32 B"), "d", Sees("Mistral 7B"))),
+    "downloads": Scene(
+        steps=("f3", Sees("damaged"), Sees("32 B"), "d", Sees("Mistral 7B")),
+        with_panels=False,  # the seconds that it takes would be seen in them
+    ),
     "figures": Scene(timed_talk, steps=("f7", Sees("Decode: "))),
     "figures_end": Scene(timed_talk, steps=("f7", Sees("Decode: "), "end", Sees("Paging"))),
     "figures_answer": Scene(timed_talk, steps=("f7", "right", "right", "l", Sees("answer 2 of 3"))),
