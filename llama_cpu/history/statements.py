@@ -17,6 +17,9 @@ from llama_cpu.history.rows import (
     packed_runs,
 )
 
+# By name: the schema of a damaged file may call a column otherwise.
+_MESSAGE = """id, conversation, parent, role, state, model, created, text, token_ids, token_seconds,
+    token_logprobs, runs"""
 _CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
     (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
     FROM conversations"""
@@ -84,7 +87,7 @@ def set_leaf(connection: sqlite3.Connection, conversation_id: int, leaf: int | N
 
 def get_message(connection: sqlite3.Connection, id: int) -> StoredMessage:
     """One message. Raises Gone."""
-    row = connection.execute("SELECT * FROM messages WHERE id = ?", (id,)).fetchone()
+    row = connection.execute(f"SELECT {_MESSAGE} FROM messages WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise Gone(f"There is no message {id}; it may have been deleted in another window.")
     return as_message(row)
@@ -99,7 +102,7 @@ def require_message(connection: sqlite3.Connection, conversation_id: int, id: in
 
 def get_line(connection: sqlite3.Connection, leaf: int | None) -> list[StoredMessage]:
     """The messages from the first one to ``leaf``."""
-    query = f"{_LINE} SELECT messages.* FROM line JOIN messages USING (id) ORDER BY id"
+    query = f"{_LINE} SELECT {_MESSAGE} FROM messages WHERE id IN (SELECT id FROM line) ORDER BY id"
     return [as_message(row) for row in connection.execute(query, {"leaf": leaf})]
 
 
@@ -108,7 +111,7 @@ def get_tree(connection: sqlite3.Connection, conversation_id: int) -> list[Store
 
     A message whose parent a damaged file has lost follows the message before it.
     """
-    query = "SELECT * FROM messages WHERE conversation = ? ORDER BY id"
+    query = f"SELECT {_MESSAGE} FROM messages WHERE conversation = ? ORDER BY id"
     return with_parents(map(as_message, connection.execute(query, (conversation_id,))))
 
 

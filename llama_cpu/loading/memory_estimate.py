@@ -128,7 +128,7 @@ def check_fits(
         f"{human_bytes(needed.weights)}, KV cache {human_bytes(needed.kv_cache)}, working space "
         f"{human_bytes(needed.working)}) but {human_bytes(available)} are free, which is "
         f"{human_bytes(needed.total - available)} too little; "
-        + _what_would_help(config, precision, max_seq_len, available, present, kv_int8)
+        + _what_would_help(config, precision, max_seq_len, available, present, kv_int8, tensors)
     )
 
 
@@ -139,6 +139,7 @@ def _what_would_help(
     available: int,
     present: int,
     kv_int8: bool,
+    tensors: Tensors | None,
 ) -> str:
     lengths = [max_seq_len]
     while lengths[-1] > 256:
@@ -155,7 +156,9 @@ def _what_would_help(
         for length in lengths
     ]
     for other, in_int8, length in options:
-        needed = estimate_memory(config, other, length, present=present, kv_int8=in_int8)
+        needed = estimate_memory(
+            config, other, length, present=present, kv_int8=in_int8, tensors=tensors
+        )
         if needed.total <= available:
             switches = [other.switch] if other is not precision else []
             switches += ["--kv_int8"] if in_int8 != kv_int8 else []

@@ -25,6 +25,7 @@ from llama_cpu.loading.memory_estimate import (
 )
 from llama_cpu.loading.plan import plan_loading
 from llama_cpu.model.transformer import Block
+from llama_cpu.weights.as_is import AS_IS
 from llama_cpu.weights.bf16 import BF16
 from llama_cpu.weights.float32 import FLOAT32
 from llama_cpu.weights.formats import FORMATS
@@ -283,6 +284,17 @@ def test_a_smaller_cache_is_advised_where_weights_cannot_be_smaller(
     with pytest.raises(UserError) as caught:
         check_fits(LLAMA_7B, INT4, 2048, int(4.9 * GIB), kv_int8=True)
     assert "little; --max_seq_len 1024 would" in str(caught.value)
+
+
+def test_advice_counts_weights_as_the_file_has_them(tmp_path: Path) -> None:
+    config = tiny_config(n_layers=24)
+    path = write_gguf(
+        tmp_path / "m.gguf", config, random_weights(config), gguf.GGMLQuantizationType.Q8_0
+    )
+    tensors = open_checkpoint(path).tensors
+    fits = estimate_memory(config, AS_IS, 4096, kv_int8=True, tensors=tensors).total
+    with pytest.raises(UserError, match="little; --kv_int8 would make it fit"):
+        check_fits(config, AS_IS, 4096, fits, tensors=tensors)
 
 
 def test_the_plan_keeps_the_type_of_the_cache(demo_model: Path) -> None:

@@ -123,7 +123,7 @@ class ChatScreen(Screen[None]):
         """Show the conversation and start to measure."""
         if self.app.return_value is not None:  # the app has quit: the widgets may be gone
             return
-        if self._is_demo and not self.session.conversation.line:
+        if self._is_demo and not self.conversation.line:
             self.conversation_view.add_notice(about.demo_notice(self._keymap), kind="demo")
         self.cache_work.begin()
         await self.answering.show()
