@@ -99,7 +99,7 @@ class Action:
 ACTIONS: tuple[Action, ...] = (
     Action("quit", "ctrl+q", "Quit", "quit", Scope.APP, footer="Quit", command="quit"),
     Action(
-        "interrupt", "ctrl+c", "Stop or quit", "stop the answer; else quit, after asking",
+        "interrupt", "ctrl+c", "Stop or quit", "stop the answer, or quit (asks)",
         Scope.APP, yields=True,  # text that is marked is copied
     ),
     Action(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from textual.pilot import Pilot
 from textual.widget import Widget
+from textual.widgets import Static
 
 from llama_cpu.tui.app import ChatApp
 from llama_cpu.tui.model_source import ModelSource
@@ -98,7 +99,7 @@ def conversation(pilot: Pilot[int]) -> list[str]:
 def note(pilot: Pilot[int]) -> str:
     """What a command said, above the prompt."""
     shown = screen(pilot).query_one(PromptNote)
-    return str(shown.render()) if shown.display else ""
+    return str(shown.query_one(Static).render()) if shown.display else ""
 
 
 def text_of(pilot: Pilot[int], selector: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from llama_cpu.cli.main import run_reporting_errors
 from llama_cpu.tui.app import ChatApp, run_app
 from llama_cpu.tui.model_source import ModelSource
+from llama_cpu.tui.screens.chat import ChatScreen
 from tests.tui.driving import chat, prompt, screen_text
 from tests.tui.fakes import FakeSession, opener, planner
 from tests.tui.lens_words import looks
@@ -25,6 +26,9 @@ async def test_every_screen_lives_while_the_window_shrinks() -> None:
             for size in SIZES:
                 await pilot.resize_terminal(*size)
                 await pilot.pause()
+                if stop.shows is ChatScreen:
+                    box = prompt(pilot).region
+                    assert box.height > 1 and box.bottom <= size[1], (stop.name, size)
             assert screen_text(pilot).strip(), stop.name
 
 

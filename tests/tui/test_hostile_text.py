@@ -26,7 +26,8 @@ HOSTILE = (
 )
 ANSWER = (
     f"<think>{HOSTILE}</think># {HOSTILE}\n\n- [ ] {HOSTILE}\n\n"
-    f"| {HOSTILE} |\n| -: |\n| {HOSTILE} |\n\n```{HOSTILE}\n{HOSTILE}\n```\n\n> `{HOSTILE}` **{HOSTILE}**\n"
+    f"| {HOSTILE} |\n| -: |\n| {HOSTILE} |\n\n"
+    f"```{HOSTILE}\n{HOSTILE}\n```\n\n> `{HOSTILE}` **{HOSTILE}**\n"
 )
 
 

@@ -38,4 +38,4 @@ class QuitQuestion(Confirm):
     """Asks whether to quit."""
 
     def __init__(self) -> None:
-        super().__init__("Quit? What was said is kept.", yes="Quit", no="Stay")
+        super().__init__("Quit?", yes="Quit", no="Stay")

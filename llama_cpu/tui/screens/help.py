@@ -44,6 +44,9 @@ def help_text(keymap: Mapping[str, str]) -> Content:
         parts.append((f"{heading}\n", "bold"))
         for action in [each for each in KEYED.values() if each.scope in scopes]:
             keys = shown(keys_of(action.id, keymap))
+            if len(keys) > _KEYS:
+                parts.append(f"  {keys}\n")
+                keys = ""
             parts += [f"  {keys:<{_KEYS}} {action.help:<{_ABOUT}} ", (action.id, "dim"), "\n"]
         parts.append("\n")
     parts.append(("Slash commands\n", "bold"))

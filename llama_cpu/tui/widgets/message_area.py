@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
@@ -40,16 +40,19 @@ class SlashMenu(OptionList, can_focus=False):
         return str(option.id) if option else ""
 
 
-class PromptNote(Static):
+class PromptNote(VerticalScroll, can_focus=False):
     """What a command has to say. It is above the prompt, so that it can be seen from anywhere."""
 
-    def __init__(self) -> None:
-        super().__init__("", markup=False)
+    def compose(self) -> ComposeResult:
+        yield Static("", markup=False)
+
+    def on_mount(self) -> None:
+        """Hide the note until there is one."""
         self.display = False
 
     def show(self, text: str, kind: str) -> None:
         """Show a text in place of the one before; ``kind`` is "note" or "problem"."""
-        self.update(printable(text))
+        self.query_one(Static).update(printable(text))
         self.set_class(kind == "problem", "problem")
         self.display = bool(text)
 
@@ -104,6 +107,8 @@ class MessageArea(Vertical):
         choices = completions(self._input.text)
         if choices or self._menu.display:
             self._menu.show(choices)
+        if choices:  # there is room for one of them
+            self.tell("")
 
     @on(OptionList.OptionSelected)
     def _clicked(self, event: OptionList.OptionSelected) -> None:
