@@ -8,6 +8,8 @@ import asyncio
 import os
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -18,6 +20,7 @@ from textual.pilot import Pilot
 
 from llama_cpu.chat.models import Models, find_models
 from llama_cpu.chat.open_conversation import open_conversation
+from llama_cpu.chat.session_protocol import LoadProgress, ModelChoice
 from llama_cpu.cli.main import command_parser
 from llama_cpu.loading.demo_model import fetch_demo_model
 from llama_cpu.system.paths import cache_folder
@@ -74,15 +77,20 @@ async def answered(pilot: Pilot[int], question: str) -> None:
     await pilot.pause(1.5)  # the panels follow
 
 
-async def visit(pilot: Pilot[int]) -> None:
-    """Every screen, one after the other."""
+async def visit_start(pilot: Pilot[int], load: Callable[[], None]) -> None:
+    """The welcome, and then the chat while the model is being loaded; ``load`` begins that."""
     await seen(pilot, "Begin")
     await pilot.pause(1)
     take(pilot, "welcome")
     await pilot.press("escape")
-    await seen(pilot, "MiB of")
+    load()
+    await seen(pilot, "%  ·")
     take(pilot, "loading")
     await seen(pilot, "threads")  # in the title, once the model is loaded
+
+
+async def visit(pilot: Pilot[int]) -> None:
+    """Every other screen."""
     for question in EARLIER:
         await answered(pilot, question)
         await pilot.press("ctrl+n")
@@ -114,8 +122,15 @@ async def main() -> None:
     with open_conversation(args) as conversation:
         models = Models(args, conversation)
         source = ModelSource(lambda: find_models([]), models.choose)
-        app = ChatApp(conversation, models.first, preferences, source, is_demo=True)
+        begin = threading.Event()
+
+        def first(on_progress: LoadProgress, stop: threading.Event) -> ModelChoice:
+            begin.wait()
+            return models.first(on_progress, stop)
+
+        app = ChatApp(conversation, first, preferences, source, is_demo=True)
         async with app.run_test(size=SIZE) as pilot:
+            await visit_start(pilot, begin.set)
             await visit(pilot)
         app.close()
 

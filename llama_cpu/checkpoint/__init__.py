@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llama_cpu.checkpoint.base import Checkpoint
 from llama_cpu.errors import UserError
-from llama_cpu.system.paths import holds_checkpoint
+from llama_cpu.system.paths import holds_checkpoint, require_exists
 from llama_cpu.system.safe_reading import reason
 
 __all__ = ["Checkpoint", "holds_checkpoint", "open_checkpoint"]
@@ -22,8 +22,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open(path: Path) -> Checkpoint:
-    if not path.exists():
-        raise UserError(f"{path} does not exist; name a folder with a model, or a .gguf file.")
+    require_exists(path)
     if path.suffix in (".pth", ".safetensors", ".bin", ".json"):
         raise UserError(f"{path} is one file of a model; name its folder, {path.parent}.")
     if path.is_file():

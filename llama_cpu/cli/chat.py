@@ -13,7 +13,7 @@ from llama_cpu.cli.options import (
 )
 from llama_cpu.settings.generation_settings import RANGES, SETTINGS, require_allowed
 from llama_cpu.settings.user_config import KV_FILE_MIB, KV_FILES_MIB
-from llama_cpu.system.paths import state_folder
+from llama_cpu.system.paths import require_exists, state_folder
 from llama_cpu.system.standard_input import require_text
 
 
@@ -70,7 +70,7 @@ def _chat_in_app(args: argparse.Namespace) -> int:
     config = args.user_config
     preferences = preferences_from(config)  # checked before a model may be downloaded
     preferences = replace(preferences, welcome_marker=state_folder() / "welcomed")
-    _check_answer_options(args)
+    _check_options(args)
     if find_spec("torch") is None:  # it is not imported before the app is on the screen
         raise ModuleNotFoundError(name="torch")
     is_demo = is_demo_wanted(args.ckpt_dir)
@@ -89,12 +89,14 @@ def _chat_in_app(args: argparse.Namespace) -> int:
         return run_app(app, args.debug)
 
 
-def _check_answer_options(args: argparse.Namespace) -> None:
-    """Raise UserError for a value that no model allows, before the app has the screen."""
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for what no model allows, before the app has the screen."""
     for name in (*RANGES, "seed"):
         if (value := getattr(args, name)) is not None:
             require_allowed(name, value, SETTINGS[name], "--")
     require_text(args.system or "", "--system")
+    for path in filter(None, (args.ckpt_dir, args.draft_ckpt_dir)):
+        require_exists(path)
 
 
 def _plain_chat(args: argparse.Namespace) -> int:

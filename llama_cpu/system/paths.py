@@ -4,6 +4,8 @@ from pathlib import Path
 
 import platformdirs
 
+from llama_cpu.errors import UserError
+
 
 def project_folder() -> Path:
     """Return the checkout that contains this package, or the current folder if there is none."""
@@ -20,6 +22,12 @@ def holds_checkpoint(folder: Path) -> bool:
     """Return whether the folder contains a file that ``open_checkpoint`` would read."""
     patterns = ("params.json", "config.json", "*.pth", "*.safetensors", "*.bin", "*.gguf")
     return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
+
+
+def require_exists(path: Path) -> None:
+    """Raise UserError unless there is a model's file or folder."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a folder with a model, or a .gguf file.")
 
 
 def tokenizer_folder() -> Path:

@@ -223,7 +223,7 @@ WRITING = (Prefill(3, 8, 8, 0.1), *tokens("It begins with a list:\n\n- one\n- tw
 
 # Every screen; a new one is a line here (and one in docs/make_screenshots.py).
 SCENES = {
-    "loading": Scene(is_loading=True, steps=(Sees("layers.7"),)),
+    "loading": Scene(is_loading=True, steps=(Sees("25%"),)),
     "welcome": Scene(is_first=True, steps=(Sees("Begin"),)),
     "chat": Scene(is_demo=True, steps=(Sees("demo model"),)),
     "chat_talk": Scene(a_talk, steps=(Sees("cut off"),)),

@@ -11,6 +11,8 @@ import pytest
 from textual import events
 from textual.pilot import Pilot
 
+from llama_cpu.cli.chat import _chat_in_app
+from llama_cpu.cli.main import chat_main
 from llama_cpu.errors import Cancelled, UserError
 from llama_cpu.tui.app import CHOOSE_ANOTHER, ChatApp
 from llama_cpu.tui.controllers.answering import NO_TAKE_BACK
@@ -186,7 +188,7 @@ async def drive(app):
 models.Models.first = first
 app.run_app = lambda app, debug: asyncio.run(drive(app))
 chat._plain_chat = chat._chat_in_app  # there is no terminal here
-sys.exit(main.chat_main(["--ckpt_dir", "no such folder", "--no_history"]))
+sys.exit(main.chat_main(["--ckpt_dir", ".", "--no_history"]))
 """
 
 
@@ -195,6 +197,16 @@ def test_the_first_frame_comes_before_torch_is_imported() -> None:
         [sys.executable, "-c", FIRST_FRAME], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "hello set()\n", done.stderr
+
+
+@pytest.mark.parametrize("wrong", [["--ckpt_dir", "/no/such"], ["--temperature", "999"]])
+def test_a_wrong_option_is_said_without_the_app(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("llama_cpu.cli.chat._plain_chat", _chat_in_app)
+    monkeypatch.setattr("llama_cpu.tui.app.run_app", None)  # would raise
+    assert chat_main([*wrong, "--no_history"]) == 2
+    assert wrong[1] in capsys.readouterr().err
 
 
 @pytest.mark.slow
