@@ -308,7 +308,7 @@ async def test_presets(tmp_path: Path) -> None:
     session = FakeSession([], default_settings=Settings(temperature=0.2))
     async with chat(session, preferences=preferences) as pilot:
         await command(pilot, "/preset")
-        assert conversation(pilot)[-1] == NO_PRESETS
+        assert note(pilot) == NO_PRESETS
         await command(pilot, "/system Be brief.")
         await command(pilot, "/set top_k 9")
         await command(pilot, "/set temperature default")
@@ -318,8 +318,8 @@ async def test_presets(tmp_path: Path) -> None:
         await command(pilot, "/set top_k default")
         await command(pilot, "/set min_p 0.5")
         await command(pilot, "/preset")
-        assert conversation(pilot)[-1] == "brief: top_k 9, “Be brief.”"
+        assert note(pilot) == "brief: top_k 9, “Be brief.”"
         await command(pilot, "/preset brief")
         assert session.settings == Settings("Be brief.", temperature=0.2, top_k=9)
         await command(pilot, "/preset brif")
-        assert "Did you mean 'brief'?" in conversation(pilot)[-1]
+        assert "Did you mean 'brief'?" in note(pilot)

@@ -20,7 +20,16 @@ from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, STILL_WAIT
 from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.screens.chat import ChatScreen
 from tests.support.terminal import ROOT, Terminal
-from tests.tui.driving import ask, conversation, is_answering, prompt, screen, screen_text, until
+from tests.tui.driving import (
+    ask,
+    conversation,
+    is_answering,
+    note,
+    prompt,
+    screen,
+    screen_text,
+    until,
+)
 from tests.tui.fakes import FakeSession, planner, script
 from tests.tui.scenes import several_talks
 from tests.tui.test_model_screen import Models, choose_other
@@ -117,7 +126,7 @@ async def test_other_conversations_are_read_while_the_model_is_loading() -> None
             assert pilot.app.screen is screen(pilot)
             screen(pilot).input.say("")
         await ask(pilot, "/set top_k 3")
-        await until(pilot, lambda: f"{LOADING}." in conversation(pilot))
+        await until(pilot, lambda: note(pilot) == f"{LOADING}.")
         gate.opens()
         await until(pilot, lambda: screen(pilot).has_model)
         assert not is_answering(pilot)
