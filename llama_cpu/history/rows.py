@@ -46,6 +46,7 @@ class StoredConversation:
     updated: float  # when a message was last added or changed
     leaf: int | None  # id of the last message shown; None without messages
     message_count: int  # on all branches
+    pinned: bool = False  # listed before the others
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from llama_cpu.history.rows import (
     unpacked_runs,
 )
 
-_CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
+_CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf, pinned,
     (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
     FROM conversations"""
 # A message and its descendants on all branches.
@@ -48,9 +48,16 @@ def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversat
 
 
 def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[StoredConversation]:
-    """Conversations, most recently updated first; ``limit`` -1: all."""
-    query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
+    """Conversations, pinned ones and then the most recently updated first; ``limit`` -1: all."""
+    query = f"{_CONVERSATION} ORDER BY pinned DESC, updated DESC, id DESC LIMIT ?"
     return [_as_conversation(row) for row in connection.execute(query, (limit,))]
+
+
+def get_latest(connection: sqlite3.Connection) -> StoredConversation | None:
+    """The conversation that was updated last; None if there is none."""
+    query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT 1"
+    row = connection.execute(query).fetchone()
+    return _as_conversation(row) if row else None
 
 
 def insert_conversation(connection: sqlite3.Connection, conversation: StoredConversation) -> int:
@@ -64,6 +71,7 @@ def insert_conversation(connection: sqlite3.Connection, conversation: StoredConv
         settings=json.dumps(conversation.settings),
         created=conversation.created,
         updated=conversation.updated,
+        pinned=conversation.pinned,
     )
 
 
@@ -167,8 +175,12 @@ def _insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
 
 
 def _as_conversation(row: sqlite3.Row) -> StoredConversation:
-    own, settings = bool(row["title_is_own"]), json.loads(row["settings"])
-    return StoredConversation(**{**row, "title_is_own": own, "settings": settings})
+    read = {
+        "title_is_own": bool(row["title_is_own"]),
+        "settings": json.loads(row["settings"]),
+        "pinned": bool(row["pinned"]),
+    }
+    return StoredConversation(**{**row, **read})
 
 
 def _as_message(row: sqlite3.Row) -> StoredMessage:

@@ -168,6 +168,10 @@ ACTIONS: tuple[Action, ...] = (
         in_palette=True, command="delete_turn",
     ),
     Action(
+        "pin_this", "alt+p", "Pin", "pin this conversation, or unpin it", Scope.CHAT,
+        in_palette=True, command="pin",
+    ),
+    Action(
         "copy_answer", "alt+c", "Copy the answer", "copy the last answer", Scope.CHAT,
         in_palette=True, command="copy_answer",
     ),
@@ -231,6 +235,10 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "duplicate", "c", "Duplicate", "duplicate the conversation", Scope.SIDEBAR,
         run="request('duplicate')", footer="Duplicate",
+    ),
+    Action(
+        "pin", "p", "Pin", "pin the conversation, or unpin it", Scope.SIDEBAR,
+        run="request('pin')",
     ),
     Action(
         "search", "slash", "Search", "search all conversations", Scope.SIDEBAR, footer="Search",

@@ -10,6 +10,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
 from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.tui.actions import COMMANDS
+from llama_cpu.tui.controllers.conversation_actions import IS_PINNED, NOTHING_TO_PIN
 from llama_cpu.tui.controllers.slash import LONGEST_FILE, NO_PRESETS, read_text
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
@@ -298,6 +299,17 @@ async def test_a_click_completes() -> None:
         await pilot.click(SlashMenu, offset=(3, 0))
         await until(pilot, lambda: prompt(pilot).text == "/system ")
         assert prompt(pilot).has_focus
+
+
+async def test_pin() -> None:
+    session = FakeSession([script("One.")])
+    async with chat(session) as pilot:
+        await command(pilot, "/pin")
+        assert prompt(pilot).border_subtitle == NOTHING_TO_PIN
+        await ask_and_wait(pilot, "first")
+        await command(pilot, "/pin")
+        await until(pilot, lambda: session.history.conversations()[0].pinned)
+        assert prompt(pilot).border_subtitle == IS_PINNED
 
 
 async def test_presets(tmp_path: Path) -> None:

@@ -301,6 +301,9 @@ class ChatScreen(Screen[None]):
     def action_delete_turn(self) -> None:
         self._run(self.turns.delete_turn())
 
+    def action_pin_this(self) -> None:
+        self._run(self.library.pin_present())
+
     def action_copy_answer(self) -> None:
         self.turns.copy_answer()
 
