@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from llama_cpu.errors import UserError
+from llama_cpu.history.attachments import collapsed
 
 ROLES = ("system", "user", "assistant")
 LONGEST_TITLE = 200  # characters
@@ -102,7 +103,7 @@ def by_day(
 
 def first_words(text: str) -> str:
     """Make a title from the beginning of a text: one line of at most 50 characters."""
-    line = " ".join(text[:1000].split())
+    line = " ".join(collapsed(text)[:1000].split())
     if len(line) <= _DERIVED_TITLE:
         return line
     head = line[: _DERIVED_TITLE - 1]

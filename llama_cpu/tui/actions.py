@@ -206,6 +206,10 @@ ACTIONS: tuple[Action, ...] = (
         "load", "", "Load", "put a text file into the message", Scope.CHAT, command="load",
         arguments="FILE",
     ),
+    Action(
+        "attach", "", "Attach", "attach a text file, shown as one line", Scope.CHAT,
+        command="attach", arguments="FILE",
+    ),
     # One of the user's own messages, chosen with alt+up
     Action(
         "edit", "enter,e", "Edit", "edit the message", Scope.USER_MESSAGE,

@@ -15,6 +15,7 @@ from llama_cpu.history.rows import StoredMessage
 from llama_cpu.system.memory import memory_report
 from llama_cpu.tui import about
 from llama_cpu.tui.actions import Action, Scope, bindings
+from llama_cpu.tui.attachments import Attachments
 from llama_cpu.tui.controllers.answering import Answering
 from llama_cpu.tui.controllers.cache_work import CacheWork
 from llama_cpu.tui.controllers.conversation_actions import ConversationActions
@@ -73,6 +74,7 @@ class ChatScreen(Screen[None]):
         super().__init__()
         self.session = session
         self.presets = presets
+        self.attachments = state.attachments if state else Attachments()
         self.is_retired = False  # the model is about to be freed and must not be queried
         self._state = state
         self._is_demo = is_demo
@@ -96,11 +98,14 @@ class ChatScreen(Screen[None]):
                 yield (conversation_view := ConversationView())
                 yield Summary()
                 yield FindBar(conversation_view)
-                yield MessageArea(lambda text: self.session.count_tokens(text), self._keymap)
+                yield MessageArea(self._count_tokens, self._keymap)
             with Vertical(id="side"):
                 yield TimingPanel()
                 yield MemoryPanel()
         yield Footer()
+
+    def _count_tokens(self, message: str) -> int:
+        return self.session.count_tokens(self.attachments.expand(message))
 
     async def on_mount(self) -> None:
         """Show the conversation and start to measure."""
@@ -146,7 +151,7 @@ class ChatScreen(Screen[None]):
     def put_away(self) -> ScreenState:
         """Empty the input and return what the next chat screen needs."""
         self.turns.cancel_editing()
-        return ScreenState(self.input.lay_aside(), self.input.input_history)
+        return ScreenState(self.input.lay_aside(), self.input.input_history, self.attachments)
 
     def restore(self, state: ScreenState) -> None:
         """Restore the input, and show the notice."""
