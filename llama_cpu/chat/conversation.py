@@ -91,6 +91,11 @@ class Conversation:
         if self.stored is not None:
             self._store.set_model(self.stored.id, self.model, self._all_settings())
 
+    def pin(self, pinned: bool) -> None:
+        """List the conversation before those that are not pinned, or no longer. Raises Gone."""
+        if self.stored is not None:
+            self.stored = self._store.pin(self.stored.id, pinned)
+
     def _all_settings(self) -> dict[str, Any]:
         system = {"system": self.system} if self.system else {}
         return {**system, **self.settings}

@@ -43,4 +43,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX messages_writer ON messages (writer) WHERE writer IS NOT NULL",
     ),
     ("ALTER TABLE messages ADD COLUMN runs TEXT NOT NULL DEFAULT '[]'",),
+    (
+        "ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX conversations_listed ON conversations (pinned, updated)",
+    ),
 )

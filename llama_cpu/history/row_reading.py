@@ -45,6 +45,7 @@ def as_conversation(row: sqlite3.Row) -> StoredConversation:
         updated=fields.seconds("updated"),
         leaf=fields.id_or_none("leaf"),
         message_count=row["message_count"],
+        pinned=bool(row["pinned"]),
         damage=fields.damage,
     )
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from llama_cpu.errors import UserError
+from llama_cpu.history.attachments import collapsed
 
 ROLES = ("system", "user", "assistant")
 LATEST = 2.5e11  # seconds: the year 9892, after which Python has no dates
@@ -48,6 +49,7 @@ class StoredConversation:
     leaf: int | None  # id of the last message shown; None without messages
     message_count: int  # on all branches
     damage: str = ""  # names of fields that the database file has lost
+    pinned: bool = False  # listed before the others
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def by_day(
 
 def first_words(text: str) -> str:
     """Make a title from the beginning of a text: one line of at most 50 characters."""
-    line = " ".join(text[:1000].split())
+    line = " ".join(collapsed(text)[:1000].split())
     if len(line) <= _DERIVED_TITLE:
         return line
     head = line[: _DERIVED_TITLE - 1]

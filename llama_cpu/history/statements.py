@@ -20,7 +20,7 @@ from llama_cpu.history.rows import (
 # By name: the schema of a damaged file may call a column otherwise.
 _MESSAGE = """id, conversation, parent, role, state, model, created, text, token_ids, token_seconds,
     token_logprobs, runs"""
-_CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf,
+_CONVERSATION = """SELECT id, title, title_is_own, model, settings, created, updated, leaf, pinned,
     (SELECT count(*) FROM messages WHERE conversation = conversations.id) AS message_count
     FROM conversations"""
 # A message and its descendants on all branches. Like the schema, the conditions on ids exclude
@@ -51,9 +51,16 @@ def get_conversation(connection: sqlite3.Connection, id: int) -> StoredConversat
 
 
 def get_conversations(connection: sqlite3.Connection, limit: int = -1) -> list[StoredConversation]:
-    """Conversations, most recently updated first; ``limit`` -1: all."""
-    query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT ?"
+    """Conversations, pinned ones and then the most recently updated first; ``limit`` -1: all."""
+    query = f"{_CONVERSATION} ORDER BY pinned DESC, updated DESC, id DESC LIMIT ?"
     return [as_conversation(row) for row in connection.execute(query, (limit,))]
+
+
+def get_latest(connection: sqlite3.Connection) -> StoredConversation | None:
+    """The conversation that was updated last; None if there is none."""
+    query = f"{_CONVERSATION} ORDER BY updated DESC, id DESC LIMIT 1"
+    row = connection.execute(query).fetchone()
+    return as_conversation(row) if row else None
 
 
 def insert_conversation(connection: sqlite3.Connection, conversation: StoredConversation) -> int:
@@ -67,6 +74,7 @@ def insert_conversation(connection: sqlite3.Connection, conversation: StoredConv
         settings=json.dumps(conversation.settings),
         created=conversation.created,
         updated=conversation.updated,
+        pinned=conversation.pinned,
     )
 
 

@@ -111,7 +111,7 @@ class History:
             return statements.get_conversation(self._connection, conversation_id)
 
     def conversations(self, limit: int = -1) -> list[StoredConversation]:
-        """Return all conversations, or the first ``limit``, most recently updated first.
+        """Return all conversations, or the first ``limit``: pinned, then recently updated ones.
 
         ``rows.by_day`` groups them.
         """
@@ -121,7 +121,7 @@ class History:
     def latest(self) -> StoredConversation | None:
         """Return the most recently updated conversation; None if there are no conversations."""
         with self._reading():
-            return next(iter(statements.get_conversations(self._connection, limit=1)), None)
+            return statements.get_latest(self._connection)
 
     def rename(self, conversation_id: int, title: str) -> StoredConversation:
         """Set the title; a blank one restores the title made of the first words. Raises Gone."""
@@ -132,6 +132,14 @@ class History:
                 (statements.storable(own), bool(own), conversation_id),
             )
             statements.derive_title(self._connection, conversation_id)
+            return self.get(conversation_id)
+
+    def pin(self, conversation_id: int, pinned: bool) -> StoredConversation:
+        """List the conversation before those that are not pinned, or no longer. Raises Gone."""
+        with self._writing():
+            self._connection.execute(
+                "UPDATE conversations SET pinned = ? WHERE id = ?", (pinned, conversation_id)
+            )
             return self.get(conversation_id)
 
     def set_model(
@@ -157,7 +165,9 @@ class History:
             original, messages = self.tree(conversation_id)
             now = time.time()
             title = one_line(f"{original.title} (copy)")
-            copy = replace(original, title=title, title_is_own=True, created=now, updated=now)
+            copy = replace(
+                original, title=title, title_is_own=True, created=now, updated=now, pinned=False
+            )
             return self.add_copy(copy, messages)
 
     def add_copy(

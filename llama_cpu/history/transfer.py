@@ -5,7 +5,7 @@ The JSON is one object, version 1:
     {"format": "llama_cpu conversation", "version": 1,
      "title": text, "title_is_own": true if the user chose it, "model": name,
      "settings": object, "created": seconds since 1970 in UTC, "updated": the same,
-     "leaf": id of the last message shown, or null,
+     "pinned": true if it is listed first, "leaf": id of the last message shown, or null,
      "messages": [{"id": number, "parent": id of a message before this one in the list, or null,
                    "role": "system" | "user" | "assistant", "text": text,
                    "state": "complete" | "stopped" | "cut", "model": name, "created": seconds,
@@ -16,8 +16,8 @@ The JSON is one object, version 1:
                              "ended": why it ended, or ""}, ...]}, ...]}
 
 Messages with the same parent are alternatives. Ids are valid only within the file. The lists of
-figures may be empty, and contain null for values that are not numbers; "runs" and "ended" may be
-missing. Control characters in texts are replaced by visible symbols when they are imported.
+figures may be empty, and contain null for values that are not numbers; "runs", "ended" and "pinned"
+may be missing. Control characters in texts are replaced by visible symbols when they are imported.
 """
 
 import json
@@ -93,6 +93,7 @@ def as_json(conversation: StoredConversation, messages: Iterable[StoredMessage])
         "settings": conversation.settings,
         "created": conversation.created,
         "updated": conversation.updated,
+        "pinned": conversation.pinned,
         "leaf": conversation.leaf,
     }
     head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
@@ -161,6 +162,7 @@ def read_conversation(path: Path) -> tuple[StoredConversation, list[StoredMessag
         updated=fields.number("updated", 0, LATEST),
         leaf=fields.id_among("leaf", ids, "the id of a message, or null") or messages[-1].id,
         message_count=len(messages),
+        pinned=fields.flag("pinned", default=False),
     )
     return conversation, messages
 

@@ -184,6 +184,10 @@ ACTIONS: tuple[Action, ...] = (
         in_palette=True, command="delete_turn",
     ),
     Action(
+        "pin_this", "alt+p", "Pin", "pin this conversation, or unpin it", Scope.CHAT,
+        in_palette=True, command="pin",
+    ),
+    Action(
         "copy_answer", "alt+c", "Copy the answer", "copy the last answer", Scope.CHAT,
         in_palette=True, command="copy_answer",
     ),
@@ -218,6 +222,10 @@ ACTIONS: tuple[Action, ...] = (
         "load", "", "Load", "put a text file into the message", Scope.CHAT, command="load",
         arguments="FILE",
     ),
+    Action(
+        "attach", "", "Attach", "attach a text file, shown as one line", Scope.CHAT,
+        command="attach", arguments="FILE",
+    ),
     # One of the user's own messages, chosen with alt+up
     Action(
         "edit", "enter,e", "Edit", "edit the message", Scope.USER_MESSAGE,
@@ -247,6 +255,10 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "duplicate", "c", "Duplicate", "duplicate the conversation", Scope.SIDEBAR,
         run="request('duplicate')", footer="Duplicate",
+    ),
+    Action(
+        "pin", "p", "Pin", "pin the conversation, or unpin it", Scope.SIDEBAR,
+        run="request('pin')",
     ),
     Action(
         "search", "slash", "Search", "search all conversations", Scope.SIDEBAR, footer="Search",

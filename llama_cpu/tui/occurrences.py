@@ -6,6 +6,7 @@ from functools import lru_cache
 from textual.content import Content
 
 from llama_cpu.chat.thinking import split_thinking
+from llama_cpu.history.attachments import collapsed
 from llama_cpu.system.text import printable
 from llama_cpu.tui.markdown import pieces
 
@@ -71,9 +72,9 @@ def occurrences(text: str, words: str) -> list[tuple[int, int]]:
 @lru_cache(maxsize=4096)
 def shown_texts(role: str, text: str) -> tuple[str, ...]:
     """The texts of a message in the order in which they are shown and marked."""
-    text = printable(text)
     if role == "user":
-        return (text,)
+        return (printable(collapsed(text)),)
+    text = printable(text)
     thinking, answer, _ = split_thinking(text)
     texts = [thinking]
 

@@ -182,7 +182,7 @@ def test_a_loop_ends_where_it_is_asked_for(
     ]:
         limits = Limits(80, frozenset(), end_loops=end_loops)
         events = list(generator.generate(PROMPT[:20], Stuck(Sampling()), limits, Flag()))
-        assert len(ids_of(events)) == count and events[-1].reason is reason
+        assert len(ids_of(events)) == count and events[-1] == Finished(reason)
 
 
 def test_every_way_to_end_is_the_same(loaded: LoadedModel) -> None:

@@ -144,6 +144,7 @@ BAD: dict[str, Change] = {
     "title a number": whole(title=7),
     "title a surrogate": whole(title="\ud83d"),
     "own": whole(title_is_own=1),
+    "pinned": whole(pinned=1),
     "model": whole(model=[]),
     "settings": whole(settings=[]),
     "settings large": whole(settings={"a": "x" * (1 << 20)}),

@@ -199,6 +199,31 @@ def test_the_list_is_by_day_and_the_last_used_first(history: History) -> None:
     assert history.latest() is None and history.conversations() == []
 
 
+def test_pinned_ones_are_listed_first(history: History) -> None:
+    ids = [history.create(title=str(number)).id for number in range(3)]
+    assert history.pin(ids[0], True).pinned
+    assert [each.id for each in history.conversations()] == [ids[0], ids[2], ids[1]]
+    assert [each.id for each in history.conversations(2)] == [ids[0], ids[2]]
+    latest = history.latest()
+    assert latest and latest.id == ids[2]  # for --continue
+    copy = history.duplicate(ids[0])
+    assert not copy.pinned
+    history.pin(ids[0], False)
+    assert [each.id for each in history.conversations()] == [copy.id, ids[2], ids[1], ids[0]]
+    history.delete(ids[0])
+    with pytest.raises(Gone):
+        history.pin(ids[0], True)
+
+
+def test_the_list_needs_no_sorting(history: History) -> None:
+    """Counting the messages of 10,000 conversations to list a hundred would take a second."""
+    plan = history._connection.execute(
+        "EXPLAIN QUERY PLAN SELECT id FROM conversations "
+        "ORDER BY pinned DESC, updated DESC, id DESC LIMIT 5"
+    ).fetchall()
+    assert not [row for row in plan if "TEMP B-TREE" in str(dict(row))]
+
+
 def test_what_is_gone_is_said_to_be(history: History) -> None:
     new = history.create().id
     user = history.add_message(new, None, "user", "Question")

@@ -1,5 +1,6 @@
 """Presets: what config.toml may say of them, how one is written, and how one is chosen."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,13 @@ def test_the_sample_has_them(file: Path) -> None:
 
 
 def test_one_is_chosen_by_an_option(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr("llama_cpu.cli.chat._plain_chat", lambda args: seen.append(args) or 0)
+    seen: list[Namespace] = []
+
+    def run(args: Namespace) -> int:
+        seen.append(args)
+        return 0
+
+    monkeypatch.setattr("llama_cpu.cli.chat._plain_chat", run)
     options = ["--plain", "--config", str(file), "--preset"]
     assert cli.chat_main([*options, "brief"]) == 0
     assert cli.chat_main([*options, "brief", "--temperature", "0.9"]) == 0

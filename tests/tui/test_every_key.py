@@ -271,6 +271,16 @@ async def _(key: str) -> None:
         await until(pilot, lambda: conversation(pilot) == ["You\nfirst", "One."])
 
 
+@pressing("pin_this")
+async def _(key: str) -> None:
+    session = two_turns()
+    async with chat(session) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: session.history.conversations()[0].pinned)
+        await pilot.press(key)
+        await until(pilot, lambda: not session.history.conversations()[0].pinned)
+
+
 @pressing("copy_answer")
 async def _(key: str) -> None:
     async with chat(two_turns()) as pilot:
@@ -426,6 +436,14 @@ async def _(key: str) -> None:
     async with listed(session) as pilot:
         await pilot.press(key)
         await until(pilot, lambda: latest_of(session.history).title == "Foxes in the snow (copy)")
+
+
+@pressing("pin")
+async def _(key: str) -> None:
+    session = several_talks()
+    async with listed(session) as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: session.history.conversations()[0].pinned)
 
 
 @pressing("search")

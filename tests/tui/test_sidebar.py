@@ -215,6 +215,17 @@ async def test_rename(history: History) -> None:
             assert history.get(3).title == shown
 
 
+async def test_pinned_ones_come_first(history: History) -> None:
+    async with chat(FakeSession([], [], history)) as pilot:
+        await open_list(pilot)
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+        await pilot.press("end", "p")
+        await until(pilot, lambda: rows(pilot)[:2] == ["Pinned", "Foxes in the snow"])
+        assert rows(pilot)[2:] == ["Today", "Hares in the snow", "Geese in the snow"]
+        await pilot.press("p")
+        await until(pilot, lambda: rows(pilot)[-1] == "Foxes in the snow")
+
+
 async def test_duplicate(history: History) -> None:
     async with chat(FakeSession([], [], history)) as pilot:
         await open_list(pilot)

@@ -7,10 +7,12 @@ import pytest
 from textual.pilot import Pilot
 
 from llama_cpu.errors import UserError
+from llama_cpu.history.transfer import as_markdown
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
 from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import COMMANDS
+from llama_cpu.tui.controllers.conversation_actions import IS_PINNED, NOTHING_TO_PIN
 from llama_cpu.tui.controllers.slash import LONGEST_FILE, NO_PRESETS, read_text
 from llama_cpu.tui.preferences import Preferences
 from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
@@ -302,6 +304,17 @@ async def test_a_click_completes() -> None:
         assert prompt(pilot).has_focus
 
 
+async def test_pin() -> None:
+    session = FakeSession([script("One.")])
+    async with chat(session) as pilot:
+        await command(pilot, "/pin")
+        assert prompt(pilot).border_subtitle == NOTHING_TO_PIN
+        await ask_and_wait(pilot, "first")
+        await command(pilot, "/pin")
+        await until(pilot, lambda: session.history.conversations()[0].pinned)
+        assert prompt(pilot).border_subtitle == IS_PINNED
+
+
 async def test_presets(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     preferences = Preferences(UserConfig(file))
@@ -323,3 +336,45 @@ async def test_presets(tmp_path: Path) -> None:
         assert session.settings == Settings("Be brief.", temperature=0.2, top_k=9)
         await command(pilot, "/preset brif")
         assert "Did you mean 'brief'?" in note(pilot)
+
+
+async def test_attach(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("one two\x1b[31m\r\nthree\n")
+    session = FakeSession([script("Fine."), script("Good.")])
+    async with chat(session) as pilot:
+        await command(pilot, f"/attach {file}")
+        line = "[notes.txt, 3 tokens]"
+        assert prompt(pilot).text == f"{line}\n"
+        await ask_and_wait(pilot, "Sum up")
+        assert conversation(pilot) == [f"You\n{line}\nSum up", "Fine."]
+        sent = session.messages[0].text
+        assert sent.endswith("\none two␛[31m\nthree\n</file>\nSum up")
+        stored = session.history.conversations()[0]
+        assert stored.title == f"{line} Sum up"
+        assert "three" in as_markdown(stored, session.history.path(stored.id))
+        # An edited message keeps its file.
+        await pilot.press("alt+up", "enter")
+        await until(pilot, lambda: prompt(pilot).text == f"{line}\nSum up")
+        await pilot.press("!", "enter")
+        await until(pilot, lambda: conversation(pilot)[1:] == ["Good."])
+        await until(pilot, lambda: not is_answering(pilot))
+        assert session.messages[0].text == f"{sent}!"
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"\0binary", "binary"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"word " * 4096, "attach a part"),
+        (None, "notes.txt"),
+    ],
+)
+async def test_what_cannot_be_attached(data: bytes | None, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    if data is not None:
+        file.write_bytes(data)
+    async with chat(FakeSession([])) as pilot:
+        await command(pilot, f"/attach {file}")
+        assert problem in note(pilot) and prompt(pilot).text == f"/attach {file}"

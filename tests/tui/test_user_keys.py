@@ -23,8 +23,8 @@ FILE = Path("/me/config.toml")
 PUBLISHED = """
 quit command_palette help send new_line stop new_conversation regenerate sidebar continue_answer
 find settings models lens panels figures earlier_answer later_answer message_before
-message_after delete_turn copy_answer copy_code scroll_up scroll_down edit up down back rename
-delete duplicate search leave_list find_before find_after close_find lens_left lens_right
+message_after delete_turn pin_this copy_answer copy_code scroll_up scroll_down edit up down back
+rename delete duplicate pin search leave_list find_before find_after close_find lens_left lens_right
 lens_up lens_down lens_page_up lens_page_down lens_first lens_last lens_leave lens_switch
 lens_choose lens_1 lens_2 lens_3 lens_4 lens_5 lens_surprise lens_previous lens_next lens_close
 cancel_settings apply_settings cancel_models close_figures figures_before figures_after

@@ -14,6 +14,9 @@ from llama_cpu.tui.controllers.cache_work import CacheWork
 from llama_cpu.tui.controllers.turn_actions import TurnActions
 from llama_cpu.tui.controllers.view import ChatView
 
+NOTHING_TO_PIN = "There is no conversation yet to pin; send a message first"
+IS_PINNED = "Pinned: the list shows this conversation first"
+IS_UNPINNED = "No longer pinned"
 LOST = "Start a new conversation? This one will be lost."
 
 
@@ -41,6 +44,7 @@ class ConversationActions:
             "open": self.open,
             "rename": self.rename,
             "duplicate": self.duplicate,
+            "pin": self.pin,
             "delete": self.delete,
         }
         await verbs[verb](conversation)
@@ -98,6 +102,24 @@ class ConversationActions:
     async def duplicate(self, conversation: StoredConversation) -> None:
         """Duplicate a conversation."""
         await self._try(self._conversation.history.duplicate, conversation.id)
+
+    async def pin(self, conversation: StoredConversation) -> None:
+        """Pin a conversation, or unpin it."""
+        if conversation.id == self._conversation.stored_id:
+            await self._try(self._conversation.pin, not conversation.pinned)
+        else:
+            history = self._conversation.history
+            await self._try(history.pin, conversation.id, not conversation.pinned)
+
+    async def pin_present(self) -> None:
+        """Pin the conversation that is shown, or unpin it."""
+        stored = self._conversation.stored
+        if stored is None or self._conversation.stored_id is None:
+            self._view.input.say(NOTHING_TO_PIN)
+            return
+        pinned = not stored.pinned
+        if await self._try(self._conversation.pin, pinned):
+            self._view.input.say(IS_PINNED if pinned else IS_UNPINNED)
 
     async def delete(self, stored: StoredConversation) -> None:
         """Ask, then delete a conversation."""

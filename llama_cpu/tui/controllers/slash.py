@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_cpu.chat.session_protocol import Session
 from llama_cpu.errors import UserError
+from llama_cpu.history.attachments import attachment
 from llama_cpu.history.rows import State, StoredConversation, StoredMessage, first_words
 from llama_cpu.history.transfer import as_markdown
 from llama_cpu.settings.generation_settings import SETTINGS, Settings
@@ -37,6 +38,7 @@ class SlashCommands:
             "preset": self._preset,
             "save": self._save,
             "load": self._load,
+            "attach": self._attach,
         }
 
     async def run(self, text: str) -> None:
@@ -120,22 +122,43 @@ class SlashCommands:
 
     async def _load(self, text: str) -> None:
         path = _path(text, "/load")
-        session = self._view.session
+        loaded, count = await self._read(path)
+        if await self._is_wanted(path, count, "Load"):
+            self._tell(f"{path.name}: {count:,} tokens.")
+            self._view.input.put_back(loaded)
+
+    async def _attach(self, text: str) -> None:
+        path = _path(text, "/attach")
+        loaded, count = await self._read(path)
+        if count >= self._view.session.context_size:
+            raise UserError(
+                f"{path} has {count:,} tokens, but the context holds "
+                f"{self._view.session.context_size:,}; attach a part of it."
+            )
+        if await self._is_wanted(path, count, "Attach"):
+            self._take()
+            file = attachment(printable(path.name), loaded, count)
+            self._view.input.put_back_draft(f"{self._view.attachments.add(file)}\n")
+
+    async def _read(self, path: Path) -> tuple[str, int]:
+        """The text of a file and its number of tokens. Raises UserError."""
 
         def read() -> tuple[str, int]:
             loaded = read_text(path)
-            return loaded, session.count_tokens(loaded)
+            return loaded, self._view.session.count_tokens(loaded)
 
-        loaded, count = await asyncio.to_thread(read)
-        if count > session.context_size // 4:
-            question = (
-                f"{path.name} has {count:,} tokens, more than a quarter of the context of "
-                f"{session.context_size:,} tokens. Put it into the message?"
-            )
-            if not await self._view.confirm(printable(question), yes="Load", no="Leave it"):
-                return
-        self._tell(f"{path.name}: {count:,} tokens.")
-        self._view.input.put_back(loaded)
+        return await asyncio.to_thread(read)
+
+    async def _is_wanted(self, path: Path, count: int, verb: str) -> bool:
+        """Ask if a file takes more than a quarter of the context."""
+        size = self._view.session.context_size
+        if count <= size // 4:
+            return True
+        question = (
+            f"{path.name} has {count:,} tokens, more than a quarter of the context of {size:,} "
+            "tokens. Put it into the message?"
+        )
+        return await self._view.confirm(printable(question), yes=verb, no="Leave it")
 
 
 def _unknown_command(name: str) -> str:

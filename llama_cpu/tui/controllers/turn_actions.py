@@ -57,7 +57,7 @@ class TurnActions:
         if not view.is_loading and not self.says_has_model():
             return
         async with self._answering.changing:
-            text, place = view.input.take(), self._editing
+            text, place = view.attachments.expand(view.input.take()), self._editing
             self._end_editing()
             if not text.strip():  # Enter was pressed twice
                 view.input.put_back(text)
@@ -65,7 +65,7 @@ class TurnActions:
 
             def take_back(text: str) -> None:
                 if place is None:
-                    view.input.put_back(text)
+                    view.input.put_back(view.attachments.collapse(text))
                 else:
                     self._begin_editing(place, text)
 
@@ -192,7 +192,7 @@ class TurnActions:
     def _begin_editing(self, place: int, text: str) -> None:
         input = self._view.input
         self._editing, self._draft = place, input.lay_aside()
-        input.put_back(text)
+        input.put_back(self._view.attachments.collapse(text))
         input.entitle(EDITING)
         input.focus()
         self._view.refresh_bindings()

@@ -14,6 +14,7 @@ from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session_protocol import ModelPlan, OpenSession, Session
 from llama_cpu.history.rows import StoredMessage
 from llama_cpu.tui.actions import Action
+from llama_cpu.tui.attachments import Attachments
 from llama_cpu.tui.input_history import InputHistory
 from llama_cpu.tui.presets import Presets
 
@@ -33,6 +34,7 @@ class ScreenState:
 
     draft: str
     history: InputHistory
+    attachments: Attachments
     notice: str = ""
 
 
@@ -141,6 +143,9 @@ class ChatView(Protocol):
 
     @property
     def presets(self) -> Presets: ...
+
+    @property
+    def attachments(self) -> Attachments: ...
 
     @property
     def input(self) -> InputView: ...

@@ -21,6 +21,7 @@ from llama_cpu.system.memory import memory_report
 from llama_cpu.system.text import printable
 from llama_cpu.tui import about
 from llama_cpu.tui.actions import Action, Scope, bindings
+from llama_cpu.tui.attachments import Attachments
 from llama_cpu.tui.controllers.answering import Answering
 from llama_cpu.tui.controllers.cache_work import CacheWork
 from llama_cpu.tui.controllers.conversation_actions import ConversationActions
@@ -88,6 +89,7 @@ class ChatScreen(Screen[None]):
         self._loading_bar = LoadingBar(model, model_thread) if callable(model) else None
         self._did_begin = False  # something was sent or opened
         self.presets = presets
+        self.attachments = state.attachments if state else Attachments()
         self.is_retired = False  # the model is about to be freed and must not be queried
         self._state = state
         self._is_demo = is_demo
@@ -206,8 +208,10 @@ class ChatScreen(Screen[None]):
             return about.LOADING if self.is_loading else about.NO_MODEL
         return about.title(self._session)
 
-    def _count_tokens(self, text: str) -> int:
-        return self._session.count_tokens(text) if self._session else 0
+    def _count_tokens(self, message: str) -> int:
+        if self._session is None:
+            return 0
+        return self._session.count_tokens(self.attachments.expand(message))
 
     # Switching to another model
 
@@ -223,8 +227,7 @@ class ChatScreen(Screen[None]):
     def put_away(self) -> ScreenState:
         """Empty the input and return what the next chat screen needs."""
         self.turns.cancel_editing()
-        history = self.input.input_history
-        return ScreenState(self.input.lay_aside(), history)
+        return ScreenState(self.input.lay_aside(), self.input.input_history, self.attachments)
 
     def restore(self, state: ScreenState) -> None:
         """Restore the input, and show the notice."""
@@ -396,6 +399,9 @@ class ChatScreen(Screen[None]):
 
     def action_delete_turn(self) -> None:
         self._run(self.turns.delete_turn())
+
+    def action_pin_this(self) -> None:
+        self._run(self.library.pin_present())
 
     def action_copy_answer(self) -> None:
         self.turns.copy_answer()

@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from llama_cpu.chat.thinking import ThinkingSplitter, split_thinking
+from llama_cpu.history.attachments import collapsed
 from llama_cpu.history.rows import State, StoredMessage
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
@@ -37,7 +38,10 @@ def heading(speaker: str, place: str, doing: str = "") -> Content:
 
 
 class UserMessage(Static):
-    """A message of the user, as it was typed. It has the focus only while it is chosen."""
+    """A message of the user, as it was typed, with one line for each attached file.
+
+    It has the focus only while it is chosen.
+    """
 
     BINDINGS = bindings(Scope.USER_MESSAGE)
 
@@ -79,7 +83,7 @@ class UserMessage(Static):
         return None if row is None else (self, row)
 
     def _show(self) -> None:
-        text = Content(printable(self.message.text))
+        text = Content(printable(collapsed(self.message.text)))
         if self._search:
             text = Marker(self._search)(text)
         self._content = Content.assemble(heading("You", self.place), "\n", text)

@@ -18,6 +18,7 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.widgets.fields import LineField
 
+PINNED = "Pinned"
 ROOM_FOR_SIDEBAR = 120  # columns; with fewer, it covers the conversation, and only on request
 MOST_LISTED = 500  # the search finds older conversations
 NOTHING_YET = "Conversations will be listed here."
@@ -30,7 +31,7 @@ class Sidebar(Vertical):
     BINDINGS = bindings(Scope.SIDEBAR)
 
     class Requested(Message):
-        """The user chose an action. ``verb``: open, rename, delete or duplicate."""
+        """The user chose an action. ``verb``: open, rename, delete, duplicate or pin."""
 
         def __init__(self, verb: str, conversation: StoredConversation) -> None:
             super().__init__()
@@ -146,9 +147,13 @@ class Sidebar(Vertical):
             self._listed, snippets = {str(each.id): each for each in newest}, {}
         if not self._listed:
             return [Option(NOTHING_FOUND if words.strip() else NOTHING_YET, disabled=True)]
+        pinned = [each for each in self._listed.values() if each.pinned]
+        others = [each for each in self._listed.values() if not each.pinned]
+        groups = [(PINNED, pinned)] if pinned else []
+        groups += [(day(date), each) for date, each in by_day(others)]
         options = []
-        for date, conversations in by_day(self._listed.values()):
-            options.append(Option(Content.styled(day(date), "bold $text-primary"), disabled=True))
+        for heading, conversations in groups:
+            options.append(Option(Content.styled(heading, "bold $text-primary"), disabled=True))
             for each in conversations:
                 options.append(Option(self._row(each, snippets.get(each.id, "")), str(each.id)))
         return options
