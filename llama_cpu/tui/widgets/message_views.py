@@ -56,6 +56,8 @@ class Choosable(Widget):
 class UserMessage(Static, Choosable):
     """A message of the user, as it was typed, with one line for each attached file."""
 
+    BINDINGS = bindings(Scope.MESSAGE)  # again, as Static inherits none
+
     def __init__(self, message: StoredMessage, place: str = "") -> None:
         super().__init__()
         self.message = message
