@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cpu.chat.autosave import Autosave
@@ -20,9 +20,22 @@ GONE_WHILE_ANSWERING = (
     "This conversation was deleted in another window while the answer was written; your next "
     "message saves what is shown here as a new one."
 )
+GONE_ELSEWHERE = (
+    "This conversation was deleted in another window; your next message saves what is shown here "
+    "as a new one."
+)
 IN_MEMORY = "New messages are kept in memory only, until they can be saved again."
 
 TidyIds = Callable[[list[int], str], list[int]]
+
+
+@dataclass(frozen=True)
+class News:
+    """A conversation as it is after another window has changed it."""
+
+    stored: StoredConversation | None  # None: it was deleted
+    line: list[StoredMessage]
+    alternatives: dict[int, tuple[int, ...]]
 
 
 class Conversation:
@@ -46,6 +59,7 @@ class Conversation:
         self.settings: Mapping[str, Any] = {}  # stored with the conversation
         self._alternatives: dict[int, tuple[int, ...]] = {}
         self._store = history  # where this conversation is stored now
+        self._is_gone = False  # another window has deleted it, and this one shows it still
         self._trouble = ""
 
     @property
@@ -56,7 +70,7 @@ class Conversation:
     @property
     def stored_id(self) -> int | None:
         """The conversation's id in the history; None while it is not stored there."""
-        is_there = self.stored is not None and self._store is self.history
+        is_there = self._store is self.history and not self._is_gone
         return self.stored.id if self.stored and is_there else None
 
     def take_trouble(self) -> str:
@@ -110,14 +124,56 @@ class Conversation:
         self.close()
         self._store = self.history
         self.stored, self.line, self._alternatives = None, [], {}
+        self._is_gone = False
+
+    # Other windows
+
+    @property
+    def is_written_elsewhere(self) -> bool:
+        """Whether another window is writing the last answer; it may have died meanwhile."""
+        return bool(self.line) and self.line[-1].state is State.WRITING
+
+    def news(self) -> News | None:
+        """Read what another window has changed in this conversation; None if it is nothing.
+
+        This window's branch stays, and goes on where the other window has added to it. Nothing is
+        changed before ``take_over``, so this may run in a thread beside everything else.
+        """
+        stored, line = self.stored, self.line
+        if stored is None or self._store is not self.history or self._is_gone:
+            return None
+        try:
+            present = self.history.get(stored.id)
+            if present == stored and not self.is_written_elsewhere:
+                return None
+            line = self.history.follow(stored.id, [message.id for message in line])
+            news = News(present, line, self.history.siblings(stored.id))
+            return None if news == News(stored, self.line, self._alternatives) else news
+        except Gone:
+            return News(None, line, self._alternatives)
+
+    def take_over(self, news: News) -> None:
+        """Show what ``news`` has read; the conversation must not have changed since.
+
+        A conversation that was deleted stays as it is shown, until a message saves it again.
+        """
+        self._is_gone = news.stored is None
+        self._trouble = GONE_ELSEWHERE if self._is_gone else self._trouble
+        self.stored = news.stored or self.stored
+        self.line, self._alternatives = news.line, news.alternatives
 
     # Messages
 
     def add_user(self, text: str, place: int | None = None) -> None:
         """Add a message at the end, or as an alternative to the one at index ``place`` of the line.
 
+        If another window is still writing the answer before the message, it follows a copy of what
+        is written: each window has its own branch.
+
         Raises Gone; repeating the call then stores what is shown as a new conversation.
         """
+        if self._is_gone:
+            self._move_to_memory(self.line, "")
         self._back_to_disk()
         try:
             self._add_user(self.line[:place], text)
@@ -151,16 +207,35 @@ class Conversation:
         token_ids: Sequence[int],
         token_seconds: Sequence[float],
         state: State,
+        model: str | None = None,
     ) -> None:
-        """Add an alternative to the answer at index ``place`` of the line. Raises Gone."""
+        """Add an alternative to the answer at index ``place`` of the line. Raises Gone.
+
+        ``model``: the name of the model whose answer it is, by default of the loaded one.
+        """
         self._back_to_disk()
+        answer = (text, token_ids, token_seconds, state, self.model if model is None else model)
         try:
-            self._add_answer(place, text, token_ids, token_seconds, state)
+            self._add_answer(place, *answer)
         except Gone:
             raise
         except UserError as error:
             self._move_to_memory(self.line, f"{error} {IN_MEMORY}")
-            self._add_answer(place, text, token_ids, token_seconds, state)
+            self._add_answer(place, *answer)
+
+    def edit_answer(self, place: int, text: str) -> None:
+        """Add the user's version of the answer at index ``place`` of the line, as an alternative.
+
+        It has no token ids and no times, as those of the answer belong to the text before; the
+        model reads it as its text is encoded. Like every answer, it begins without white space.
+        Raises Gone; repeating the call then stores what is shown as a new conversation.
+        """
+        try:
+            model = self.line[place].model
+            self.add_answer(place, text.lstrip(), (), (), State.COMPLETE, model)
+        except Gone as error:
+            self._move_to_memory(self.line, "")
+            raise Gone(GONE) from error
 
     def set_aside_answer(self) -> bool:
         """Remove the last answer from the line, so that another one can be generated.
@@ -174,13 +249,13 @@ class Conversation:
 
     def choose(self, message: int) -> None:
         """Show the branch through this message."""
-        self._store.choose(message)
-        self.reload()
+        stored = self._store.choose(message)
+        self._show(stored.id, stored.leaf)
 
     def reload(self) -> None:
-        """Show the line as it is stored."""
+        """Show the line as it is stored, on this branch."""
         if self.stored is not None:
-            self._show(self.stored.id)
+            self._follow(self.stored.id)
 
     # Answers
 
@@ -272,8 +347,20 @@ class Conversation:
                 stored = store.create(self.model, self._all_settings())
             elif stored.model != self.model:
                 store.set_model(stored.id, self.model, self._all_settings())
+            if before and store.message(before[-1].id).state is State.WRITING:
+                parent = self._copy_unfinished(before[-1])
             message = store.add_message(stored.id, parent, "user", text)
         self._show(stored.id, message.id)
+
+    def _copy_unfinished(self, answer: StoredMessage) -> int:
+        """Add an answer as far as it is written, beside itself; returns the copy's id."""
+        store, figures = (
+            self._store,
+            (answer.token_ids, answer.token_seconds, answer.token_logprobs),
+        )
+        copy = store.begin_answer(answer.conversation_id, answer.parent, answer.model).id
+        store.save_answer(copy, answer.text, *figures, State.STOPPED, answer.runs)
+        return copy
 
     def _add_answer(
         self,
@@ -282,11 +369,12 @@ class Conversation:
         token_ids: Sequence[int],
         token_seconds: Sequence[float],
         state: State,
+        model: str,
     ) -> None:
         assert self.stored is not None
         parent = self.line[place].parent
         with self._store.together():
-            message = self._store.begin_answer(self.stored.id, parent, self.model).id
+            message = self._store.begin_answer(self.stored.id, parent, model).id
             self._store.save_answer(message, text, token_ids, token_seconds, state=state)
         self._show(self.stored.id, message)
 
@@ -295,10 +383,15 @@ class Conversation:
         assert self.stored is not None
         after = self._store.delete_message(message)
         if after.message_count:
-            self._show(after.id)
+            self._follow(after.id)
         else:
             self._store.delete(after.id)
             self.stored, self.line, self._alternatives = None, [], {}
+
+    def _follow(self, conversation_id: int) -> None:
+        """Show what is stored of the present line, and what follows it."""
+        line = self._store.follow(conversation_id, [message.id for message in self.line])
+        self._show(conversation_id, line[-1].id if line else None)
 
     def _show(self, conversation_id: int, leaf: int | None = None) -> None:
         self.stored = self._store.get(conversation_id)
@@ -307,7 +400,7 @@ class Conversation:
 
     def _move_to_memory(self, line: list[StoredMessage], trouble: str) -> None:
         """Continue with these messages in memory."""
-        self._trouble = trouble
+        self._trouble, self._is_gone = trouble, False
         memory = History(None)
         now = time.time()
         settings = self._all_settings()

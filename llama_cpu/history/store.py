@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class History:
             with explained(path):
                 self._has_index = prepare_index(self._connection)
                 self._cut_answers_of_dead_writers()
+                self._version = self._data_version()
         except BaseException:
             self._connection.close()
             raise
@@ -88,6 +90,22 @@ class History:
         """Run several calls as one transaction: if one of them fails, nothing changes."""
         with self._writing():
             yield
+
+    def changed_elsewhere(self) -> bool:
+        """Return whether another process has changed the database since the last call.
+
+        It takes microseconds, as SQLite compares two numbers.
+        """
+        with self._reading():
+            before = self._version
+            if not self._closed:
+                self._version = self._data_version()
+            return self._version != before
+
+    def _data_version(self) -> int:
+        """A number that other connections' changes change, but not this one's."""
+        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        return version
 
     # Conversations
 
@@ -218,6 +236,22 @@ class History:
                 return line
             # A damaged file may have lost the leaf.
             newest = statements.newest_of(self._connection, conversation_id)
+            return statements.get_line(self._connection, newest)
+
+    def follow(self, conversation_id: int, ids: Sequence[int]) -> list[StoredMessage]:
+        """Return the line that goes on from the messages ``ids`` of an earlier line.
+
+        It leaves out those that were deleted since, with all that follows. It ends with the current
+        leaf, if that is on this branch, or else with the branch's newest message. Raises Gone.
+        """
+        with self._snapshot():
+            line = self.path(conversation_id)
+            query = "SELECT id FROM messages WHERE conversation = ?"
+            stored = {row["id"] for row in self._connection.execute(query, (conversation_id,))}
+            kept = list(takewhile(stored.__contains__, ids))
+            if not kept or kept[-1] in (message.id for message in line):
+                return line
+            newest = statements.newest_on_branch(self._connection, self.message(kept[-1]))
             return statements.get_line(self._connection, newest)
 
     def tree(self, conversation_id: int) -> tuple[StoredConversation, list[StoredMessage]]:

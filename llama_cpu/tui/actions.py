@@ -17,7 +17,7 @@ class Scope(Enum):
     APP = auto()
     INPUT = auto()
     CHAT = auto()
-    USER_MESSAGE = auto()
+    MESSAGE = auto()
     SIDEBAR = auto()
     FIND_BAR = auto()
     LENS_TEXT = auto()
@@ -39,7 +39,7 @@ class Scope(Enum):
 HEADINGS: dict[str, tuple[Scope, ...]] = {
     "Everywhere": (Scope.APP,),
     "In the chat": (Scope.INPUT, Scope.CHAT),
-    "On one of your messages": (Scope.USER_MESSAGE,),
+    "On a chosen message": (Scope.MESSAGE,),
     "In the list of conversations": (Scope.SIDEBAR,),
     "While searching": (Scope.FIND_BAR,),
     "In the token lens": (Scope.LENS_TEXT, Scope.LENS),
@@ -172,8 +172,8 @@ ACTIONS: tuple[Action, ...] = (
         run="alternative(1)", in_palette=True, command="later_answer",
     ),
     Action(
-        "message_before", "alt+up", "Edit a message", "choose a message to edit", Scope.CHAT,
-        run="step(-1)", in_palette=True, command="message_before",
+        "message_before", "alt+up", "Edit a message", "choose a message or answer to edit",
+        Scope.CHAT, run="step(-1)", in_palette=True, command="message_before",
     ),
     Action(
         "message_after", "alt+down", "Next message", "choose the next message", Scope.CHAT,
@@ -226,21 +226,21 @@ ACTIONS: tuple[Action, ...] = (
         "attach", "", "Attach", "attach a text file, shown as one line", Scope.CHAT,
         command="attach", arguments="FILE",
     ),
-    # One of the user's own messages, chosen with alt+up
+    # A message or an answer, chosen with alt+up
     Action(
-        "edit", "enter,e", "Edit", "edit the message", Scope.USER_MESSAGE,
+        "edit", "enter,e", "Edit", "edit the message", Scope.MESSAGE,
         run="screen.edit_chosen", footer="Edit", key_label="Enter",
     ),
     Action(
-        "up", "up", "Previous", "the previous message", Scope.USER_MESSAGE, run="screen.step(-1)",
+        "up", "up", "Previous", "the previous message", Scope.MESSAGE, run="screen.step(-1)",
         footer="Previous",
     ),
     Action(
-        "down", "down", "Next", "the next message", Scope.USER_MESSAGE, run="screen.step(1)",
+        "down", "down", "Next", "the next message", Scope.MESSAGE, run="screen.step(1)",
         footer="Next",
     ),
     Action(
-        "back", "escape", "Back", "back to writing", Scope.USER_MESSAGE,
+        "back", "escape", "Back", "back to writing", Scope.MESSAGE,
         run="screen.leave_chosen", footer="Back", key_label="Esc",
     ),
     # The list of conversations

@@ -29,7 +29,7 @@ from llama_cpu.tui.screens.models import ModelScreen
 from llama_cpu.tui.screens.settings import SettingsScreen
 from llama_cpu.tui.widgets.find_bar import FOUND, FindBar
 from llama_cpu.tui.widgets.lens_text import LensText
-from llama_cpu.tui.widgets.message_views import UserMessage
+from llama_cpu.tui.widgets.message_views import Choosable, FinishedAnswer, UserMessage
 from tests.support.conversations import latest_of
 from tests.tui.driving import (
     NARROW,
@@ -248,16 +248,16 @@ async def _(key: str) -> None:
 
 @pressing("message_before")
 async def _(key: str) -> None:
-    async with chosen("second", by=(key,)) as pilot:
+    async with chosen("second", by=(key, key)) as pilot:
         await pilot.press(key)
-        await is_chosen(pilot, "first")
+        await is_chosen(pilot, "One.")
 
 
 @pressing("message_after")
 async def _(key: str) -> None:
-    async with chosen("first", by=("alt+up", "alt+up")) as pilot:
+    async with chosen("second", by=("alt+up", "alt+up")) as pilot:
         await pilot.press(key)
-        await is_chosen(pilot, "second")
+        await is_chosen(pilot, CODE)
         await pilot.press(key)
         await until(pilot, lambda: prompt(pilot).has_focus)
 
@@ -346,7 +346,7 @@ async def _(key: str) -> None:
         await pilot.press("escape")
 
 
-# At a message of yours
+# At a message
 
 
 @asynccontextmanager
@@ -354,7 +354,7 @@ async def chosen(text: str, by: tuple[str, ...]) -> AsyncIterator[Pilot[int]]:
     async with chat(two_turns()) as pilot:
         for key in by:
             await pilot.press(key)
-            await until(pilot, lambda: isinstance(pilot.app.focused, UserMessage))
+            await until(pilot, lambda: isinstance(pilot.app.focused, Choosable))
         await is_chosen(pilot, text)
         yield pilot
 
@@ -362,14 +362,15 @@ async def chosen(text: str, by: tuple[str, ...]) -> AsyncIterator[Pilot[int]]:
 async def is_chosen(pilot: Pilot[int], text: str) -> None:
     def text_of_focused() -> str:
         focused = pilot.app.focused
-        return focused.message.text if isinstance(focused, UserMessage) else ""
+        is_message = isinstance(focused, UserMessage | FinishedAnswer)
+        return focused.message.text if is_message else ""
 
     await until(pilot, lambda: text_of_focused() == text)
 
 
 @pressing("edit")
 async def _(key: str) -> None:
-    async with chosen("second", by=("alt+up",)) as pilot:
+    async with chosen("second", by=("alt+up", "alt+up")) as pilot:
         await pilot.press(key)
         await until(pilot, lambda: prompt(pilot).has_focus)
         assert prompt(pilot).text == "second" and screen(pilot).turns.is_editing
@@ -377,21 +378,21 @@ async def _(key: str) -> None:
 
 @pressing("up")
 async def _(key: str) -> None:
-    async with chosen("second", by=("alt+up",)) as pilot:
+    async with chosen("second", by=("alt+up", "alt+up")) as pilot:
         await pilot.press(key)
-        await is_chosen(pilot, "first")
+        await is_chosen(pilot, "One.")
 
 
 @pressing("down")
 async def _(key: str) -> None:
-    async with chosen("first", by=("alt+up", "alt+up")) as pilot:
+    async with chosen("One.", by=("alt+up", "alt+up", "alt+up")) as pilot:
         await pilot.press(key)
         await is_chosen(pilot, "second")
 
 
 @pressing("back")
 async def _(key: str) -> None:
-    async with chosen("second", by=("alt+up",)) as pilot:
+    async with chosen("second", by=("alt+up", "alt+up")) as pilot:
         await pilot.press(key)
         await until(pilot, lambda: prompt(pilot).has_focus)
         assert prompt(pilot).text == ""

@@ -298,7 +298,7 @@ async def test_the_answer_to_the_chosen_message() -> None:
     ]
     session = FakeSession(earlier=earlier, looks=[looks()])
     async with chat(session) as pilot:
-        await press(pilot, "alt+up", "alt+up")
+        await press(pilot, *["alt+up"] * 4)
         assert isinstance(pilot.app.focused, UserMessage)
         await open_lens(pilot)
         assert "answer 1 of 2" in title(pilot)

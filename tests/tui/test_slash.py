@@ -354,7 +354,7 @@ async def test_attach(tmp_path: Path) -> None:
         assert stored.title == f"{line} Sum up"
         assert "three" in as_markdown(stored, session.history.path(stored.id))
         # An edited message keeps its file.
-        await pilot.press("alt+up", "enter")
+        await pilot.press("alt+up", "alt+up", "enter")
         await until(pilot, lambda: prompt(pilot).text == f"{line}\nSum up")
         await pilot.press("!", "enter")
         await until(pilot, lambda: conversation(pilot)[1:] == ["Good."])

@@ -127,10 +127,11 @@ async def test_an_earlier_message_is_edited() -> None:
         for question in ("first", "second", "third"):
             await ask_and_wait(pilot, question)
         prompt(pilot).insert("a draft")
-        await pilot.press("alt+up", "alt+up")
+        await pilot.press(*["alt+up"] * 4)
         chosen = screen(pilot).focused
         assert isinstance(chosen, UserMessage) and chosen.message.text == "second"
-        await pilot.press("x", "up", "up", "up", "down", "enter")  # letters do nothing
+        # Letters do nothing.
+        await pilot.press("x", "up", "up", "up", "down", "down", "enter")
         assert prompt(pilot).has_focus and prompt(pilot).text == "second"
         assert prompt(pilot).border_title == EDITING
         await pilot.press("!", "enter")
@@ -139,7 +140,7 @@ async def test_an_earlier_message_is_edited() -> None:
         assert conversation(pilot) == ["You\nfirst", "One.", "You  ‹ 2/2 ›\nsecond!", "Four."]
         assert prompt(pilot).text == "a draft" and not prompt(pilot).border_title
 
-        await pilot.press("alt+up", "alt+left")  # the chosen message's alternatives
+        await pilot.press("alt+up", "alt+up", "alt+left")  # the chosen message's alternatives
         await until(pilot, lambda: conversation(pilot)[-1] == "Three.")
         await until(pilot, lambda: not is_answering(pilot))
         focused = screen(pilot).focused
@@ -151,7 +152,7 @@ async def test_an_earlier_message_is_edited() -> None:
 async def test_editing_is_cancelled() -> None:
     async with chat(FakeSession([], CUT)) as pilot:
         prompt(pilot).insert("a draft")
-        await pilot.press("alt+up", "e", "!", "escape")
+        await pilot.press("alt+up", "alt+up", "e", "!", "escape")
         assert prompt(pilot).text == "a draft" and not prompt(pilot).border_title
         assert conversation(pilot) == ["You\none", "two"]
 
@@ -176,7 +177,7 @@ async def test_an_edit_that_is_too_long_can_be_edited_again() -> None:
     session = FakeSession([script("One."), [UserError("Too long.")], script("Two.")])
     async with chat(session) as pilot:
         await ask_and_wait(pilot, "first")
-        await pilot.press("alt+up", "enter", "!", "enter")
+        await pilot.press("alt+up", "alt+up", "enter", "!", "enter")
         await until(pilot, lambda: conversation(pilot)[-1] == "Too long.")
         await until(pilot, lambda: not is_answering(pilot))
         assert conversation(pilot) == ["You\nfirst", "One.", "Too long."]
@@ -348,11 +349,11 @@ async def test_a_long_conversation_is_shown_from_its_end() -> None:
 
 async def test_choosing_goes_on_to_messages_that_are_not_shown_yet() -> None:
     async with chat(long_conversation(100), NARROW) as pilot:
-        for number in range(98, -1, -2):
+        for number in range(99, -1, -1):
             await pilot.press("alt+up")
             await until(pilot, lambda: not is_answering(pilot))
             chosen = screen(pilot).focused
-            assert isinstance(chosen, UserMessage)
+            assert isinstance(chosen, UserMessage | FinishedAnswer)
             assert chosen.message.text == f"message {number}\n\nand more"
         await pilot.press("alt+up")
         await until(pilot, lambda: not is_answering(pilot))

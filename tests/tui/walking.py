@@ -32,7 +32,9 @@ class Stop:
 
 STOPS = (
     Stop("chat", back=()),
-    Stop("editing", ("alt+up", "e")),
+    Stop("an answer", ("alt+up",)),
+    Stop("editing an answer", ("alt+up", "e")),
+    Stop("editing", ("alt+up", "alt+up", "e")),
     Stop("a note", (*"/set", "enter"), back=("escape",)),
     Stop("slash", ("slash",), back=("escape", "backspace")),
     Stop("find", ("ctrl+f", *"x")),

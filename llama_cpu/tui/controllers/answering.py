@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -60,6 +60,8 @@ class Answering:
         self._began_after: StoredMessage | None = None
         # Held while the conversation and the view of it change together.
         self.changing = asyncio.Lock()
+        self._caught_up = asyncio.Event()  # with what other windows have changed
+        self._caught_up.set()
 
     @property
     def _conversation(self) -> Conversation:
@@ -78,6 +80,20 @@ class Answering:
     def is_busy(self) -> bool:
         """Whether nothing else may change the conversation now."""
         return self.is_answering or self.is_waiting or self.changing.locked()
+
+    @contextlib.asynccontextmanager
+    async def catching_up(self) -> AsyncIterator[None]:
+        """Hold ``changing`` while changes of another window are shown."""
+        self._caught_up.clear()
+        try:
+            async with self.changing:
+                yield
+        finally:
+            self._caught_up.set()
+
+    async def catch_up(self) -> None:
+        """Wait until changes of another window are shown, so that they refuse no key press."""
+        await self._caught_up.wait()
 
     @property
     def timings_now(self) -> Timings | None:

@@ -18,7 +18,7 @@ class TokenLens:
         self._answering = answering
 
     def open(self) -> None:
-        """Look at the answer to the chosen message, or else at the last answer."""
+        """Look at the chosen answer or the answer to the chosen message, or at the last one."""
         view = self._view
         if not view.is_active:  # the key was pressed twice
             return
@@ -34,9 +34,9 @@ class TokenLens:
 
     def _place_of_chosen(self, answers: Sequence[StoredMessage]) -> int:
         chosen = self._view.conversation_view.chosen
-        parents = [answer.parent for answer in answers]
-        if chosen and chosen.id in parents:
-            return parents.index(chosen.id)
+        for place, answer in enumerate(answers):
+            if chosen and chosen.id in (answer.id, answer.parent):
+                return place
         return len(answers) - 1
 
     def _branch(self, branch: Branch) -> None:

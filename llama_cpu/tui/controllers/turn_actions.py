@@ -8,6 +8,7 @@ from llama_cpu.tui.controllers.answering import Answering, TakeBack
 from llama_cpu.tui.controllers.copying import copy
 from llama_cpu.tui.controllers.view import ChatView
 from llama_cpu.tui.markdown import code_blocks
+from llama_cpu.tui.slash_commands import as_message
 
 LOADING = "The model is still loading"
 NO_MODEL = "There is no model to answer; F3 chooses one"
@@ -18,10 +19,15 @@ SAME_ANSWER = "At temperature 0 the answer stays the same; /set temperature 0.5 
 NOTHING_TO_CONTINUE = "The last answer is complete; Ctrl+R writes another one"
 NO_ALTERNATIVES = "There is no other answer; Ctrl+R writes one"
 NOTHING_TO_COPY = "There is nothing to copy yet"
-NOTHING_TO_EDIT = "You have not sent a message yet"
+NOTHING_TO_EDIT = "There is no message yet"
 NO_CODE = "The last answer has no code block"
 DELETE_QUESTION = "Delete your last message and all answers to it?"
 EDITING = "Editing: Enter sends a new branch, Esc cancels"
+EDITING_ANSWER = "Editing the answer: Enter saves it, Esc cancels"
+ANSWER_SAVED = "Saved; Alt+Left shows the answer before, Ctrl+G continues this one"
+UNCHANGED = "The answer is as it was"
+EDITED_IS_GONE = "Your text is kept; what you edit was deleted in another window"
+BOTH_KEPT = "The other window's answer goes on beside yours; Alt+Left shows it"
 
 
 class TurnActions:
@@ -49,10 +55,14 @@ class TurnActions:
     # Sending and answers
 
     async def send(self) -> None:
-        """Send the message in the input and answer it."""
+        """Send the message in the input and answer it, or save the answer that is being edited."""
         view = self._view
+        await self._answering.catch_up()
         if self._answering.is_busy:
             view.input.say(STILL_WAITING if self._answering.is_waiting else STILL_ANSWERING)
+            return
+        if self._is_editing_answer:
+            await self._save_answer()
             return
         if not view.is_loading and not self.says_has_model():
             return
@@ -69,10 +79,32 @@ class TurnActions:
                 else:
                     self._begin_editing(place, text)
 
+            is_beside = place is None and self._conversation.is_written_elsewhere
             if await self._answering.change(self._conversation.add_user, text, place):
                 await self._answer(take_back)
+                if is_beside:
+                    view.input.say(BOTH_KEPT)
             else:
                 take_back(text)
+
+    @property
+    def _is_editing_answer(self) -> bool:
+        line, place = self._conversation.line, self._editing
+        return place is not None and place < len(line) and line[place].role == "assistant"
+
+    async def _save_answer(self) -> None:
+        """Save the edited answer beside the one before; no answer is generated."""
+        view, place = self._view, self._editing
+        assert place is not None
+        async with self._answering.changing:
+            text, before = as_message(view.input.lay_aside()), self._conversation.line[place]
+            self._end_editing()
+            if text.strip() == before.text.strip():
+                view.input.say(UNCHANGED)
+            elif await self._answering.change(self._conversation.edit_answer, place, text):
+                view.input.say(ANSWER_SAVED)
+            else:
+                self._begin_editing(place, text)
 
     def says_has_model(self) -> bool:
         """Return whether there is a model; otherwise say so."""
@@ -90,6 +122,7 @@ class TurnActions:
 
     async def regenerate(self) -> None:
         """Answer the user's last message again; the present answer stays as an alternative."""
+        await self._answering.catch_up()
         if self._answering.changing.locked():  # a held key must not queue up answers
             return
         if not self.says_has_model():
@@ -109,14 +142,15 @@ class TurnActions:
                 self._view.input.say(SAME_ANSWER)
 
     async def continue_answer(self) -> None:
-        """Continue an answer that was stopped or cut; answer a message that has no answer."""
+        """Continue an answer that was stopped, cut or edited; answer a message without one."""
+        await self._answering.catch_up()
         if self._answering.is_busy or not self.says_has_model():
             return
         async with self._answering.changing:
             line = self._conversation.line
             if line and line[-1].role == "user":
                 self._answering.begin()
-            elif line and line[-1].state is not State.COMPLETE:
+            elif line and _may_go_on(line[-1]):
                 self._answering.go_on()
             else:
                 self._view.input.say(NOTHING_TO_CONTINUE)
@@ -129,6 +163,7 @@ class TurnActions:
         If no message is chosen, the last message of the line that has alternatives is meant.
         """
         view = self._view
+        await self._answering.catch_up()
         if self._answering.is_busy:
             return
         async with self._answering.changing:
@@ -151,6 +186,7 @@ class TurnActions:
 
     async def delete_turn(self) -> None:
         """Ask, then delete the last turn."""
+        await self._answering.catch_up()
         if self._answering.is_busy or not self._conversation.line or not self._view.is_active:
             return
         if await self._view.confirm(DELETE_QUESTION, yes="Delete"):
@@ -166,11 +202,11 @@ class TurnActions:
         if conversation_id is not None:  # its KV cache on disk may contain the turn
             remove_file_of(conversation.history.file, conversation_id)
 
-    # The user's earlier messages
+    # Earlier messages and answers
 
     async def step(self, step: int) -> None:
-        """Choose the user's previous (-1) or next (1) message; the input follows the last one."""
-        if not any(message.role == "user" for message in self._conversation.line):
+        """Choose the previous (-1) or next (1) message; the input follows the last one."""
+        if not self._conversation.line:
             self._view.input.say(NOTHING_TO_EDIT)
         elif not await self._view.conversation_view.choose_next(step):
             self._view.input.focus()
@@ -189,11 +225,21 @@ class TurnActions:
             self._view.input.lay_aside()
             self._end_editing()
 
+    def line_was_cut(self, place: int) -> None:
+        """If the edited message was deleted elsewhere, keep the text as that of a new message.
+
+        ``place``: the index in the line from which on messages were deleted or replaced.
+        """
+        if self._editing is not None and self._editing >= place:
+            self._end_editing()
+            self._view.tell(EDITED_IS_GONE, kind="problem")
+
     def _begin_editing(self, place: int, text: str) -> None:
         input = self._view.input
         self._editing, self._draft = place, input.lay_aside()
-        input.put_back(self._view.attachments.collapse(text))
-        input.entitle(EDITING)
+        is_answer = self._is_editing_answer
+        input.put_back(text if is_answer else self._view.attachments.collapse(text))
+        input.entitle(EDITING_ANSWER if is_answer else EDITING)
         input.focus()
         self._view.refresh_bindings()
 
@@ -232,3 +278,9 @@ class TurnActions:
     def _last_answer(self) -> StoredMessage | None:
         answers = [each for each in self._conversation.line if each.role == "assistant"]
         return answers[-1] if answers else None
+
+
+def _may_go_on(answer: StoredMessage) -> bool:
+    """Whether it is not known that the model has ended this answer: it was cut, or edited."""
+    is_edited = bool(answer.text) and not answer.token_ids
+    return answer.state is not State.COMPLETE or is_edited

@@ -98,7 +98,7 @@ class MessagesView(Protocol):
 
     @property
     def chosen(self) -> StoredMessage | None:
-        """The user's message that has the focus."""
+        """The message or answer that has the focus."""
         ...
 
     async def show(self, conversation: Conversation) -> None: ...
@@ -116,7 +116,7 @@ class MessagesView(Protocol):
     def choose(self, message: int) -> None: ...
 
     async def choose_next(self, step: int) -> bool:
-        """Choose another of the user's messages; False if there is none in that direction."""
+        """Choose another message; False if there is none in that direction."""
         ...
 
 

@@ -26,6 +26,7 @@ from llama_cpu.tui.controllers.answering import Answering
 from llama_cpu.tui.controllers.cache_work import CacheWork
 from llama_cpu.tui.controllers.conversation_actions import ConversationActions
 from llama_cpu.tui.controllers.lens import TokenLens
+from llama_cpu.tui.controllers.other_windows import WATCH_SECONDS, OtherWindows
 from llama_cpu.tui.controllers.panels import Panels
 from llama_cpu.tui.controllers.slash import SlashCommands
 from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, TurnActions
@@ -101,6 +102,7 @@ class ChatScreen(Screen[None]):
         self.cache_work = CacheWork(self, model_thread)
         self.turns = TurnActions(self, self.answering)
         self.library = ConversationActions(self, self.answering, self.turns, self.cache_work)
+        self._other_windows = OtherWindows(self, self.answering, self.turns)
         self._lens = TokenLens(self, self.answering)
         self._slash = SlashCommands(self)
         self._panels = Panels(self, shows_panels, keymap)
@@ -139,6 +141,8 @@ class ChatScreen(Screen[None]):
         # Separate from the answer's own updates: together, they would redraw the whole screen.
         self.set_interval(0.5, self._refresh_timings)
         self.set_interval(1, self._show_memory)
+        if self.conversation.history.file:
+            self.set_interval(WATCH_SECONDS, self._other_windows.look)
 
     @property
     def conversation_view(self) -> ConversationView:

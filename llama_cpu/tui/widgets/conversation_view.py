@@ -73,6 +73,7 @@ class ConversationView(VerticalScroll, can_focus=False):
         self._line = [message for message in conversation.line if message.role != "system"]
         self._is_at_rest = False
         with self.app.batch_update():
+            self._renew()
             kept = self._kept()
             if not kept:
                 self._first = max(0, len(self._line) - SHOWN_AT_FIRST)
@@ -203,41 +204,40 @@ class ConversationView(VerticalScroll, can_focus=False):
         if not shown:
             self.scroll_to(y=max(0, y - self.content_size.height // 3), animate=False)
 
-    # The chosen message of the user
+    # The chosen message
 
     @property
     def chosen(self) -> StoredMessage | None:
-        """The user's message that has the focus."""
+        """The message or answer that has the focus."""
         widget = self._chosen()
         return widget.message if widget else None
 
     def choose(self, message: int) -> None:
-        """Move the focus to one of the user's messages, if it is shown."""
-        for widget in self._user_messages():
-            if widget.message.id == message:
-                widget.choose()
+        """Move the focus to a message, if it is shown."""
+        if widget := self._widget_of(message):
+            widget.choose()
 
     async def choose_next(self, step: int) -> bool:
-        """Choose the user's message before (-1) or after (1) the chosen one.
+        """Choose the message before (-1) or after (1) the chosen one.
 
         Returns False after the last message.
         """
-        chosen, shown = self._chosen(), self._user_messages()
+        chosen, shown = self._chosen(), self._choosable()
         if chosen and chosen is shown[0] and step < 0:
             await self.show_earlier()
-            shown = self._user_messages()
+            shown = self._choosable()
         place = (shown.index(chosen) if chosen in shown else len(shown)) + step
-        if place >= len(shown):
+        if not shown or place >= len(shown):
             return False
         shown[max(0, place)].choose()
         return True
 
-    def _chosen(self) -> UserMessage | None:
+    def _chosen(self) -> MessageWidget | None:
         focused = self.screen.focused
-        return focused if isinstance(focused, UserMessage) else None
+        return focused if isinstance(focused, MessageWidget) else None
 
-    def _user_messages(self) -> list[UserMessage]:
-        return [widget for widget in self._shown() if isinstance(widget, UserMessage)]
+    def _choosable(self) -> list[MessageWidget]:
+        return [widget for widget in self._shown() if widget.message]
 
     # Scrolling to a message
 
@@ -257,6 +257,14 @@ class ConversationView(VerticalScroll, can_focus=False):
     def _shown(self) -> list[MessageWidget]:
         children = self.messages.children
         return [child for child in children if isinstance(child, MessageWidget)]
+
+    def _renew(self) -> None:
+        """Update answers that another window has continued or ended, in their places."""
+        for widget, message in zip(self._shown(), self._line[self._first :], strict=False):
+            if not isinstance(widget, FinishedAnswer) or widget.message.id != message.id:
+                continue
+            if not _is_same(widget.message, message):
+                widget.renew(message)
 
     def _kept(self) -> list[MessageWidget]:
         """Return the widgets that precede the first changed message."""
@@ -292,7 +300,7 @@ class ConversationView(VerticalScroll, can_focus=False):
 
     async def _trim(self) -> None:
         shown = self._shown()
-        if len(shown) <= MOST:
+        if len(shown) <= MOST or not self.is_vertical_scroll_end:  # the user may be reading them
             return
         first = shown[-MORE]
         children = list(self.messages.children)

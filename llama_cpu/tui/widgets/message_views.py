@@ -37,13 +37,26 @@ def heading(speaker: str, place: str, doing: str = "") -> Content:
     return Content.assemble((speaker, "bold"), *parts)
 
 
-class UserMessage(Static):
-    """A message of the user, as it was typed, with one line for each attached file.
+class Choosable(Widget):
+    """A message that keys can choose. It has the focus only while it is chosen."""
 
-    It has the focus only while it is chosen.
-    """
+    BINDINGS = bindings(Scope.MESSAGE)
 
-    BINDINGS = bindings(Scope.USER_MESSAGE)
+    def choose(self) -> None:
+        """Take the focus."""
+        self.can_focus = True
+        self.focus()
+
+    def on_blur(self) -> None:
+        """Stop accepting the focus, so that clicks and Tab skip this message."""
+        self.can_focus = False
+
+
+# Textual takes styles from the first base class.
+class UserMessage(Static, Choosable):
+    """A message of the user, as it was typed, with one line for each attached file."""
+
+    BINDINGS = bindings(Scope.MESSAGE)  # again, as Static inherits none
 
     def __init__(self, message: StoredMessage, place: str = "") -> None:
         super().__init__()
@@ -61,15 +74,6 @@ class UserMessage(Static):
         if place != self.place:
             self.place = place
             self._show()
-
-    def choose(self) -> None:
-        """Take the focus."""
-        self.can_focus = True
-        self.focus()
-
-    def on_blur(self) -> None:
-        """Stop accepting the focus, so that clicks and Tab skip this message."""
-        self.can_focus = False
 
     def find(self, search: Search | None) -> None:
         """Mark what is searched; None: nothing."""
@@ -177,7 +181,7 @@ def thinking_pieces(thinking: str, is_shown: bool, is_under_way: bool = False) -
     return [label_piece, Piece((row,), line=0, has_gap=False)]
 
 
-class FinishedAnswer(Passage):
+class FinishedAnswer(Passage, Choosable):
     """A complete answer, as one widget.
 
     The cost of a layout grows with the number of widgets on the screen.
@@ -186,12 +190,20 @@ class FinishedAnswer(Passage):
     def __init__(
         self, message: StoredMessage, place: str = "", shows_thinking: bool = False
     ) -> None:
-        self.message = message
         self.place = place
         self._shows_thinking = shows_thinking
+        self._read(message)
+        super().__init__(self._all_pieces())
+
+    def renew(self, message: StoredMessage) -> None:
+        """Show another state of the same answer."""
+        self._read(message)
+        self.show(self._all_pieces())
+
+    def _read(self, message: StoredMessage) -> None:
+        self.message = message
         self._thinking, answer, _ = split_thinking(printable(message.text))
         self._answer_pieces = pieces(answer, has_gap=bool(self._thinking))
-        super().__init__(self._all_pieces())
 
     def find(self, search: Search | None) -> None:
         """Mark what is searched, and unfold the thinking if the present occurrence is there."""
@@ -230,7 +242,7 @@ class FinishedAnswer(Passage):
         ]
 
 
-class Answer(Vertical):
+class Answer(Vertical, Choosable):
     """An answer in Markdown that can grow.
 
     While it grows, each piece is a widget, and only the last ones change. Once it is finished, one

@@ -45,6 +45,7 @@ class Sidebar(Vertical):
         super().__init__(id="sidebar")
         self._conversation = conversation
         self._listed: dict[str, StoredConversation] = {}
+        self._rows: list[tuple[str | None, str]] = []  # what the list shows
         self._has_toggled = False  # the user has shown or hidden the list
         self.can_focus_children = False  # Tab does not lead here, but Ctrl+B and clicks do
         self.display = False
@@ -128,13 +129,24 @@ class Sidebar(Vertical):
         if not listing.is_attached:  # the app has quit meanwhile
             return
         highlighted = highlighted or str(self._conversation.stored_id)
-        listing.set_options(options)
+        self._set_options(options, highlighted)
         ids = [option.id for option in options]
         selectable = [index for index, id in enumerate(ids) if id]
         if highlighted in ids:
             listing.highlighted = ids.index(highlighted)
         elif selectable:
             listing.highlighted = selectable[0]
+
+    def _set_options(self, options: list[Option], highlighted: str) -> None:
+        """List something else, scrolled as before if the highlighted conversation is the same."""
+        listing, before = self._list, self._highlighted_id()
+        rows = [(option.id, str(option.prompt)) for option in options]
+        if rows == self._rows:
+            return
+        self._rows, y = rows, listing.scroll_y
+        listing.set_options(options)
+        if before == highlighted:
+            self.call_after_refresh(listing.scroll_to, y=y, animate=False, immediate=True)
 
     def _options(self, words: str) -> list[Option]:
         history = self._conversation.history
