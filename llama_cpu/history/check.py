@@ -28,7 +28,7 @@ _COLUMNS = {
 }
 _PLAIN_SCHEMA = {
     "conversations": "CREATE TABLE conversations (id INTEGER PRIMARY KEY, "
-    f"{_COLUMNS['conversations']})",
+    f"{_COLUMNS['conversations']}, pinned DEFAULT 0)",
     "messages": "CREATE TABLE messages (id INTEGER PRIMARY KEY, "
     f"{_COLUMNS['messages']}, runs DEFAULT '[]')",
 }
