@@ -57,7 +57,7 @@ def test_killed_at_random_moments(demo_model: Path, tmp_path: Path) -> None:
         words = [*options, "--seed", str(number), *["--continue"] * (kind != "new")]
         before = line[-1] if kind == "continued" else None
         with Terminal("example_chat.py", *words) as terminal:
-            terminal.wait_for("palette")
+            terminal.wait_for("template")  # the model is loaded
             if before:
                 terminal.wait_for("Ctrl+G continues")
                 terminal.type(CONTINUE)
@@ -84,7 +84,7 @@ def test_killed_at_random_moments(demo_model: Path, tmp_path: Path) -> None:
     assert answered and cut
 
     with Terminal("example_chat.py", *options, "--continue") as terminal:
-        terminal.wait_for("palette")
+        terminal.wait_for("template")
         terminal.type(QUIT)
         assert terminal.wait() == 0
     assert latest(path) == line
@@ -98,7 +98,7 @@ def test_without_history_nothing_is_kept(
     options = ["--no_history", "--ckpt_dir", str(demo_model), "--max_gen_len", "5"]
     options += ["--temperature", "0"]
     with Terminal("example_chat.py", *options) as terminal:
-        terminal.wait_for("palette")
+        terminal.wait_for("template")
         terminal.type("Hello!\r")
         terminal.wait_for("its maximum length")
         terminal.type(QUIT)

@@ -35,9 +35,9 @@ def test_in_the_app(demo_model: Path, tmp_path: Path, cache: Path) -> None:
         assert terminal.wait() == 0
     (path,) = cache.iterdir()
     with Terminal("example_chat.py", *options, "--continue") as terminal:
-        terminal.wait_for("palette")
+        terminal.wait_for("template")  # the model is loaded
         terminal.type("And then?\r")
-        terminal.wait_for("its maximum length")
+        terminal.wait_for("reused ")
         reused, computed = map(int, REUSED.findall(terminal.text())[-1])
         terminal.type(QUIT)
         assert terminal.wait() == 0

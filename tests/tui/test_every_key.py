@@ -4,6 +4,7 @@ A new action needs a function below, marked with the action's name; it is called
 the action's keys.
 """
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Button, DataTable, Input, OptionList
 
+from llama_cpu.errors import Cancelled
 from llama_cpu.system.paths import state_folder
 from llama_cpu.tui.actions import KEYED
 from llama_cpu.tui.preferences import Preferences
@@ -43,9 +45,10 @@ from tests.tui.driving import (
     text_of,
     until,
 )
-from tests.tui.fakes import FakeMessage, FakeSession, script
+from tests.tui.fakes import PATIENCE, FakeMessage, FakeSession, script
 from tests.tui.lens_words import WORDS, looks
-from tests.tui.scenes import SCENES, KeepingCache, a_talk, app_of, several_talks, stuck, timed_talk
+from tests.tui.scenes import KeepingCache, a_talk, several_talks, stuck, timed_talk
+from tests.tui.test_model_screen import Models, choose_other
 
 Check = Callable[[str], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
@@ -362,8 +365,7 @@ async def chosen(text: str, by: tuple[str, ...]) -> AsyncIterator[Pilot[int]]:
 async def is_chosen(pilot: Pilot[int], text: str) -> None:
     def text_of_focused() -> str:
         focused = pilot.app.focused
-        is_message = isinstance(focused, UserMessage | FinishedAnswer)
-        return focused.message.text if is_message else ""
+        return focused.message.text if isinstance(focused, UserMessage | FinishedAnswer) else ""
 
     await until(pilot, lambda: text_of_focused() == text)
 
@@ -667,13 +669,15 @@ async def _(key: str) -> None:
 
 @pressing("cancel_loading")
 async def _(key: str) -> None:
-    app = app_of(SCENES["loading"], Path())
-    async with app.run_test() as pilot:
+    def open_session(on_progress: Callable[..., None], stop: threading.Event) -> FakeSession:
+        stop.wait(PATIENCE)
+        raise Cancelled
+
+    async with chat(FakeSession(), models=Models(open_session).source) as pilot:
+        await choose_other(pilot)
         await shows(pilot, LoadingScreen)
         await pilot.press(key)
-        await until(pilot, lambda: app.return_value is not None)
-    app.close()
-    assert app.return_value == 130
+        await shows_chat(pilot)
 
 
 # In the token lens

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from llama_cpu.generation.events import Finished, Prefill, StopReason, Token
-from tests.tui.driving import NARROW, ask, chat, conversation, is_answering, screen, text_of, until
+from tests.tui.driving import (
+    NARROW,
+    ask,
+    chat,
+    conversation,
+    is_answering,
+    note,
+    text_of,
+    until,
+)
 from tests.tui.fakes import FakeMessage, FakeSession, Step, script, tokens
 
 THOUGHT = "<think>\nA man, so he is mortal.\n</think>\n\nYes, **mortal**."
@@ -116,6 +125,6 @@ async def test_copies_are_without_it_and_the_search_finds_it(
         await until(pilot, lambda: pilot.app.clipboard == "```\nyes\n```")
         await pilot.press("alt+k")
         await until(pilot, lambda: pilot.app.clipboard == "yes\n")
-        assert "Code block copied" in str(screen(pilot).input.border_subtitle)
+        assert "Code block copied" in note(pilot)
         await pilot.press("ctrl+f", "n", "o")
         await until(pilot, lambda: text_of(pilot, "#matches") == "1 of 1")
