@@ -49,7 +49,7 @@ async def test_an_edited_answer_is_an_alternative_that_ctrl_g_continues() -> Non
         assert len(session.scripts) == 1  # no answer was generated
         edited = session.conversation.line[-1]
         assert (edited.model, edited.state) == (before.model, State.COMPLETE)
-        assert not (list(edited.token_ids) or list(edited.token_seconds) or edited.runs)
+        assert (len(edited.token_ids), len(edited.token_seconds), len(edited.runs)) == (0, 0, 0)
         assert session.conversation.alternatives(edited.id) == (before.id, edited.id)
         assert session.history.message(before.id) == before
 

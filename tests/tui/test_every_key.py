@@ -362,8 +362,9 @@ async def chosen(text: str, by: tuple[str, ...]) -> AsyncIterator[Pilot[int]]:
 async def is_chosen(pilot: Pilot[int], text: str) -> None:
     def text_of_focused() -> str:
         focused = pilot.app.focused
-        is_message = isinstance(focused, UserMessage | FinishedAnswer)
-        return focused.message.text if is_message else ""
+        if not isinstance(focused, UserMessage | FinishedAnswer):
+            return ""
+        return focused.message.text
 
     await until(pilot, lambda: text_of_focused() == text)
 

@@ -26,7 +26,7 @@ from tests.tui.driving import (
     screen,
     until,
 )
-from tests.tui.fakes import FakeMessage, FakeSession, script, tokens
+from tests.tui.fakes import FakeMessage, FakeSession, Step, script, tokens
 
 TALK = [FakeMessage("user", "one"), FakeMessage("assistant", "two")]
 SHOWN = ["You\none", "two"]
@@ -47,9 +47,9 @@ def histories(tmp_path: Path) -> Iterator[tuple[History, History]]:
 
 @asynccontextmanager
 async def window(
-    own: History, scripts: list[list[object]] | None = None, talk: list[FakeMessage] = TALK
+    own: History, scripts: list[list[Step]] | None = None, talk: list[FakeMessage] = TALK
 ) -> AsyncIterator[tuple[Pilot[int], FakeSession, int]]:
-    session = FakeSession(scripts or [], talk, own)  # type: ignore[arg-type]
+    session = FakeSession(scripts or [], talk, own)
     async with chat(session, NARROW) as pilot:
         yield pilot, session, id_of(session.conversation)
 
@@ -112,7 +112,7 @@ async def test_an_answer_being_written_here_is_not_disturbed(
 ) -> None:
     own, other = histories
     go_on = threading.Event()
-    scripts = [[*tokens("Once upon"), go_on, *tokens(" a time")]]
+    scripts: list[list[Step]] = [[*tokens("Once upon"), go_on, *tokens(" a time")]]
     async with window(own, scripts) as (pilot, session, talk):
         before = session.conversation.line[-1].id
         await ask(pilot, "A story")
