@@ -144,7 +144,8 @@ class Conversation:
             return None
         try:
             present = self.history.get(stored.id)
-            if present == stored and not self.is_written_elsewhere:
+            # An answer that is continued, or cut, changes nothing but its own row.
+            if present == stored and line and self.history.message(line[-1].id) == line[-1]:
                 return None
             line = self.history.follow(stored.id, [message.id for message in line])
             news = News(present, line, self.history.siblings(stored.id))

@@ -302,6 +302,71 @@ def test_deleted_while_it_is_opened(conversation: Conversation, other: History) 
     assert told(conversation) == ["one", "two"]
 
 
+# Another window writes
+
+
+def test_both_write_at_once(conversation: Conversation, other: History) -> None:
+    ask(conversation, "one", "two")
+    conversation.add_user("three")
+    source = written(conversation, events("four"))
+    next(source)
+    theirs = other.add_message(id_of(conversation), conversation.line[1].id, "user", "drei")
+    other.add_message(id_of(conversation), theirs.id, "assistant", "vier")
+    list(source)
+    assert told(conversation) == ["one", "two", "three", "four"]
+    assert conversation.alternatives(conversation.line[2].id)[1:] == (theirs.id,)
+    assert conversation.news() is None  # this branch goes on, whatever the other window shows
+    other.choose(theirs.id)
+    conversation.set_aside_answer()
+    conversation.reload()
+    assert told(conversation) == ["one", "two", "three", "four"]
+    conversation.delete_last_turn()
+    assert told(conversation) == ["one", "two", "drei", "vier"]
+
+
+def test_news_change_nothing_until_they_are_taken_over(
+    conversation: Conversation, other: History
+) -> None:
+    assert conversation.news() is None
+    ask(conversation, "one", "two")
+    assert conversation.news() is None
+    other.add_message(id_of(conversation), conversation.line[-1].id, "user", "three")
+    other.rename(id_of(conversation), "Numbers")
+    news = conversation.news()
+    assert news and told(conversation) == ["one", "two"]
+    conversation.take_over(news)
+    assert told(conversation) == ["one", "two", "three"] and conversation.news() is None
+    assert conversation.stored and conversation.stored.title == "Numbers"
+
+
+def test_an_answer_whose_window_has_died_is_cut(conversation: Conversation, path: Path) -> None:
+    ask(conversation, "one", "two")
+    dying = History(path)
+    dying.continue_answer(conversation.line[-1].id)
+    news = conversation.news()
+    assert news
+    conversation.take_over(news)
+    assert conversation.is_written_elsewhere
+    dying.close()
+    news = conversation.news()
+    assert news and news.line[-1].state is State.CUT
+
+
+def test_a_conversation_deleted_elsewhere_is_not_saved_by_leaving_it(
+    conversation: Conversation, other: History
+) -> None:
+    ask(conversation, "one", "two")
+    other.delete(id_of(conversation))
+    news = conversation.news()
+    assert news
+    conversation.take_over(news)
+    assert told(conversation) == ["one", "two"] and conversation.stored_id is None
+    assert conversation.news() is None
+    conversation.clear()
+    conversation.add_user("three")
+    assert stored(other) == ["three"] and len(other.conversations()) == 1
+
+
 # The disk is full
 
 

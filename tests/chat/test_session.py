@@ -311,3 +311,28 @@ def test_named_template_takes_turns(name: str, tmp_path: Path) -> None:
     session.close()
     context = loaded.tokenizer.decode(loaded.cache.token_ids)
     assert context.index("BE KIND") < context.index("one") < context.index("two")
+
+
+def test_an_edited_answer_is_read_as_its_text_and_continued(session: ChatSession) -> None:
+    turn(session, "x")
+    session.conversation.edit_answer(1, "Hello")
+    list(session.continue_answer(Flag()))
+    assert bytes(session.loaded.cache.token_ids[:11]) == b"u:x;a:Hello"
+    answer = session.conversation.line[-1]
+    assert bytes(list(answer.token_ids)[:5]) == b"Hello" and len(answer.token_ids) > 5
+    assert not list(answer.token_seconds)  # not every token has a time
+    cached = list(session.loaded.cache.token_ids)
+    assert prefill_of(turn(session, "y")).reused == len(cached)
+
+
+def test_what_follows_an_edited_answer_keeps_the_cache_before_it(session: ChatSession) -> None:
+    turn(session, "x")
+    session.conversation.edit_answer(1, "Hello")
+    prefill = prefill_of(turn(session, "y"))
+    assert prefill.reused == len("u:x;a:")
+    assert bytes(session.loaded.cache.token_ids[:18]) == b"u:x;a:Hello;u:y;a:"
+    parts = list(session.look(session.conversation.line[1], Flag()))
+    tokens = [token for part in parts for token in part.tokens]
+    assert [token.text for token in tokens] == list("Hello")
+    assert all(token.seconds is None for token in tokens)
+    assert not session.is_own(session.conversation.line[1])

@@ -112,7 +112,7 @@ async def test_an_answer_being_written_here_is_not_disturbed(
 ) -> None:
     own, other = histories
     go_on = threading.Event()
-    scripts = [[*tokens("Once upon"), go_on, *tokens(" a time")]]
+    scripts: list[list[Step]] = [[*tokens("Once upon"), go_on, *tokens(" a time")]]
     async with window(own, scripts) as (pilot, session, talk):
         before = session.conversation.line[-1].id
         await ask(pilot, "A story")

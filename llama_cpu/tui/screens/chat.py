@@ -247,6 +247,8 @@ class ChatScreen(Screen[None]):
 
     def conversation_changed(self) -> None:
         """Update the title line and the list."""
+        if not self.query("#about"):  # the app has just quit
+            return
         self.query_one("#about", Static).update(self._title, layout=False)
         self.sidebar.refresh_list()
 
