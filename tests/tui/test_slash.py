@@ -362,6 +362,20 @@ async def test_attach(tmp_path: Path) -> None:
         assert session.messages[0].text == f"{sent}!"
 
 
+async def test_attach_below_other_text_keeps_it(tmp_path: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text("word")
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await command(pilot, f"/attach {tmp_path / 'one.txt'}")
+        await command(pilot, f"Compare\n/attach {tmp_path / 'two.txt'}")
+        both = "[one.txt, 1 tokens]\nCompare\n[two.txt, 1 tokens]\n"
+        assert prompt(pilot).text == both and not session.messages
+        await command(pilot, "/attach /no/such")
+        assert prompt(pilot).text == f"{both}/attach /no/such" and "/no/such" in note(pilot)
+        assert not session.messages
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [

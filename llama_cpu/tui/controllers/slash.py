@@ -20,6 +20,7 @@ from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import COMMANDS, OTHER_NAMES
 from llama_cpu.tui.controllers.view import ChatView
 from llama_cpu.tui.presets import summary
+from llama_cpu.tui.slash_commands import split_command
 
 LONGEST_FILE = 1 << 22  # bytes; about a million tokens
 NO_PRESETS = "There are no presets yet; /preset save NAME keeps the present settings as one."
@@ -31,7 +32,8 @@ class SlashCommands:
 
     def __init__(self, view: ChatView) -> None:
         self._view = view
-        self._text = ""
+        self._text = ""  # of the prompt when the command was sent
+        self._kept = ""  # the part of it above the command
         self._works: dict[str, Callable[[str], Awaitable[None]]] = {
             "system": self._system,
             "set": self._set,
@@ -44,7 +46,8 @@ class SlashCommands:
     async def run(self, text: str) -> None:
         """Run a command and empty the input, or show what is wrong and leave the text there."""
         self._text = text
-        name, _, rest = text[1:].strip().partition(" ")
+        self._kept, line = split_command(text)
+        name, _, rest = line[1:].strip().partition(" ")
         name = OTHER_NAMES.get(name, name)
         self._view.tell("")
         try:
@@ -59,7 +62,12 @@ class SlashCommands:
             self._view.tell(str(error), kind="problem")
 
     def _take(self) -> None:
-        if self._view.input.text == self._text:  # the user has not written on
+        if self._view.input.text != self._text:  # the user has written on
+            return
+        if self._kept:
+            self._view.input.lay_aside()
+            self._view.input.put_back_draft(self._kept)
+        else:
             self._view.input.take()
 
     def _tell(self, text: str) -> None:
@@ -136,9 +144,17 @@ class SlashCommands:
                 f"{self._view.session.context_size:,}; attach a part of it."
             )
         if await self._is_wanted(path, count, "Attach"):
-            self._take()
             file = attachment(printable(path.name), loaded, count)
-            self._view.input.put_back_draft(f"{self._view.attachments.add(file)}\n")
+            self._put(f"{self._view.attachments.add(file)}\n")
+
+    def _put(self, line: str) -> None:
+        """Put the line of a file in place of the command, or first if the user has written on."""
+        self._take()
+        field = self._view.input
+        if self._kept and field.text == self._kept:
+            field.lay_aside()
+            line = f"{self._kept}\n{line}"
+        field.put_back_draft(line)
 
     async def _read(self, path: Path) -> tuple[str, int]:
         """The text of a file and its number of tokens. Raises UserError."""

@@ -12,7 +12,7 @@ from textual.widgets.option_list import Option
 
 from llama_cpu.system.text import printable
 from llama_cpu.tui.path_completion import path_begun, path_completions, shared_beginning
-from llama_cpu.tui.slash_commands import as_message, completions, is_command, is_complete
+from llama_cpu.tui.slash_commands import as_message, completions, is_complete, split_command
 from llama_cpu.tui.widgets.message_input import MessageInput
 
 COUNT_SECONDS = 0.3  # minimum time between two counts of the tokens
@@ -203,7 +203,7 @@ class MessageArea(Vertical):
     async def _count_in_thread(self, text: str) -> None:
         began = time.monotonic()
         try:
-            is_message = bool(text.strip()) and not is_command(text)
+            is_message = bool(text.strip()) and not split_command(text)[1]
             message = as_message(text)
             count = await asyncio.to_thread(self._count_tokens, message) if is_message else 0
         finally:

@@ -8,7 +8,7 @@ from textual.message import Message
 from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.input_history import InputHistory
-from llama_cpu.tui.slash_commands import as_message, as_typed, is_command
+from llama_cpu.tui.slash_commands import as_message, as_typed, split_command
 from llama_cpu.tui.user_keys import keys_of, shown
 from llama_cpu.tui.widgets.fields import TextField
 
@@ -27,7 +27,10 @@ class MessageInput(TextField):
             self.text = text
 
     class Command(Message):
-        """The user sent a slash command. Its text stays in the box until the screen takes it."""
+        """The user sent a slash command. Its text stays in the box until the screen takes it.
+
+        ``text``: all that is in the box; see ``split_command``.
+        """
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -51,7 +54,7 @@ class MessageInput(TextField):
 
     def action_send(self) -> None:
         """Post the text as a message or a command, unless it is empty."""
-        if is_command(self.text):
+        if split_command(self.text)[1]:
             self.post_message(self.Command(self.text))
         elif self.text.strip():
             self.post_message(self.Sent(self.text))
