@@ -318,7 +318,7 @@ async def test_pin() -> None:
 async def test_presets(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     preferences = Preferences(UserConfig(file))
-    session = FakeSession([], default_settings=Settings(temperature=0.2))
+    session = FakeSession([], model_settings=Settings(temperature=0.2))
     async with chat(session, preferences=preferences) as pilot:
         await command(pilot, "/preset")
         assert note(pilot) == NO_PRESETS
@@ -336,6 +336,26 @@ async def test_presets(tmp_path: Path) -> None:
         assert session.settings == Settings("Be brief.", temperature=0.2, top_k=9)
         await command(pilot, "/preset brif")
         assert "Did you mean 'brief'?" in note(pilot)
+        prompt(pilot).clear()
+        await command(pilot, "/preset default")
+        assert session.settings == Settings(temperature=0.2)
+        await command(pilot, "/preset save default")
+        assert "another name" in note(pilot)
+
+
+async def test_the_preset_of_the_run_is_saved_and_left(tmp_path: Path) -> None:
+    pirate = Settings("Be a pirate.", template="vicuna", temperature=0.2)
+    session = FakeSession([], settings=pirate, default_settings=pirate)
+    config = UserConfig(tmp_path / "config.toml", presets={"old": {"top_k": 1}})
+    async with chat(session, preferences=Preferences(config)) as pilot:
+        await command(pilot, "/preset save old")
+        assert "The preset old is replaced" in note(pilot)
+        saved = read_config(tmp_path / "config.toml").presets["old"]
+        assert saved == {"system": "Be a pirate.", "template": "vicuna", "temperature": 0.2}
+        await command(pilot, "/set temperature default")
+        assert session.settings.temperature == Settings().temperature
+        await command(pilot, "/preset none")
+        assert session.settings == Settings(template="vicuna")
 
 
 async def test_attach(tmp_path: Path) -> None:

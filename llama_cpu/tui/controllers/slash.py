@@ -19,7 +19,7 @@ from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import COMMANDS, OTHER_NAMES
 from llama_cpu.tui.controllers.view import ChatView
-from llama_cpu.tui.presets import summary
+from llama_cpu.tui.presets import WITHOUT, summary, without_preset
 from llama_cpu.tui.slash_commands import split_command
 
 LONGEST_FILE = 1 << 22  # bytes; about a million tokens
@@ -94,8 +94,8 @@ class SlashCommands:
             self._tell(_shown(name, settings))
             return
         if value.strip() == DEFAULT:
-            defaults = replace(self._view.session.default_settings, system="")
-            self._apply(replace(settings, **{name: getattr(defaults, name)}))
+            default = getattr(self._view.session.model_settings, name)
+            self._apply(replace(settings, **{name: default}))
             return
         try:
             self._apply(replace(settings, **{name: SETTINGS[name].parsed(value.strip())}))
@@ -109,10 +109,17 @@ class SlashCommands:
             listed = "\n".join(summary(each, settings) for each, settings in presets.all.items())
             self._tell(listed or NO_PRESETS)
         elif name == "save":
-            await asyncio.to_thread(presets.save, rest.strip(), own_settings(session))
-            self._tell(f"The preset {rest.strip()} is saved; /preset {rest.strip()} uses it.")
+            await self._save_preset(rest.strip())
+        elif name in WITHOUT and name not in presets.all:
+            self._apply(without_preset(session))
         else:
-            self._apply(session.default_settings.updated(presets.get(name)))
+            self._apply(without_preset(session).updated(presets.get(name)))
+
+    async def _save_preset(self, name: str) -> None:
+        presets = self._view.presets
+        done = "replaced" if name in presets.all else "saved"
+        await asyncio.to_thread(presets.save, name, own_settings(self._view.session))
+        self._tell(f"The preset {name} is {done}; /preset {name} uses it.")
 
     def _apply(self, settings: Settings) -> None:
         self._view.session.apply(settings)
@@ -201,8 +208,8 @@ def _shown(name: str, settings: Settings) -> str:
 
 
 def own_settings(session: Session) -> dict[str, Any]:
-    """The settings that differ from those of a new conversation without a system prompt."""
-    defaults = replace(session.default_settings, system="").as_dict()
+    """The settings that differ from those of the model itself."""
+    defaults = session.model_settings.as_dict()
     present = session.settings.as_dict()
     return {name: value for name, value in present.items() if value != defaults[name]}
 
