@@ -94,7 +94,8 @@ async def test_set() -> None:
         ("/\x1b[2J" + "x" * 300, "Unknown command"),
         ("/etc/hosts: what is it?", "Unknown command /etc/hosts:"),
         ("/save", "/save FILE"), ("/load", "/load FILE"), ("/load ''", "/load FILE"),
-        ("/load /no/such", "/no/such is missing"), ("/load a\0b", "is missing"),
+        ("/load /no/such", "There is no file /no/such."), ("/load a\0b", "is no file a"),
+        ("/attach /", "/ is a folder."), ("/load /dev/null", "/dev/null is a device"),
         ("/load ~nobody-of-that-name/x", "home folder"),
         ("/save x.md", "no conversation yet"),
     ],
@@ -160,6 +161,10 @@ async def test_save(tmp_path: Path) -> None:
         prompt(pilot).clear()
         await command(pilot, f"/save {tmp_path / 'file' / 'x.md'}".replace("file", "my chat.md"))
         assert "cannot be written" in note(pilot)
+        prompt(pilot).clear()
+        await command(pilot, f"/save {tmp_path / 'new' / 'x.md'}")
+        assert note(pilot) == f"There is no folder {tmp_path / 'new'}."
+        assert not (tmp_path / "new").exists()
 
 
 async def test_load(tmp_path: Path) -> None:
@@ -226,7 +231,7 @@ def test_files_that_are_no_text(data: bytes, problem: str, tmp_path: Path) -> No
 
 
 def test_a_folder_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a file"):
+    with pytest.raises(UserError, match="is a folder"):
         read_text(tmp_path)
 
 

@@ -1,7 +1,9 @@
 """Runs slash commands: ``/set temperature 0.3``."""
 
 import asyncio
+import contextlib
 import difflib
+import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -132,7 +134,7 @@ class SlashCommands:
         if not any(message.role != "system" for message in messages):
             raise UserError("There is no conversation yet to save.")
         markdown = markdown_of(self._view.session)
-        await asyncio.to_thread(write_text, path, markdown)
+        await asyncio.to_thread(_write_new, path, markdown)
         self._tell(f"Saved as {path}.")
 
     async def _load(self, text: str) -> None:
@@ -231,10 +233,7 @@ def read_text(path: Path) -> str:
 
     Raises UserError if it is not text, empty, or larger than LONGEST_FILE.
     """
-    try:
-        size = path.stat().st_size
-    except (OSError, ValueError):
-        size = 0  # reading it says what is wrong
+    size = _size_of_file(path)
     if size > LONGEST_FILE:
         raise UserError(f"{path} has {size:,} bytes; no model can read that much.")
     data = read_small_file(path, "the text")
@@ -249,6 +248,32 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise UserError(f"{path} is empty.")
     return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _size_of_file(path: Path) -> int:
+    """The size in bytes; 0 if it is unknown, so that reading says what is wrong.
+
+    Raises UserError if it is no file.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except (OSError, ValueError):
+        return 0
+    if stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path} is a folder.")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is a device or a pipe, not a text file.")
+    return found.st_size
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file into a folder that exists. Raises UserError."""
+    with contextlib.suppress(OSError, ValueError):  # writing says what is wrong
+        if not path.parent.exists():
+            raise UserError(f"There is no folder {path.parent}.")
+    write_text(path, text)
 
 
 def markdown_of(session: Session) -> str:

@@ -11,7 +11,12 @@ from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
 from llama_cpu.system.text import printable
-from llama_cpu.tui.path_completion import path_begun, path_completions, shared_beginning
+from llama_cpu.tui.path_completion import (
+    choices_note,
+    path_begun,
+    path_completions,
+    shared_beginning,
+)
 from llama_cpu.tui.slash_commands import as_message, completions, is_complete, split_command
 from llama_cpu.tui.widgets.message_input import MessageInput
 
@@ -154,13 +159,16 @@ class MessageArea(Vertical):
         if not (begun := path_begun(text)):
             return
         command, path = begun
-        found = [command + each for each in await asyncio.to_thread(path_completions, path)]
+        paths = await asyncio.to_thread(path_completions, path)
+        found = [command + each for each in paths]
         if text != self._input.text or not found:  # the user has typed on
             return
         shared = shared_beginning(found)
         if len(found) == 1 or len(shared) > len(text):
             self._complete(shared)
+            self.tell(choices_note(paths) if len(paths) > 1 else "")
         else:
+            self.tell("")  # there is room for one of them
             self._menu.show([(each, printable(each.removeprefix(command))) for each in found])
 
     def _take_menu_key(self, key: str) -> bool:
