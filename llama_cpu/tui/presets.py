@@ -76,7 +76,17 @@ def in_use(settings: Settings, presets: Mapping[str, Mapping[str, Any]]) -> str:
 
 def summary(name: str, settings: Mapping[str, Any]) -> str:
     """One line about a preset: ``brief: temperature 0.0, "Answer in one sentence."``."""
+    return printable(f"{name}: {values_of(settings)}")
+
+
+def values_of(settings: Mapping[str, Any]) -> str:
+    """The values of a preset, one after the other, with the beginning of its system prompt."""
     values = [f"{each} {value}" for each, value in settings.items() if each != "system"]
     if system := " ".join(str(settings.get("system", "")).split()):
-        values.append(f"“{system[:_LONGEST]}{'…' if len(system) > _LONGEST else ''}”")
-    return printable(f"{name}: {', '.join(values) or 'the defaults'}")
+        values.append(quoted(system))
+    return ", ".join(values) or "the defaults"
+
+
+def quoted(text: str) -> str:
+    """The beginning of a text in quotation marks."""
+    return f"“{text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}”"

@@ -16,8 +16,9 @@ def split_command(text: str) -> tuple[str, str]:
     """
     if is_command(text):
         return "", text
-    above, line_break, last = text.rstrip().rpartition("\n")
-    return (above, last) if line_break and last.startswith("/attach ") else (text, "")
+    above, line_break, last = text.rstrip("\n").rpartition("\n")
+    is_last = line_break and last.partition(" ")[0] == "/attach"
+    return (above, last) if is_last else (text, "")
 
 
 def as_message(text: str) -> str:

@@ -13,9 +13,8 @@ from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import COMMANDS
 from llama_cpu.tui.controllers.conversation_actions import IS_PINNED, NOTHING_TO_PIN
-from llama_cpu.tui.controllers.slash import LONGEST_FILE, NO_PRESETS, read_text
+from llama_cpu.tui.controllers.slash import FROM_NEXT, LONGEST_FILE, NO_PRESETS, read_text
 from llama_cpu.tui.preferences import Preferences
-from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
 from llama_cpu.tui.screens.settings import SettingsScreen
@@ -57,17 +56,20 @@ async def test_system() -> None:
     async with chat(session) as pilot:
         await command(pilot, "/system Be kind [b]and[/] brief.")
         assert session.settings.system == "Be kind [b]and[/] brief."
-        assert prompt(pilot).text == "" and prompt(pilot).border_subtitle == SETTINGS_CHANGED
+        assert prompt(pilot).text == "" and prompt(pilot).border_subtitle == ""
+        assert note(pilot) == f"The system prompt is “{session.settings.system}” {FROM_NEXT}."
         await command(pilot, "/system")
         assert "Be kind [b]and[/] brief." in note(pilot)
         await command(pilot, "/set system default")
         assert session.settings.system == ""
+        assert note(pilot) == f"system has its default {FROM_NEXT}."
 
 
 async def test_set() -> None:
     session = FakeSession([])
     async with chat(session) as pilot:
         await command(pilot, "/set temperature 0.3")
+        assert note(pilot) == f"temperature is 0.3 {FROM_NEXT}."
         await command(pilot, "/set seed   7 ")
         await command(pilot, "/set template vicuna")
         assert session.settings == Settings(temperature=0.3, seed=7, template="vicuna")
@@ -339,11 +341,13 @@ async def test_presets(tmp_path: Path) -> None:
         assert note(pilot) == "brief: top_k 9, “Be brief.”"
         await command(pilot, "/preset brief")
         assert session.settings == Settings("Be brief.", temperature=0.2, top_k=9)
+        assert note(pilot) == f"The preset brief is used {FROM_NEXT}: top_k 9, “Be brief.”"
         await command(pilot, "/preset brif")
         assert "Did you mean 'brief'?" in note(pilot)
         prompt(pilot).clear()
         await command(pilot, "/preset default")
         assert session.settings == Settings(temperature=0.2)
+        assert note(pilot) == f"There is no preset {FROM_NEXT}."
         await command(pilot, "/preset save default")
         assert "another name" in note(pilot)
 

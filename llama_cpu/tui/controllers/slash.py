@@ -21,11 +21,12 @@ from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import COMMANDS, OTHER_NAMES
 from llama_cpu.tui.controllers.view import ChatView
-from llama_cpu.tui.presets import WITHOUT, summary, without_preset
+from llama_cpu.tui.presets import WITHOUT, quoted, summary, values_of, without_preset
 from llama_cpu.tui.slash_commands import split_command
 
 LONGEST_FILE = 1 << 22  # bytes; about a million tokens
 NO_PRESETS = "There are no presets yet; /preset save NAME keeps the present settings as one."
+FROM_NEXT = "from the next answer on"
 DEFAULT = "default"  # the value that resets a setting
 
 
@@ -82,7 +83,7 @@ class SlashCommands:
             shown = settings.system or "(none)"
             self._tell(f"The system prompt: {shown}\n/set system {DEFAULT} removes it.")
             return
-        self._apply(replace(settings, system=text))
+        self._apply(replace(settings, system=text), f"{_named('system', text)} {FROM_NEXT}.")
 
     async def _set(self, text: str) -> None:
         name, _, value = text.partition(" ")
@@ -96,13 +97,10 @@ class SlashCommands:
             self._tell(_shown(name, settings))
             return
         if value.strip() == DEFAULT:
-            default = getattr(self._view.session.model_settings, name)
-            self._apply(replace(settings, **{name: default}))
-            return
-        try:
-            self._apply(replace(settings, **{name: SETTINGS[name].parsed(value.strip())}))
-        except ValueError as error:
-            raise UserError(f"/set: {name} {error}.") from error
+            chosen = getattr(self._view.session.model_settings, name)
+        else:
+            chosen = _parsed(name, value.strip())
+        self._apply(replace(settings, **{name: chosen}), f"{_named(name, chosen)} {FROM_NEXT}.")
 
     async def _preset(self, text: str) -> None:
         name, _, rest = text.partition(" ")
@@ -113,9 +111,13 @@ class SlashCommands:
         elif name == "save":
             await self._save_preset(rest.strip())
         elif name in WITHOUT and name not in presets.all:
-            self._apply(without_preset(session))
+            self._apply(without_preset(session), f"There is no preset {FROM_NEXT}.")
         else:
-            self._apply(without_preset(session).updated(presets.get(name)))
+            values = presets.get(name)
+            self._apply(
+                without_preset(session).updated(values),
+                f"The preset {name} is used {FROM_NEXT}: {values_of(values)}",
+            )
 
     async def _save_preset(self, name: str) -> None:
         presets = self._view.presets
@@ -123,10 +125,11 @@ class SlashCommands:
         await asyncio.to_thread(presets.save, name, own_settings(self._view.session))
         self._tell(f"The preset {name} is {done}; /preset {name} uses it.")
 
-    def _apply(self, settings: Settings) -> None:
+    def _apply(self, settings: Settings, note: str) -> None:
         self._view.session.apply(settings)
-        self._take()
         self._view.settings_changed()
+        self._view.input.say("")  # the note says more
+        self._tell(note)
 
     async def _save(self, text: str) -> None:
         path = _path(text, "/save")
@@ -200,6 +203,24 @@ def _unknown_setting(name: str) -> str:
 
 def _closest(name: str, names: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name, list(names), 1)), "")
+
+
+def _parsed(name: str, text: str) -> Any:
+    """The value of a setting. Raises UserError."""
+    try:
+        return SETTINGS[name].parsed(text)
+    except ValueError as error:
+        raise UserError(f"/set: {name} {error}.") from error
+
+
+def _named(name: str, value: Any) -> str:
+    """The beginning of a sentence about a new value: ``temperature is 0.5``."""
+    text = " ".join(str(value).split())
+    if value is None or not text:
+        return f"{name} has its default"
+    if name == "system":
+        return f"The system prompt is {quoted(text)}"
+    return f"{name} is {text}"
 
 
 def _shown(name: str, settings: Settings) -> str:
