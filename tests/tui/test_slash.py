@@ -391,6 +391,21 @@ async def test_attach(tmp_path: Path) -> None:
         assert session.messages[0].text == f"{sent}!"
 
 
+async def test_backspace_removes_the_line_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("word")
+    async with chat(FakeSession([])) as pilot:
+        await command(pilot, f"/attach {tmp_path / 'a.txt'}")
+        line = "[a.txt, 1 tokens]"
+        await pilot.press("h", "i", "backspace", "backspace", "backspace")
+        assert prompt(pilot).text == line  # the cursor is at its end
+        await pilot.press("backspace")
+        assert prompt(pilot).text == ""
+        prompt(pilot).text = f"{line}\nhi"
+        prompt(pilot).move_cursor((0, 3))
+        await pilot.press("backspace")
+        assert prompt(pilot).text == "hi" and prompt(pilot).cursor_location == (0, 0)
+
+
 async def test_attach_below_other_text_keeps_it(tmp_path: Path) -> None:
     for name in ("one.txt", "two.txt"):
         (tmp_path / name).write_text("word")

@@ -129,6 +129,7 @@ class ChatScreen(Screen[None]):
             return
         if self._is_demo and not self.conversation.line:
             self.conversation_view.add_notice(about.demo_notice(self._keymap), kind="demo")
+        self.input.is_file_line = self.attachments.is_line
         self.cache_work.begin()
         await self.answering.show()
         self.answering.say_if_cut()
