@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from threading import Event as Flag
 from typing import Any
 
 from llama_cpu.chat.conversation import Conversation
 from llama_cpu.chat.session import ChatSession
 from llama_cpu.chat.templates import choose_template
+from llama_cpu.errors import UserError
 from llama_cpu.generation.sampling import Sampling
 from llama_cpu.kv_store.fingerprint import fingerprint
 from llama_cpu.kv_store.keeper import CacheKeeper
@@ -15,7 +17,7 @@ from llama_cpu.kv_store.store import KVStore
 from llama_cpu.loading.load import LoadedModel, load
 from llama_cpu.loading.plan import LoadPlan
 from llama_cpu.loading.weight_reader import Progress
-from llama_cpu.settings.generation_settings import RANGES
+from llama_cpu.settings.generation_settings import RANGES, Settings
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.standard_input import require_text
 
@@ -40,7 +42,14 @@ def session_opener(
         loaded = load(plan, on_progress, stop)
         keeper = cache_keeper(store, loaded, weights) if store and weights else None
         return ChatSession(
-            loaded, template, sampling, args.max_gen_len, args.system, conversation, keeper
+            loaded,
+            template,
+            sampling,
+            args.max_gen_len,
+            args.system,
+            conversation,
+            keeper,
+            model_settings(plan),
         )
 
     return open_session
@@ -71,6 +80,18 @@ def _kv_store(args: argparse.Namespace, conversation: Conversation | None) -> KV
     if conversation is None or conversation.history.file is None:
         return None
     return KVStore(conversation.history, args.kv_file_mib << 20, args.kv_files_mib << 20)
+
+
+def model_settings(plan: LoadPlan) -> Settings:
+    """The settings that the model itself recommends, whatever the options and presets are.
+
+    A value out of range, which an option may have overridden, gives the program's defaults.
+    """
+    no_options = argparse.Namespace(**dict.fromkeys([*RANGES, "seed"]))
+    try:
+        return Settings(**asdict(sampling_from(plan, no_options)))
+    except UserError:
+        return Settings()
 
 
 def sampling_from(plan: LoadPlan, args: argparse.Namespace) -> Sampling:

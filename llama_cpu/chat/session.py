@@ -50,14 +50,17 @@ class ChatSession:
         system: str | None = None,
         conversation: Conversation | None = None,
         keeper: CacheKeeper | None = None,
+        model_settings: Settings | None = None,
     ) -> None:
         """Prepare a session.
 
         ``conversation``: None for a new one in memory, with the system prompt ``system``.
         ``keeper``: saves KV caches to disk; None if they are not saved.
+        ``model_settings``: those that the model recommends; None for the program's defaults.
         """
         self.loaded = loaded
         self._keeper = keeper
+        self.model_settings = model_settings or Settings()
         self.conversation = conversation or Conversation(History(None), system=system or "")
         self.conversation.model = loaded.plan.name
         self._context = ModelContext(

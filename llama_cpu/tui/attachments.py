@@ -21,6 +21,10 @@ class Attachments:
         self._files[label] = file
         return label
 
+    def is_line(self, line: str) -> bool:
+        """Whether a line of the prompt stands for a file."""
+        return line.strip() in self._files
+
     def expand(self, text: str) -> str:
         """Put the files in place of their lines."""
         lines = text.split("\n")

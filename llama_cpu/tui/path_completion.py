@@ -1,18 +1,25 @@
-"""Completes the paths of ``/load`` and ``/save``."""
+"""Completes the paths of ``/load``, ``/save`` and ``/attach``."""
 
 import os
 from pathlib import Path
 
-COMMANDS_WITH_PATHS = ("load", "save")
+from llama_cpu.tui.slash_commands import split_command
+
+COMMANDS_WITH_PATHS = ("load", "save", "attach")
+MOST_NAMED = 8  # paths in a note
 MOST = 200  # entries of a folder that are offered
 _MOST_READ = 20_000  # entries of a folder that are looked at
 
 
 def path_begun(text: str) -> tuple[str, str] | None:
-    """Split ``/load ~/no`` into the command with its space and the path; None for other texts."""
-    command, space, path = text.partition(" ")
-    if space and "\n" not in text and command[1:] in COMMANDS_WITH_PATHS and text[0] == "/":
-        return command + space, path.lstrip()
+    """Split ``/load ~/no`` into the command with its space and the path; None for other texts.
+
+    The first part has the text above the command, too.
+    """
+    line = split_command(text)[1]
+    command, space, path = line.partition(" ")
+    if space and "\n" not in line and command[1:] in COMMANDS_WITH_PATHS and text.endswith(line):
+        return text.removesuffix(line) + command + space, path.lstrip()
     return None
 
 
@@ -53,3 +60,10 @@ def shared_beginning(paths: list[str]) -> str:
     first, last = min(paths), max(paths)
     same = (one == other for one, other in zip(first, last, strict=False))
     return first[: next((n for n, is_same in enumerate(same) if not is_same), len(first))]
+
+
+def choices_note(paths: list[str]) -> str:
+    """The names of the first few paths, for a note."""
+    names = [path[path.rfind("/", 0, -1) + 1 :] for path in paths[:MOST_NAMED]]
+    more = f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else ""
+    return f"{', '.join(names)}{more}; Tab again lists them."

@@ -9,6 +9,18 @@ def is_command(text: str) -> bool:
     return text.startswith("/") and not text.startswith("//")
 
 
+def split_command(text: str) -> tuple[str, str]:
+    """Split what is in the prompt into the text to keep there and the command; "": no command.
+
+    A command is the whole text, except that ``/attach FILE`` may be the last line below others.
+    """
+    if is_command(text):
+        return "", text
+    above, line_break, last = text.rstrip("\n").rpartition("\n")
+    is_last = line_break and last.partition(" ")[0] == "/attach"
+    return (above, last) if is_last else (text, "")
+
+
 def as_message(text: str) -> str:
     """The message that was typed, without the extra slash before a slash."""
     return text[1:] if text.startswith("//") else text

@@ -88,6 +88,7 @@ class FakeSession:
     template_guessed: bool = False
     settings: Settings = field(default_factory=Settings)
     default_settings: Settings = field(default_factory=Settings)
+    model_settings: Settings = field(default_factory=Settings)
 
     model_name = "Test model"
     precision = "float32"

@@ -9,7 +9,12 @@ from textual._xterm_parser import XTermParser
 from llama_cpu.generation.events import Finished, StopReason
 from llama_cpu.tui.actions import COMMANDS
 from llama_cpu.tui.controllers.answering import ENDINGS
-from llama_cpu.tui.path_completion import path_begun, path_completions, shared_beginning
+from llama_cpu.tui.path_completion import (
+    choices_note,
+    path_begun,
+    path_completions,
+    shared_beginning,
+)
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm, QuitQuestion
 from llama_cpu.tui.screens.help import HelpScreen
@@ -78,10 +83,11 @@ async def test_tab_completes_paths(tmp_path: Path) -> None:
         await until(pilot, lambda: prompt(pilot).text == f"/load {tmp_path}/notes/")
         await pilot.press("tab")
         await until(pilot, lambda: prompt(pilot).text == f"/load {tmp_path}/notes/one t")
+        assert note(pilot) == "one three.txt, one two.txt; Tab again lists them."
         await pilot.press("tab")
         menu = screen(pilot).query_one(SlashMenu)
         await until(pilot, lambda: bool(menu.display))
-        assert len(menu.options) == 2
+        assert len(menu.options) == 2 and note(pilot) == ""
         await pilot.press("down", "enter")
         await until(pilot, lambda: prompt(pilot).text.endswith("/one two.txt"))
         await pilot.press("enter")
@@ -99,6 +105,10 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert path_completions("~nobody-of-that-name/") == path_completions("/no/such/") == []
     assert path_begun("/load  x y") == ("/load ", "x y") and path_begun("/set x") is None
     assert path_begun("load x") is None and path_begun("/load x\ny") is None
+    assert path_begun("Hi\n/attach x y") == ("Hi\n/attach ", "x y")
+    assert path_begun("Hi\n/load x") is None and path_begun("Hi\n/attach x\n") is None
+    assert choices_note([f"a/{n}/" for n in range(9)]).startswith("0/, 1/, ")
+    assert "7/ and 1 more;" in choices_note([f"a/{n}/" for n in range(9)])
     assert shared_beginning(["abc", "abd", "abx"]) == "ab" and shared_beginning(["x"]) == "x"
 
 

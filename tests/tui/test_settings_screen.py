@@ -176,5 +176,15 @@ async def test_a_preset_fills_in_the_fields() -> None:
         await pilot.press("ctrl+s")
         await until(pilot, lambda: pilot.app.screen is not screen)
         assert session.settings == Settings("Be brief.", temperature=0.125)
+        screen = await opened(pilot)
+        assert screen.query_one(Select).value == "brief"  # which leaves what was changed since
+        screen.query_one(Select).value = "default"
+        await until(pilot, lambda: field(screen, "temperature").value == "0.8")
+        assert screen.query_one("#system", TextArea).text == ""
+    session.settings = Settings("Be brief.", temperature=0.125, top_k=7)
+    async with chat(session, preferences=preferences) as pilot:
+        screen = await opened(pilot)
+        await pilot.pause()
+        assert screen.query_one(Select).value == "brief" and field(screen, "top_k").value == "7"
     async with chat(session) as pilot:
         assert not (await opened(pilot)).query(Select)  # there are no presets

@@ -13,9 +13,8 @@ from llama_cpu.settings.user_config import UserConfig, read_config
 from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import COMMANDS
 from llama_cpu.tui.controllers.conversation_actions import IS_PINNED, NOTHING_TO_PIN
-from llama_cpu.tui.controllers.slash import LONGEST_FILE, NO_PRESETS, read_text
+from llama_cpu.tui.controllers.slash import FROM_NEXT, LONGEST_FILE, NO_PRESETS, read_text
 from llama_cpu.tui.preferences import Preferences
-from llama_cpu.tui.screens.chat import SETTINGS_CHANGED
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.screens.help import HelpScreen
 from llama_cpu.tui.screens.settings import SettingsScreen
@@ -57,17 +56,20 @@ async def test_system() -> None:
     async with chat(session) as pilot:
         await command(pilot, "/system Be kind [b]and[/] brief.")
         assert session.settings.system == "Be kind [b]and[/] brief."
-        assert prompt(pilot).text == "" and prompt(pilot).border_subtitle == SETTINGS_CHANGED
+        assert prompt(pilot).text == "" and prompt(pilot).border_subtitle == ""
+        assert note(pilot) == f"The system prompt is “{session.settings.system}” {FROM_NEXT}."
         await command(pilot, "/system")
         assert "Be kind [b]and[/] brief." in note(pilot)
         await command(pilot, "/set system default")
         assert session.settings.system == ""
+        assert note(pilot) == f"system has its default {FROM_NEXT}."
 
 
 async def test_set() -> None:
     session = FakeSession([])
     async with chat(session) as pilot:
         await command(pilot, "/set temperature 0.3")
+        assert note(pilot) == f"temperature is 0.3 {FROM_NEXT}."
         await command(pilot, "/set seed   7 ")
         await command(pilot, "/set template vicuna")
         assert session.settings == Settings(temperature=0.3, seed=7, template="vicuna")
@@ -94,7 +96,8 @@ async def test_set() -> None:
         ("/\x1b[2J" + "x" * 300, "Unknown command"),
         ("/etc/hosts: what is it?", "Unknown command /etc/hosts:"),
         ("/save", "/save FILE"), ("/load", "/load FILE"), ("/load ''", "/load FILE"),
-        ("/load /no/such", "/no/such is missing"), ("/load a\0b", "is missing"),
+        ("/load /no/such", "There is no file /no/such."), ("/load a\0b", "is no file a"),
+        ("/attach /", "/ is a folder."), ("/load /dev/null", "/dev/null is a device"),
         ("/load ~nobody-of-that-name/x", "home folder"),
         ("/save x.md", "no conversation yet"),
     ],
@@ -160,6 +163,10 @@ async def test_save(tmp_path: Path) -> None:
         prompt(pilot).clear()
         await command(pilot, f"/save {tmp_path / 'file' / 'x.md'}".replace("file", "my chat.md"))
         assert "cannot be written" in note(pilot)
+        prompt(pilot).clear()
+        await command(pilot, f"/save {tmp_path / 'new' / 'x.md'}")
+        assert note(pilot) == f"There is no folder {tmp_path / 'new'}."
+        assert not (tmp_path / "new").exists()
 
 
 async def test_load(tmp_path: Path) -> None:
@@ -226,7 +233,7 @@ def test_files_that_are_no_text(data: bytes, problem: str, tmp_path: Path) -> No
 
 
 def test_a_folder_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a file"):
+    with pytest.raises(UserError, match="is a folder"):
         read_text(tmp_path)
 
 
@@ -318,7 +325,7 @@ async def test_pin() -> None:
 async def test_presets(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     preferences = Preferences(UserConfig(file))
-    session = FakeSession([], default_settings=Settings(temperature=0.2))
+    session = FakeSession([], model_settings=Settings(temperature=0.2))
     async with chat(session, preferences=preferences) as pilot:
         await command(pilot, "/preset")
         assert note(pilot) == NO_PRESETS
@@ -334,8 +341,30 @@ async def test_presets(tmp_path: Path) -> None:
         assert note(pilot) == "brief: top_k 9, “Be brief.”"
         await command(pilot, "/preset brief")
         assert session.settings == Settings("Be brief.", temperature=0.2, top_k=9)
+        assert note(pilot) == f"The preset brief is used {FROM_NEXT}: top_k 9, “Be brief.”"
         await command(pilot, "/preset brif")
         assert "Did you mean 'brief'?" in note(pilot)
+        prompt(pilot).clear()
+        await command(pilot, "/preset default")
+        assert session.settings == Settings(temperature=0.2)
+        assert note(pilot) == f"There is no preset {FROM_NEXT}."
+        await command(pilot, "/preset save default")
+        assert "another name" in note(pilot)
+
+
+async def test_the_preset_of_the_run_is_saved_and_left(tmp_path: Path) -> None:
+    pirate = Settings("Be a pirate.", template="vicuna", temperature=0.2)
+    session = FakeSession([], settings=pirate, default_settings=pirate)
+    config = UserConfig(tmp_path / "config.toml", presets={"old": {"top_k": 1}})
+    async with chat(session, preferences=Preferences(config)) as pilot:
+        await command(pilot, "/preset save old")
+        assert "The preset old is replaced" in note(pilot)
+        saved = read_config(tmp_path / "config.toml").presets["old"]
+        assert saved == {"system": "Be a pirate.", "template": "vicuna", "temperature": 0.2}
+        await command(pilot, "/set temperature default")
+        assert session.settings.temperature == Settings().temperature
+        await command(pilot, "/preset none")
+        assert session.settings == Settings(template="vicuna")
 
 
 async def test_attach(tmp_path: Path) -> None:
@@ -360,6 +389,35 @@ async def test_attach(tmp_path: Path) -> None:
         await until(pilot, lambda: conversation(pilot)[1:] == ["Good."])
         await until(pilot, lambda: not is_answering(pilot))
         assert session.messages[0].text == f"{sent}!"
+
+
+async def test_backspace_removes_the_line_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("word")
+    async with chat(FakeSession([])) as pilot:
+        await command(pilot, f"/attach {tmp_path / 'a.txt'}")
+        line = "[a.txt, 1 tokens]"
+        await pilot.press("h", "i", "backspace", "backspace", "backspace")
+        assert prompt(pilot).text == line  # the cursor is at its end
+        await pilot.press("backspace")
+        assert prompt(pilot).text == ""
+        prompt(pilot).text = f"{line}\nhi"
+        prompt(pilot).move_cursor((0, 3))
+        await pilot.press("backspace")
+        assert prompt(pilot).text == "hi" and prompt(pilot).cursor_location == (0, 0)
+
+
+async def test_attach_below_other_text_keeps_it(tmp_path: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text("word")
+    session = FakeSession([])
+    async with chat(session) as pilot:
+        await command(pilot, f"/attach {tmp_path / 'one.txt'}")
+        await command(pilot, f"Compare\n/attach {tmp_path / 'two.txt'}")
+        both = "[one.txt, 1 tokens]\nCompare\n[two.txt, 1 tokens]\n"
+        assert prompt(pilot).text == both and not session.messages
+        await command(pilot, "/attach /no/such")
+        assert prompt(pilot).text == f"{both}/attach /no/such" and "/no/such" in note(pilot)
+        assert not session.messages
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Runs slash commands: ``/set temperature 0.3``."""
 
 import asyncio
+import contextlib
 import difflib
+import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -19,10 +21,12 @@ from llama_cpu.system.safe_reading import read_small_file
 from llama_cpu.system.text import printable
 from llama_cpu.tui.actions import COMMANDS, OTHER_NAMES
 from llama_cpu.tui.controllers.view import ChatView
-from llama_cpu.tui.presets import summary
+from llama_cpu.tui.presets import WITHOUT, quoted, summary, values_of, without_preset
+from llama_cpu.tui.slash_commands import split_command
 
 LONGEST_FILE = 1 << 22  # bytes; about a million tokens
 NO_PRESETS = "There are no presets yet; /preset save NAME keeps the present settings as one."
+FROM_NEXT = "from the next answer on"
 DEFAULT = "default"  # the value that resets a setting
 
 
@@ -31,7 +35,8 @@ class SlashCommands:
 
     def __init__(self, view: ChatView) -> None:
         self._view = view
-        self._text = ""
+        self._text = ""  # of the prompt when the command was sent
+        self._kept = ""  # the part of it above the command
         self._works: dict[str, Callable[[str], Awaitable[None]]] = {
             "system": self._system,
             "set": self._set,
@@ -44,7 +49,8 @@ class SlashCommands:
     async def run(self, text: str) -> None:
         """Run a command and empty the input, or show what is wrong and leave the text there."""
         self._text = text
-        name, _, rest = text[1:].strip().partition(" ")
+        self._kept, line = split_command(text)
+        name, _, rest = line[1:].strip().partition(" ")
         name = OTHER_NAMES.get(name, name)
         self._view.tell("")
         try:
@@ -59,7 +65,12 @@ class SlashCommands:
             self._view.tell(str(error), kind="problem")
 
     def _take(self) -> None:
-        if self._view.input.text == self._text:  # the user has not written on
+        if self._view.input.text != self._text:  # the user has written on
+            return
+        if self._kept:
+            self._view.input.lay_aside()
+            self._view.input.put_back_draft(self._kept)
+        else:
             self._view.input.take()
 
     def _tell(self, text: str) -> None:
@@ -72,7 +83,7 @@ class SlashCommands:
             shown = settings.system or "(none)"
             self._tell(f"The system prompt: {shown}\n/set system {DEFAULT} removes it.")
             return
-        self._apply(replace(settings, system=text))
+        self._apply(replace(settings, system=text), f"{_named('system', text)} {FROM_NEXT}.")
 
     async def _set(self, text: str) -> None:
         name, _, value = text.partition(" ")
@@ -86,13 +97,10 @@ class SlashCommands:
             self._tell(_shown(name, settings))
             return
         if value.strip() == DEFAULT:
-            defaults = replace(self._view.session.default_settings, system="")
-            self._apply(replace(settings, **{name: getattr(defaults, name)}))
-            return
-        try:
-            self._apply(replace(settings, **{name: SETTINGS[name].parsed(value.strip())}))
-        except ValueError as error:
-            raise UserError(f"/set: {name} {error}.") from error
+            chosen = getattr(self._view.session.model_settings, name)
+        else:
+            chosen = _parsed(name, value.strip())
+        self._apply(replace(settings, **{name: chosen}), f"{_named(name, chosen)} {FROM_NEXT}.")
 
     async def _preset(self, text: str) -> None:
         name, _, rest = text.partition(" ")
@@ -101,15 +109,27 @@ class SlashCommands:
             listed = "\n".join(summary(each, settings) for each, settings in presets.all.items())
             self._tell(listed or NO_PRESETS)
         elif name == "save":
-            await asyncio.to_thread(presets.save, rest.strip(), own_settings(session))
-            self._tell(f"The preset {rest.strip()} is saved; /preset {rest.strip()} uses it.")
+            await self._save_preset(rest.strip())
+        elif name in WITHOUT and name not in presets.all:
+            self._apply(without_preset(session), f"There is no preset {FROM_NEXT}.")
         else:
-            self._apply(session.default_settings.updated(presets.get(name)))
+            values = presets.get(name)
+            self._apply(
+                without_preset(session).updated(values),
+                f"The preset {name} is used {FROM_NEXT}: {values_of(values)}",
+            )
 
-    def _apply(self, settings: Settings) -> None:
+    async def _save_preset(self, name: str) -> None:
+        presets = self._view.presets
+        done = "replaced" if name in presets.all else "saved"
+        await asyncio.to_thread(presets.save, name, own_settings(self._view.session))
+        self._tell(f"The preset {name} is {done}; /preset {name} uses it.")
+
+    def _apply(self, settings: Settings, note: str) -> None:
         self._view.session.apply(settings)
-        self._take()
         self._view.settings_changed()
+        self._view.input.say("")  # the note says more
+        self._tell(note)
 
     async def _save(self, text: str) -> None:
         path = _path(text, "/save")
@@ -117,7 +137,7 @@ class SlashCommands:
         if not any(message.role != "system" for message in messages):
             raise UserError("There is no conversation yet to save.")
         markdown = markdown_of(self._view.session)
-        await asyncio.to_thread(write_text, path, markdown)
+        await asyncio.to_thread(_write_new, path, markdown)
         self._tell(f"Saved as {path}.")
 
     async def _load(self, text: str) -> None:
@@ -136,9 +156,17 @@ class SlashCommands:
                 f"{self._view.session.context_size:,}; attach a part of it."
             )
         if await self._is_wanted(path, count, "Attach"):
-            self._take()
             file = attachment(printable(path.name), loaded, count)
-            self._view.input.put_back_draft(f"{self._view.attachments.add(file)}\n")
+            self._put(f"{self._view.attachments.add(file)}\n")
+
+    def _put(self, line: str) -> None:
+        """Put the line of a file in place of the command, or first if the user has written on."""
+        self._take()
+        field = self._view.input
+        if self._kept and field.text == self._kept:
+            field.lay_aside()
+            line = f"{self._kept}\n{line}"
+        field.put_back_draft(line)
 
     async def _read(self, path: Path) -> tuple[str, int]:
         """The text of a file and its number of tokens. Raises UserError."""
@@ -177,6 +205,24 @@ def _closest(name: str, names: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name, list(names), 1)), "")
 
 
+def _parsed(name: str, text: str) -> Any:
+    """The value of a setting. Raises UserError."""
+    try:
+        return SETTINGS[name].parsed(text)
+    except ValueError as error:
+        raise UserError(f"/set: {name} {error}.") from error
+
+
+def _named(name: str, value: Any) -> str:
+    """The beginning of a sentence about a new value: ``temperature is 0.5``."""
+    text = " ".join(str(value).split())
+    if value is None or not text:
+        return f"{name} has its default"
+    if name == "system":
+        return f"The system prompt is {quoted(text)}"
+    return f"{name} is {text}"
+
+
 def _shown(name: str, settings: Settings) -> str:
     value = getattr(settings, name)
     shown = DEFAULT if value is None or value == "" else value
@@ -185,8 +231,8 @@ def _shown(name: str, settings: Settings) -> str:
 
 
 def own_settings(session: Session) -> dict[str, Any]:
-    """The settings that differ from those of a new conversation without a system prompt."""
-    defaults = replace(session.default_settings, system="").as_dict()
+    """The settings that differ from those of the model itself."""
+    defaults = session.model_settings.as_dict()
     present = session.settings.as_dict()
     return {name: value for name, value in present.items() if value != defaults[name]}
 
@@ -208,10 +254,7 @@ def read_text(path: Path) -> str:
 
     Raises UserError if it is not text, empty, or larger than LONGEST_FILE.
     """
-    try:
-        size = path.stat().st_size
-    except (OSError, ValueError):
-        size = 0  # reading it says what is wrong
+    size = _size_of_file(path)
     if size > LONGEST_FILE:
         raise UserError(f"{path} has {size:,} bytes; no model can read that much.")
     data = read_small_file(path, "the text")
@@ -226,6 +269,32 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise UserError(f"{path} is empty.")
     return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _size_of_file(path: Path) -> int:
+    """The size in bytes; 0 if it is unknown, so that reading says what is wrong.
+
+    Raises UserError if it is no file.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except (OSError, ValueError):
+        return 0
+    if stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path} is a folder.")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is a device or a pipe, not a text file.")
+    return found.st_size
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file into a folder that exists. Raises UserError."""
+    with contextlib.suppress(OSError, ValueError):  # writing says what is wrong
+        if not path.parent.exists():
+            raise UserError(f"There is no folder {path.parent}.")
+    write_text(path, text)
 
 
 def markdown_of(session: Session) -> str:

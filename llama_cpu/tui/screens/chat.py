@@ -31,7 +31,7 @@ from llama_cpu.tui.controllers.panels import Panels
 from llama_cpu.tui.controllers.slash import SlashCommands
 from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, TurnActions
 from llama_cpu.tui.controllers.view import Branch, ScreenState
-from llama_cpu.tui.presets import Presets
+from llama_cpu.tui.presets import Presets, choices, in_use
 from llama_cpu.tui.screens.ask import Ask
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.conversation_view import ConversationView
@@ -129,6 +129,7 @@ class ChatScreen(Screen[None]):
             return
         if self._is_demo and not self.conversation.line:
             self.conversation_view.add_notice(about.demo_notice(self._keymap), kind="demo")
+        self.input.is_file_line = self.attachments.is_line
         self.cache_work.begin()
         await self.answering.show()
         self.answering.say_if_cut()
@@ -355,10 +356,8 @@ class ChatScreen(Screen[None]):
                 session.settings,
                 session.context_size,
                 session.apply,
-                {
-                    name: session.default_settings.updated(values)
-                    for name, values in self.presets.all.items()
-                },
+                choices(session, self.presets.all),
+                in_use(session.settings, self.presets.all),
             )
             self.app.push_screen(screen, lambda done: self.settings_changed() if done else None)
 

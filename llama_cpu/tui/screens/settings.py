@@ -36,10 +36,15 @@ class SettingsScreen(ModalScreen[bool]):
         context_size: int,
         apply: Callable[[Settings], None],
         presets: Mapping[str, Settings],
+        preset: str = "",
     ) -> None:
-        """``presets``: all settings of each preset; choosing one fills in the fields."""
+        """``presets``: all settings of each preset; choosing one fills in the fields.
+
+        ``preset``: the one in use; "": none.
+        """
         super().__init__()
         self._presets = presets
+        self._preset = preset
         self._settings = settings
         self._context_size = context_size
         self._apply = apply
@@ -63,6 +68,12 @@ class SettingsScreen(ModalScreen[bool]):
             with Horizontal():
                 yield Button("Cancel (Esc)", id="cancel")
                 yield Button("Apply (Ctrl+S)", id="apply", variant="primary")
+
+    def on_mount(self) -> None:
+        """Show the preset in use, without filling in its values again."""
+        if self._preset:
+            with self.prevent(Select.Changed):
+                self.query_one("#preset", Select).value = self._preset
 
     def _row(self, name: str, value: Any) -> ComposeResult:
         from llama_cpu.chat.templates import NAMED_TEMPLATES

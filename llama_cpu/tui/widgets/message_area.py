@@ -11,8 +11,13 @@ from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
 from llama_cpu.system.text import printable
-from llama_cpu.tui.path_completion import path_begun, path_completions, shared_beginning
-from llama_cpu.tui.slash_commands import as_message, completions, is_command, is_complete
+from llama_cpu.tui.path_completion import (
+    choices_note,
+    path_begun,
+    path_completions,
+    shared_beginning,
+)
+from llama_cpu.tui.slash_commands import as_message, completions, is_complete, split_command
 from llama_cpu.tui.widgets.message_input import MessageInput
 
 COUNT_SECONDS = 0.3  # minimum time between two counts of the tokens
@@ -154,13 +159,16 @@ class MessageArea(Vertical):
         if not (begun := path_begun(text)):
             return
         command, path = begun
-        found = [command + each for each in await asyncio.to_thread(path_completions, path)]
+        paths = await asyncio.to_thread(path_completions, path)
+        found = [command + each for each in paths]
         if text != self._input.text or not found:  # the user has typed on
             return
         shared = shared_beginning(found)
         if len(found) == 1 or len(shared) > len(text):
             self._complete(shared)
+            self.tell(choices_note(paths) if len(paths) > 1 else "")
         else:
+            self.tell("")  # there is room for one of them
             self._menu.show([(each, printable(each.removeprefix(command))) for each in found])
 
     def _take_menu_key(self, key: str) -> bool:
@@ -203,7 +211,7 @@ class MessageArea(Vertical):
     async def _count_in_thread(self, text: str) -> None:
         began = time.monotonic()
         try:
-            is_message = bool(text.strip()) and not is_command(text)
+            is_message = bool(text.strip()) and not split_command(text)[1]
             message = as_message(text)
             count = await asyncio.to_thread(self._count_tokens, message) if is_message else 0
         finally:

@@ -8,7 +8,7 @@ from textual.message import Message
 from llama_cpu.system.text import cleaned
 from llama_cpu.tui.actions import Scope, bindings
 from llama_cpu.tui.input_history import InputHistory
-from llama_cpu.tui.slash_commands import as_message, as_typed, is_command
+from llama_cpu.tui.slash_commands import as_message, as_typed, split_command
 from llama_cpu.tui.user_keys import keys_of, shown
 from llama_cpu.tui.widgets.fields import TextField
 
@@ -27,7 +27,10 @@ class MessageInput(TextField):
             self.text = text
 
     class Command(Message):
-        """The user sent a slash command. Its text stays in the box until the screen takes it."""
+        """The user sent a slash command. Its text stays in the box until the screen takes it.
+
+        ``text``: all that is in the box; see ``split_command``.
+        """
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -47,11 +50,13 @@ class MessageInput(TextField):
         self.input_history = InputHistory()
         # Called with each key first; returns whether it has handled the key.
         self.before_key: Callable[[str], bool] = lambda key: False
+        # Whether a line stands for an attached file, so that it is only deleted as a whole.
+        self.is_file_line: Callable[[str], bool] = lambda line: False
         self._hint = self._count = ""
 
     def action_send(self) -> None:
         """Post the text as a message or a command, unless it is empty."""
-        if is_command(self.text):
+        if split_command(self.text)[1]:
             self.post_message(self.Command(self.text))
         elif self.text.strip():
             self.post_message(self.Sent(self.text))
@@ -59,6 +64,32 @@ class MessageInput(TextField):
     def action_newline(self) -> None:
         """Begin a new line at the cursor."""
         self.replace("\n", *self.selection, maintain_selection_offset=False)
+
+    def action_delete_left(self) -> None:
+        """Delete the character before the cursor, or the line of a file that it is in."""
+        if self.cursor_location[1] == 0 or not self._delete_file():
+            super().action_delete_left()
+
+    def action_delete_word_left(self) -> None:
+        """Delete the word before the cursor, or the line of a file that it is in."""
+        if self.cursor_location[1] == 0 or not self._delete_file():
+            super().action_delete_word_left()
+
+    def action_delete_right(self) -> None:
+        """Delete the character after the cursor, or the line of a file that it is in."""
+        if self.cursor_at_end_of_line or not self._delete_file():
+            super().action_delete_right()
+
+    def _delete_file(self) -> bool:
+        """Delete the cursor's line if it stands for a file; return whether it does."""
+        row = self.cursor_location[0]
+        line = str(self.document.get_line(row))
+        if not self.selection.is_empty or not self.is_file_line(line):
+            return False
+        is_last = row == self.document.line_count - 1
+        end = (row, len(line)) if is_last else (row + 1, 0)
+        self.delete((row, 0), end, maintain_selection_offset=False)
+        return True
 
     def take(self) -> str:
         """Empty the box and return the message; it becomes part of the history."""
