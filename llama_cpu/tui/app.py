@@ -322,12 +322,12 @@ class ChatApp(App[int]):
             self.session.close()
 
     async def action_interrupt(self) -> None:
-        """Stop what the model does; if it does nothing, ask whether to quit.
+        """Stop what the model does; if it does nothing or is being loaded, ask whether to quit.
 
         Asked again, quit.
         """
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
-        if chat and chat.is_at_work and not self.is_leaving:
+        if chat and chat.is_computing and not self.is_leaving:
             chat.action_stop()
         elif self.is_leaving or isinstance(self.screen, QuitQuestion):
             await self.action_quit()

@@ -19,6 +19,7 @@ from llama_cpu.tui.controllers.answering import NO_TAKE_BACK
 from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, STILL_WAITING
 from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.confirm import QuitQuestion
 from tests.support.terminal import ROOT, Terminal
 from tests.tui.driving import (
     ask,
@@ -106,6 +107,22 @@ async def test_a_message_that_waits_is_taken_back() -> None:
         assert prompt(pilot).text == "Which colour has a fox?\nNow"
         await pilot.press("ctrl+q")
     assert pilot.app.return_value == 130
+
+
+async def test_ctrl_c_asks_before_it_ends_a_load() -> None:
+    gate = Gate(FakeSession())
+    async with loading(gate) as pilot:
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: isinstance(pilot.app.screen, QuitQuestion))
+        await pilot.press("n")
+        await until(pilot, lambda: screen(pilot).is_active)
+        assert screen(pilot).is_loading and pilot.app.is_running
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: isinstance(pilot.app.screen, QuitQuestion))
+        gate.opens()  # goes on behind the question
+        await until(pilot, lambda: screen(pilot).has_model)
+        await pilot.press("y")
+    assert pilot.app.return_value == 0
 
 
 async def test_other_conversations_are_read_while_the_model_is_loading() -> None:

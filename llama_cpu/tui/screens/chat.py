@@ -432,8 +432,13 @@ class ChatScreen(Screen[None]):
     @property
     def is_at_work(self) -> bool:
         """Whether there is something to stop: an answer, a load, or work on the KV cache."""
+        return self.is_computing or self.is_loading
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether there is something to stop other than a load."""
         is_answering = self.answering.is_answering or self.answering.is_waiting
-        return is_answering or self.cache_work.is_active or self.is_loading
+        return is_answering or self.cache_work.is_active
 
     @property
     def _esc_is_elsewhere(self) -> bool:
