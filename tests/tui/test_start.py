@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual._xterm_parser import XTermParser
 from textual.pilot import Pilot
 
 from llama_cpu.cli.chat import _chat_in_app
@@ -187,6 +188,22 @@ async def test_keys_before_the_prompt_are_kept(monkeypatch: pytest.MonkeyPatch) 
     gate = Gate(FakeSession())
     async with loading(gate) as pilot:
         await until(pilot, lambda: prompt(pilot).text == "hi there")
+
+
+async def test_enter_before_the_terminal_is_raw_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = ChatApp.on_mount
+
+    def typed_before(app: ChatApp) -> None:
+        parser = XTermParser()
+        for event in parser.feed("a\nb\n"):  # type: ignore[attr-defined]
+            app.post_message(event)
+        mount(app)
+
+    monkeypatch.setattr(ChatApp, "on_mount", typed_before)
+    gate = Gate(FakeSession([script("Red.")]))
+    async with loading(gate) as pilot:
+        await until(pilot, lambda: waits(pilot))
+        assert conversation(pilot)[0] == "You\na\nb" and not prompt(pilot).text
 
 
 FIRST_FRAME = """
