@@ -9,7 +9,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Prefill, StopReason, TurnsDropped
 from llama_cpu.tui.actions import KEYED, Scope
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.controllers.answering import ENDINGS, unfinished
+from llama_cpu.tui.controllers.answering import ENDINGS, REPEATED, unfinished
 from llama_cpu.tui.controllers.turn_actions import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.number_format import row
 from llama_cpu.tui.screens.confirm import Confirm
@@ -255,7 +255,7 @@ async def test_an_answer_that_fails_before_its_first_word() -> None:
     [
         (Finished(StopReason.LENGTH), ENDINGS[StopReason.LENGTH]),
         (Finished(StopReason.CONTEXT), ENDINGS[StopReason.CONTEXT]),
-        (Finished(StopReason.REPETITION), ENDINGS[StopReason.REPETITION]),
+        (Finished(StopReason.REPETITION), REPEATED),
         (Finished(StopReason.FAILED, message="The model broke."), "The model broke."),
     ],
 )
@@ -265,7 +265,9 @@ async def test_how_an_answer_ended_is_said(finished: Finished, notice: str) -> N
         await ask_and_wait(pilot, "Hi")
         assert conversation(pilot)[1:] == ["Some text", notice]
     if finished.reason in ENDINGS:  # and when it is opened again
-        assert unfinished(session.conversation.line[-1]) == notice
+        answer = session.conversation.line[-1]
+        assert unfinished(answer, can_vary=True) == notice
+        assert unfinished(answer, can_vary=False) == ENDINGS[finished.reason]
 
 
 async def test_held_back_text_is_added_in_the_end() -> None:
