@@ -258,7 +258,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "pin", "p", "Pin", "pin the conversation, or unpin it", Scope.SIDEBAR,
-        run="request('pin')",
+        run="request('pin')", footer="Pin",
     ),
     Action(
         "search", "slash", "Search", "search all conversations", Scope.SIDEBAR, footer="Search",

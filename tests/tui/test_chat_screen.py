@@ -332,7 +332,16 @@ async def test_progress_of_a_long_prompt() -> None:
         await ask(pilot, "Hi")
         await until(pilot, lambda: "512 of 2,048" in text_of(pilot, "TimingPanel"))
         assert text_of(pilot, "#summary").startswith("reading 512/2048 at 256 tok/s · ")
-        assert "reading the prompt" in screen_text(pilot)
+        assert "Test model is reading the prompt" in screen_text(pilot)  # one space
+        await pilot.press("escape")
+        summary = "stopped, read 512/2048 · "
+        await until(pilot, lambda: text_of(pilot, "#summary").startswith(summary))
+        session.context_used = 400  # of the conversation before
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        summary = "no answer yet · ctx 0/4096"
+        await until(pilot, lambda: text_of(pilot, "#summary").startswith(summary))
 
 
 async def test_a_narrow_screen_folds_the_panels() -> None:

@@ -108,7 +108,9 @@ async def test_what_is_asked_next_follows_the_answer_that_is_shown() -> None:
 async def test_without_alternatives() -> None:
     async with chat(FakeSession([], CUT)) as pilot:
         await pilot.press("alt+right")
-        await until(pilot, lambda: prompt(pilot).border_subtitle == NO_ALTERNATIVES + WRITES_ANOTHER)
+        await until(
+            pilot, lambda: prompt(pilot).border_subtitle == NO_ALTERNATIVES + WRITES_ANOTHER
+        )
 
 
 async def test_a_regenerated_answer_stopped_before_its_first_word() -> None:

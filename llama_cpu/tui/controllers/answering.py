@@ -232,6 +232,7 @@ class Answering:
                 ending = await self._show_events(events, answer) or ending
         finally:  # even if the app is being closed
             stream.stop()
+            self.timings.is_stopped = True
         await answer.finish()
         await self._end(stream, answer, take_back)
         if ending:

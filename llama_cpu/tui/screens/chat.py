@@ -54,6 +54,8 @@ class ChatScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (ROOM_FOR_SIDEBAR, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-short"), (30, "-tall")]
     BINDINGS = bindings(Scope.CHAT)
+    # Else it would be the first field, that of the list, and the footer would show the list's keys.
+    AUTO_FOCUS = "MessageInput"
 
     class Ready(Message):
         """The prompt has the focus, or gets it at once."""
@@ -485,9 +487,13 @@ class ChatScreen(Screen[None]):
 
     @property
     def _filling(self) -> tuple[int, int]:
-        """Tokens in the KV cache, and tokens that it can hold; 0 without a model."""
+        """Tokens in the KV cache, and tokens that it can hold; 0 without a model.
+
+        The cache of the conversation before is no use of a new one.
+        """
         session = self._session
-        return (session.context_used, session.context_size) if session else (0, 0)
+        used = session.context_used if session and self.conversation.line else 0
+        return used, session.context_size if session else 0
 
     def _show_memory(self) -> None:
         if self.is_retired:
