@@ -100,6 +100,8 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _plain_chat(args: argparse.Namespace) -> int:
+    if sys.stderr.isatty():  # importing PyTorch takes seconds
+        print("Loading the model...", file=sys.stderr)
     from llama_cpu.chat.open_conversation import open_conversation
     from llama_cpu.cli.plain_chat import run_plain_chat
     from llama_cpu.loading.plan import plan_from_arguments

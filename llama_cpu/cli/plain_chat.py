@@ -23,7 +23,7 @@ HELP = """\
   /new, /clear  begin a new conversation
   /help, /?     show this list
   /bye, /quit   leave; so does Ctrl+D
-Two slashes begin a message with one of these words: //help. All other commands need the app."""
+Two slashes begin a message with a command's name: //help. All other commands need the app."""
 OTHER_NAMES = {"clear": "new", "?": "help", "bye": "quit"}
 NAMES = ("new", "help", "quit")
 DELETED = (
@@ -50,6 +50,9 @@ def run_plain_chat(plan: LoadPlan, args: argparse.Namespace, conversation: Conve
                 break
             if command:
                 _perform(command, session)
+            elif problem := problem_of(line):
+                _note(printable(problem))
+                all_answered = False
             elif line.strip():
                 all_answered &= _answer(session, as_message(line))
         session.save_cache(ignore_progress, Flag())
@@ -65,9 +68,24 @@ def command_of(line: str) -> str:
     return OTHER_NAMES.get(name, name) if is_command else ""
 
 
+def problem_of(line: str) -> str:
+    """Why a line is not sent: it is a command of the app, or one word like an unknown command."""
+    name, *others = line[1:].split() or [""]
+    if not name or not line.startswith(f"/{name}") or command_of(line):
+        return ""
+    from llama_cpu.tui.actions import COMMANDS  # imports Textual, which most chats do not need
+
+    if name in COMMANDS and name not in NAMES:
+        return f"/{name} works in the app only; //{name} begins a message."
+    if others or not name.isidentifier():
+        return ""
+    return f"Unknown command /{name}; /help lists the commands, //{name} begins a message."
+
+
 def as_message(line: str) -> str:
     """The message of a line, without the extra slash before a command's name."""
-    return line[1:] if line.startswith("//") and command_of(line[1:]) else line
+    is_escaped = line.startswith("//") and (command_of(line[1:]) or problem_of(line[1:]))
+    return line[1:] if is_escaped else line
 
 
 def _perform(command: str, session: ChatSession) -> None:

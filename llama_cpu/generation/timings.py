@@ -19,6 +19,7 @@ class Timings:
     prompt_done: int = 0  # prompt tokens computed so far
     prefill_seconds: float = 0.0
     token_seconds: list[float] = field(default_factory=list)
+    is_stopped: bool = False  # the answer has ended, perhaps before its first token
     drafted_tokens: int = 0  # accepted draft tokens, which needed no pass of their own
 
     def observe(self, event: Event) -> None:

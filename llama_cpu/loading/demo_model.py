@@ -35,8 +35,8 @@ _STALE_SECONDS = 24 * 3600
 def demo_notice() -> str:
     """Say, outside the app, that answers come from the demo model, and how to get a better one."""
     return (
-        "This is a small demo model, often wrong. A better one: llama-cpu pull ORG/REPO, or put "
-        f"its files into {model_folder()}."
+        "This is a small demo model, often wrong. A better one: python -m llama_cpu pull ORG/REPO, "
+        f"or put its files into {model_folder()}."
     )
 
 

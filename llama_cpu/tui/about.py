@@ -25,4 +25,4 @@ def title(session: ModelInfo) -> str:
 def demo_notice(keymap: Mapping[str, str]) -> str:
     """Say in one line how to get from the demo model to a better one."""
     key = shown(keys_of("models", keymap).split(",")[0])
-    return f"A small demo model, often wrong. Better ones: {key}, or llama-cpu pull."
+    return f"A small model, often wrong. Better: {key} or python -m llama_cpu pull."

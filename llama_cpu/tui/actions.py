@@ -258,7 +258,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "pin", "p", "Pin", "pin the conversation, or unpin it", Scope.SIDEBAR,
-        run="request('pin')",
+        run="request('pin')", footer="Pin",
     ),
     Action(
         "search", "slash", "Search", "search all conversations", Scope.SIDEBAR, footer="Search",
@@ -427,7 +427,7 @@ def bindings(scope: Scope) -> list[BindingType]:
 def _own_bindings(scope: Scope) -> list[Binding]:
     return [
         Binding(
-            action.keys,
+            _in_both_cases(action.keys),
             action.to_run,
             action.footer or action.label,
             show=bool(action.footer),
@@ -439,3 +439,16 @@ def _own_bindings(scope: Scope) -> list[Binding]:
         for action in KEYED.values()
         if action.scope is scope
     ]
+
+
+def _in_both_cases(keys: str) -> str:
+    """Add the capital after each letter, as pages name their keys in capitals.
+
+    A key of config.toml stays as it is written there, and takes a capital from another action.
+    """
+    both = [f"{key},{key.upper()}" if _is_letter(key) else key for key in keys.split(",")]
+    return ",".join(both)
+
+
+def _is_letter(key: str) -> bool:
+    return len(key) == 1 and key.isalpha()

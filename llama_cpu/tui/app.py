@@ -113,7 +113,7 @@ class ChatApp(App[int]):
         """Give the prompt what was typed before."""
         self._is_ready = True
         early, self._early_input = self._early_input, []
-        for event in early:
+        for event in _with_enter_at_the_end(early):
             await super().on_event(event)
 
     def _loading_screen(self, plan: ModelPlan, open_session: OpenSession) -> LoadingScreen:
@@ -322,12 +322,12 @@ class ChatApp(App[int]):
             self.session.close()
 
     async def action_interrupt(self) -> None:
-        """Stop what the model does; if it does nothing, ask whether to quit.
+        """Stop what the model does; if it does nothing or is being loaded, ask whether to quit.
 
         Asked again, quit.
         """
         chat = next((each for each in self.screen_stack if isinstance(each, ChatScreen)), None)
-        if chat and chat.is_at_work and not self.is_leaving:
+        if chat and chat.is_computing and not self.is_leaving:
             chat.action_stop()
         elif self.is_leaving or isinstance(self.screen, QuitQuestion):
             await self.action_quit()
@@ -381,6 +381,18 @@ def run_app(app: ChatApp, debug: bool = False) -> int:
     if failure := app.fault or app.failure:
         raise failure
     return exit_code if exit_code is not None else app.return_code or EXIT_OK
+
+
+def _with_enter_at_the_end(early: list[events.Event]) -> list[events.Event]:
+    """Take a line feed that comes last, before the prompt is there, for Enter.
+
+    Until the app has put the terminal into raw mode, Enter arrives as a line feed, as Ctrl+J does.
+    One that is followed by more is a new line, so that several lines stay one message.
+    """
+    last = early[-1] if early else None
+    if isinstance(last, events.Key) and last.key == "ctrl+j":
+        return [*early[:-1], events.Key("enter", "\r")]
+    return early
 
 
 def _sentence(error: Exception) -> str:

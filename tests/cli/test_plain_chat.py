@@ -9,7 +9,7 @@ import pytest
 from llama_cpu.chat.session_protocol import Session
 from llama_cpu.cli import plain_chat
 from llama_cpu.cli.main import main
-from llama_cpu.cli.plain_chat import as_message, command_of, run_plain_chat
+from llama_cpu.cli.plain_chat import as_message, command_of, problem_of, run_plain_chat
 from tests.tui.fakes import FakeSession, script
 
 
@@ -48,6 +48,25 @@ def test_which_lines_are_commands() -> None:
     names = ["help", "help", "new", "quit", "", "", "", ""]
     assert [command_of(line) for line in lines] == names
     assert as_message("//help") == "/help" and as_message("// a comment") == "// a comment"
+
+
+def test_commands_of_the_app_are_not_sent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = PlainSession([script("One."), script("Two.")])
+    lines = "/set temperature 1\n/zzz\n//zzz\n/etc/hosts is what?\n/bye\n"
+    assert chat(monkeypatch, session, lines) == 2
+    out, err = capsys.readouterr()
+    assert "/set works in the app only" in err and "Unknown command /zzz" in err
+    assert out == "One.\nTwo.\n"
+    assert [each.text for each in session.messages][::2] == ["/zzz", "/etc/hosts is what?"]
+
+
+def test_which_lines_are_refused() -> None:
+    refused = ("/set", "/system You are kind.", "/zzz", "/zzz ")
+    sent = ("//set x", "/zzz what is it?", "/etc/hosts?", "/ a", "/", "", "set", "//", "// a", "/?")
+    assert all(map(problem_of, refused)) and not any(map(problem_of, sent))
+    assert as_message("//set x") == "/set x" and as_message("//etc/hosts") == "//etc/hosts"
 
 
 def test_help_says_what_the_commands_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,5 +34,5 @@ async def test_the_demo_notice_is_one_line_until_something_is_sent() -> None:
 
 
 def test_the_notice_names_the_users_key() -> None:
-    assert "F3" in about.demo_notice({}) and "llama-cpu pull" in about.demo_notice({})
+    assert "F3" in about.demo_notice({}) and "llama_cpu pull" in about.demo_notice({})
     assert "F9" in about.demo_notice({"models": "f9"})

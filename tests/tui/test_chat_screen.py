@@ -9,7 +9,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, Prefill, StopReason, TurnsDropped
 from llama_cpu.tui.actions import KEYED, Scope
 from llama_cpu.tui.app import ChatApp
-from llama_cpu.tui.controllers.answering import ENDINGS, unfinished
+from llama_cpu.tui.controllers.answering import ENDINGS, REPEATED, unfinished
 from llama_cpu.tui.controllers.turn_actions import NOTHING_TO_REGENERATE, STILL_ANSWERING
 from llama_cpu.tui.number_format import row
 from llama_cpu.tui.screens.confirm import Confirm
@@ -255,7 +255,7 @@ async def test_an_answer_that_fails_before_its_first_word() -> None:
     [
         (Finished(StopReason.LENGTH), ENDINGS[StopReason.LENGTH]),
         (Finished(StopReason.CONTEXT), ENDINGS[StopReason.CONTEXT]),
-        (Finished(StopReason.REPETITION), ENDINGS[StopReason.REPETITION]),
+        (Finished(StopReason.REPETITION), REPEATED),
         (Finished(StopReason.FAILED, message="The model broke."), "The model broke."),
     ],
 )
@@ -265,7 +265,9 @@ async def test_how_an_answer_ended_is_said(finished: Finished, notice: str) -> N
         await ask_and_wait(pilot, "Hi")
         assert conversation(pilot)[1:] == ["Some text", notice]
     if finished.reason in ENDINGS:  # and when it is opened again
-        assert unfinished(session.conversation.line[-1]) == notice
+        answer = session.conversation.line[-1]
+        assert unfinished(answer, can_vary=True) == notice
+        assert unfinished(answer, can_vary=False) == ENDINGS[finished.reason]
 
 
 async def test_held_back_text_is_added_in_the_end() -> None:
@@ -330,7 +332,16 @@ async def test_progress_of_a_long_prompt() -> None:
         await ask(pilot, "Hi")
         await until(pilot, lambda: "512 of 2,048" in text_of(pilot, "TimingPanel"))
         assert text_of(pilot, "#summary").startswith("reading 512/2048 at 256 tok/s · ")
-        assert "reading the prompt" in screen_text(pilot)
+        assert "Test model is reading the prompt" in screen_text(pilot)  # one space
+        await pilot.press("escape")
+        summary = "stopped, read 512/2048 · "
+        await until(pilot, lambda: text_of(pilot, "#summary").startswith(summary))
+        session.context_used = 400  # of the conversation before
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        summary = "no answer yet · ctx 0/4096"
+        await until(pilot, lambda: text_of(pilot, "#summary").startswith(summary))
 
 
 async def test_a_narrow_screen_folds_the_panels() -> None:

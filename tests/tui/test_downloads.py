@@ -64,7 +64,7 @@ async def downloads(hub: Hub, size: tuple[int, int] = (100, 30)) -> AsyncIterato
     async with chat(FakeSession(), size, models=ModelSource(hub.find, pull=hub.pull)) as pilot:
         await pilot.press("f3")
         await until(pilot, lambda: "Nothing is known" in screen_text(pilot))
-        await pilot.press("d")
+        await pilot.press("D")  # as the page says; d is in the test of every key
         await until(pilot, lambda: isinstance(pilot.app.screen, DownloadScreen))
         await until(pilot, lambda: pilot.app.screen.query_one(Input).has_focus)
         yield pilot

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual.widget import Widget
 from textual.widgets import Input, OptionList
 
 from llama_cpu.history.store import History
 from llama_cpu.tui.screens.ask import Ask
+from llama_cpu.tui.screens.chat import ChatScreen
 from llama_cpu.tui.screens.confirm import Confirm
+from llama_cpu.tui.widgets.message_input import MessageInput
 from llama_cpu.tui.widgets.sidebar import NOTHING_FOUND, NOTHING_YET, Sidebar, day
 from tests.support.conversations import id_of
 from tests.tui.driving import (
@@ -27,6 +30,7 @@ from tests.tui.driving import (
     until,
 )
 from tests.tui.fakes import FakeSession, script, tokens
+from tests.tui.scenes import several_talks
 
 DAY = 24 * 3600
 
@@ -102,6 +106,19 @@ async def test_hidden_until_there_is_something_to_list() -> None:
         assert not screen(pilot).sidebar.display
         await pilot.press("ctrl+b")
         await until(pilot, lambda: titles(pilot) == ["▸ first"])
+
+
+async def test_the_list_never_has_the_focus_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    focused: list[type] = []
+    set_focus = ChatScreen.set_focus
+
+    def noted(screen: ChatScreen, widget: Widget | None, *rest: bool, **more: bool) -> None:
+        focused.append(type(widget))
+        set_focus(screen, widget, *rest, **more)
+
+    monkeypatch.setattr(ChatScreen, "set_focus", noted)
+    async with chat(several_talks(), WIDE):
+        assert set(focused) == {MessageInput}
 
 
 async def test_nothing_to_list() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual._xterm_parser import XTermParser
 from textual.pilot import Pilot
 
 from llama_cpu.cli.chat import _chat_in_app
@@ -19,6 +20,7 @@ from llama_cpu.tui.controllers.answering import NO_TAKE_BACK
 from llama_cpu.tui.controllers.turn_actions import LOADING, NO_MODEL, STILL_WAITING
 from llama_cpu.tui.model_source import ModelSource
 from llama_cpu.tui.screens.chat import ChatScreen
+from llama_cpu.tui.screens.confirm import QuitQuestion
 from tests.support.terminal import ROOT, Terminal
 from tests.tui.driving import (
     ask,
@@ -108,6 +110,22 @@ async def test_a_message_that_waits_is_taken_back() -> None:
     assert pilot.app.return_value == 130
 
 
+async def test_ctrl_c_asks_before_it_ends_a_load() -> None:
+    gate = Gate(FakeSession())
+    async with loading(gate) as pilot:
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: isinstance(pilot.app.screen, QuitQuestion))
+        await pilot.press("n")
+        await until(pilot, lambda: screen(pilot).is_active)
+        assert screen(pilot).is_loading and pilot.app.is_running
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: isinstance(pilot.app.screen, QuitQuestion))
+        gate.opens()  # goes on behind the question
+        await until(pilot, lambda: screen(pilot).has_model)
+        await pilot.press("y")
+    assert pilot.app.return_value == 0
+
+
 async def test_other_conversations_are_read_while_the_model_is_loading() -> None:
     gate = Gate(several_talks())
     gate.session.scripts = [script("Cold.")]
@@ -170,6 +188,22 @@ async def test_keys_before_the_prompt_are_kept(monkeypatch: pytest.MonkeyPatch) 
     gate = Gate(FakeSession())
     async with loading(gate) as pilot:
         await until(pilot, lambda: prompt(pilot).text == "hi there")
+
+
+async def test_enter_before_the_terminal_is_raw_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = ChatApp.on_mount
+
+    def typed_before(app: ChatApp) -> None:
+        parser = XTermParser()
+        for event in parser.feed("a\nb\n"):  # type: ignore[attr-defined]
+            app.post_message(event)
+        mount(app)
+
+    monkeypatch.setattr(ChatApp, "on_mount", typed_before)
+    gate = Gate(FakeSession([script("Red.")]))
+    async with loading(gate) as pilot:
+        await until(pilot, lambda: waits(pilot))
+        assert conversation(pilot)[0] == "You\na\nb" and not prompt(pilot).text
 
 
 FIRST_FRAME = """

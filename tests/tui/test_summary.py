@@ -41,5 +41,14 @@ def test_while_the_prompt_is_read() -> None:
     )
 
 
+def test_while_the_prompt_is_read_no_more() -> None:
+    timings = Timings(44, 3800, 512, 2.0, is_stopped=True)
+    assert line(timings, NARROW).startswith("stopped, read 512/3800 · reused 44+3800 · ctx")
+
+
+def test_without_a_model() -> None:
+    assert line(Timings(), NARROW, 0) == "no answer yet · 12.3 GiB · peak 12.6 GiB"
+
+
 def test_before_the_first_answer() -> None:
     assert line(Timings(), NARROW) == ("no answer yet · ctx 3900/4096 · 12.3 GiB · peak 12.6 GiB")

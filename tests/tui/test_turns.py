@@ -12,6 +12,7 @@ from llama_cpu.errors import UserError
 from llama_cpu.generation.events import Finished, StopReason
 from llama_cpu.history.rows import State
 from llama_cpu.history.store import History
+from llama_cpu.settings.generation_settings import Settings
 from llama_cpu.tui.controllers import copying
 from llama_cpu.tui.controllers.answering import UNFINISHED
 from llama_cpu.tui.controllers.turn_actions import (
@@ -21,6 +22,8 @@ from llama_cpu.tui.controllers.turn_actions import (
     NOTHING_TO_CONTINUE,
     NOTHING_TO_COPY,
     NOTHING_TO_EDIT,
+    VARIES,
+    WRITES_ANOTHER,
 )
 from llama_cpu.tui.screens.confirm import Confirm
 from llama_cpu.tui.widgets.message_views import Answer, FinishedAnswer, UserMessage
@@ -105,7 +108,9 @@ async def test_what_is_asked_next_follows_the_answer_that_is_shown() -> None:
 async def test_without_alternatives() -> None:
     async with chat(FakeSession([], CUT)) as pilot:
         await pilot.press("alt+right")
-        await until(pilot, lambda: prompt(pilot).border_subtitle == NO_ALTERNATIVES)
+        await until(
+            pilot, lambda: prompt(pilot).border_subtitle == NO_ALTERNATIVES + WRITES_ANOTHER
+        )
 
 
 async def test_a_regenerated_answer_stopped_before_its_first_word() -> None:
@@ -201,7 +206,12 @@ async def test_a_cut_answer_is_marked_and_continued(state: State) -> None:
         assert session.messages[-1].text == "two three four"
         assert session.conversation.line[-1].state is State.COMPLETE and len(session.messages) == 2
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: prompt(pilot).border_subtitle == NOTHING_TO_CONTINUE)
+        hint = NOTHING_TO_CONTINUE + WRITES_ANOTHER
+        await until(pilot, lambda: prompt(pilot).border_subtitle == hint)
+        session.settings = Settings(temperature=0)
+        await pilot.press("ctrl+g")
+        hint = NOTHING_TO_CONTINUE + VARIES
+        await until(pilot, lambda: prompt(pilot).border_subtitle == hint)
 
 
 async def test_a_message_without_an_answer_is_answered() -> None:

@@ -76,6 +76,20 @@ def test_the_table_is_well_formed() -> None:
         assert not action.command or action.scope in (Scope.APP, Scope.CHAT)
 
 
+async def test_letters_in_both_cases() -> None:
+    for scope in Scope:
+        keys = [key for each in bindings(scope) for key in each.key.split(",")]  # type: ignore[union-attr]
+        letters = {key for key in keys if len(key) == 1 and key.isalpha()}
+        assert letters == {key.swapcase() for key in letters}
+    async with chat(FakeSession([script("One.")]), preferences=with_keys(no="Y")) as pilot:
+        await ask_and_wait(pilot, "Hi")
+        await pilot.press("alt+d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("Y")  # which the user took from yes
+        await until(pilot, lambda: screen(pilot).is_active)
+        assert conversation(pilot) == ["You\nHi", "One."]
+
+
 def test_actions_that_users_have_named_in_their_config_are_still_there() -> None:
     """Names may be added here, never removed."""
     assert set(PUBLISHED.split()) <= KEYED.keys()

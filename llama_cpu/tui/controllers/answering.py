@@ -20,8 +20,7 @@ from llama_cpu.tui.messages import AnswerFailed
 ENDINGS = {
     StopReason.LENGTH: "The answer reached its maximum length; Ctrl+G continues it.",
     StopReason.CONTEXT: "The context is full: the answer ends here.",
-    StopReason.REPETITION: "The answer repeated itself and was ended; Ctrl+G continues it, Ctrl+R "
-    "writes another one.",
+    StopReason.REPETITION: "The answer repeated itself and was ended; Ctrl+G continues it.",
     StopReason.STOPPED: "Stopped; Ctrl+G continues.",
 }
 
@@ -29,6 +28,11 @@ UNFINISHED = {
     State.CUT: "The program ended during this answer; Ctrl+G continues it.",
     State.STOPPED: "This answer is unfinished; Ctrl+G continues it.",
 }
+
+# The same ending where Ctrl+R would write another answer: not at temperature 0.
+REPEATED = (
+    "The answer repeated itself and was ended; Ctrl+G continues it, Ctrl+R writes another one."
+)
 
 TakeBack = Callable[[str], None]
 
@@ -80,6 +84,11 @@ class Answering:
     def is_busy(self) -> bool:
         """Whether nothing else may change the conversation now."""
         return self.is_answering or self.is_waiting or self.changing.locked()
+
+    @property
+    def can_vary(self) -> bool:
+        """Whether the model answers differently each time, as far as is known."""
+        return self._view.has_model and self._view.session.settings.temperature > 0
 
     @contextlib.asynccontextmanager
     async def catching_up(self) -> AsyncIterator[None]:
@@ -143,7 +152,8 @@ class Answering:
         """If the last answer is unfinished, say that it can be continued."""
         line = self._conversation.line
         if line and line[-1].state in UNFINISHED:
-            self._view.conversation_view.add_notice(unfinished(line[-1]))
+            notice = unfinished(line[-1], self.can_vary)
+            self._view.conversation_view.add_notice(notice)
 
     # A message that was sent before the model was loaded
 
@@ -222,6 +232,7 @@ class Answering:
                 ending = await self._show_events(events, answer) or ending
         finally:  # even if the app is being closed
             stream.stop()
+            self.timings.is_stopped = True
         await answer.finish()
         await self._end(stream, answer, take_back)
         if ending:
@@ -273,15 +284,22 @@ class Answering:
         if finished.message:
             conversation_view.add_notice(finished.message, kind="problem")
         elif finished.reason in ENDINGS:
-            conversation_view.add_notice(ENDINGS[finished.reason])
+            conversation_view.add_notice(_ending(finished.reason, self.can_vary))
 
 
-def unfinished(answer: StoredMessage) -> str:
-    """The notice for a stored answer that is cut or stopped: why it ended, as far as known."""
+def _ending(reason: StopReason, can_vary: bool) -> str:
+    return REPEATED if can_vary and reason is StopReason.REPETITION else ENDINGS[reason]
+
+
+def unfinished(answer: StoredMessage, can_vary: bool) -> str:
+    """The notice for a stored answer that is cut or stopped: why it ended, as far as known.
+
+    ``can_vary``: whether another answer to the same message would be a different one.
+    """
     if answer.state is State.STOPPED and answer.runs:
         for reason in (StopReason.LENGTH, StopReason.CONTEXT, StopReason.REPETITION):
             if answer.runs[-1].ended == reason.value:
-                return ENDINGS[reason]
+                return _ending(reason, can_vary)
     return UNFINISHED[answer.state]
 
 

@@ -65,6 +65,7 @@ class ConversationActions:
             self._answering.timings = Timings()
             await self._leave_notices()
             await self._answering.change(conversation.clear)
+            view.show_timings()
             self._cache_work.begin()
             view.input.focus()
 

@@ -16,8 +16,10 @@ STILL_WAITING = "Your text is kept: one message is waiting for the model; Esc ta
 STILL_ANSWERING = "Your text is kept: Esc stops the answer, or wait and press Enter again"
 NOTHING_TO_REGENERATE = "There is no answer yet to write again"
 SAME_ANSWER = "At temperature 0 the answer stays the same; /set temperature 0.5 varies it"
-NOTHING_TO_CONTINUE = "The last answer is complete; Ctrl+R writes another one"
-NO_ALTERNATIVES = "There is no other answer; Ctrl+R writes one"
+NOTHING_TO_CONTINUE = "The last answer is complete"
+NO_ALTERNATIVES = "There is no other answer"
+WRITES_ANOTHER = "; Ctrl+R writes another one"
+VARIES = "; /set temperature 0.5, then Ctrl+R varies it"  # at temperature 0
 NOTHING_TO_COPY = "There is nothing to copy yet"
 NOTHING_TO_EDIT = "There is no message yet"
 NO_CODE = "The last answer has no code block"
@@ -153,7 +155,13 @@ class TurnActions:
             elif line and _may_go_on(line[-1]):
                 self._answering.go_on()
             else:
-                self._view.input.say(NOTHING_TO_CONTINUE)
+                self._view.input.say(NOTHING_TO_CONTINUE + self._how_to_get_another)
+
+    @property
+    def _how_to_get_another(self) -> str:
+        if not self._view.has_model:
+            return ""
+        return WRITES_ANOTHER if self._answering.can_vary else VARIES
 
     # Branches
 
@@ -174,7 +182,7 @@ class TurnActions:
                 if len(ids) > 1:
                     break
             else:
-                view.input.say(NO_ALTERNATIVES)
+                view.input.say(NO_ALTERNATIVES + self._how_to_get_another)
                 return
             self.cancel_editing()
             other = ids[(ids.index(message.id) + step) % len(ids)]

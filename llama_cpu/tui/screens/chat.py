@@ -54,6 +54,8 @@ class ChatScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (ROOM_FOR_SIDEBAR, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-short"), (30, "-tall")]
     BINDINGS = bindings(Scope.CHAT)
+    # Else it would be the first field, that of the list, and the footer would show the list's keys.
+    AUTO_FOCUS = "MessageInput"
 
     class Ready(Message):
         """The prompt has the focus, or gets it at once."""
@@ -433,8 +435,13 @@ class ChatScreen(Screen[None]):
     @property
     def is_at_work(self) -> bool:
         """Whether there is something to stop: an answer, a load, or work on the KV cache."""
+        return self.is_computing or self.is_loading
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether there is something to stop other than a load."""
         is_answering = self.answering.is_answering or self.answering.is_waiting
-        return is_answering or self.cache_work.is_active or self.is_loading
+        return is_answering or self.cache_work.is_active
 
     @property
     def _esc_is_elsewhere(self) -> bool:
@@ -481,9 +488,13 @@ class ChatScreen(Screen[None]):
 
     @property
     def _filling(self) -> tuple[int, int]:
-        """Tokens in the KV cache, and tokens that it can hold; 0 without a model."""
+        """Tokens in the KV cache, and tokens that it can hold; 0 without a model.
+
+        The cache of the conversation before is no use of a new one.
+        """
         session = self._session
-        return (session.context_used, session.context_size) if session else (0, 0)
+        used = session.context_used if session and self.conversation.line else 0
+        return used, session.context_size if session else 0
 
     def _show_memory(self) -> None:
         if self.is_retired:

@@ -125,5 +125,5 @@ def welcome_text(keymap: Mapping[str, str]) -> str:
         f"{key('help')} shows all keys, {key('command_palette')} all commands; / lists the slash "
         "commands.\n"
         f"{key('settings')} changes the system prompt, the temperature and so on.\n"
-        f"Better models: {key('models')} lists some, and llama-cpu pull ORG/REPO fetches one."
+        f"Better models: {key('models')} lists some; python -m llama_cpu pull ORG/REPO fetches one."
     )

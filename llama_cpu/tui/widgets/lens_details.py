@@ -24,7 +24,7 @@ _BAR = 8
 
 
 class LensDetails(Container):
-    """The figures of a token, and the most probable tokens at its place, to choose from."""
+    """The figures of a token, and the most probable others at its place, to choose from."""
 
     class Chosen(Message):
         """The user chose an alternative; ``number`` counts from 0."""
@@ -36,7 +36,7 @@ class LensDetails(Container):
     def compose(self) -> ComposeResult:
         yield Static(id="token", markup=False)
         with Container(id="others"):
-            yield Static("The most probable tokens here:", markup=False)
+            yield Static("The other tokens, most probable first:", markup=False)
             yield OptionList(markup=False)
             yield Static(HINT, id="hint", markup=False)
 

@@ -33,8 +33,9 @@ HOW_IT_ENDED = {
 
 def heading(speaker: str, place: str, doing: str = "") -> Content:
     """Format the speaker, the place among the alternatives, and what the speaker is doing."""
-    parts = [(f"  {part}", "dim") for part in (place, doing) if part]
-    return Content.assemble((speaker, "bold"), *parts)
+    shown_place = f"  {place}" if place else ""
+    shown_doing = f" {doing}" if doing else ""  # a sentence about the speaker
+    return Content.assemble((speaker, "bold"), (f"{shown_place}{shown_doing}", "dim"))
 
 
 class Choosable(Widget):
@@ -234,7 +235,8 @@ class FinishedAnswer(Passage, Choosable):
 
     def _all_pieces(self) -> list[Piece]:
         speaker = printable(self.message.model) or "Assistant"
-        first = heading(speaker, self.place, HOW_IT_ENDED.get(self.message.state, ""))
+        marks = filter(None, (self.place, HOW_IT_ENDED.get(self.message.state)))
+        first = heading(speaker, "  ".join(marks))
         return [
             Piece((Row(first),), line=0, has_gap=False, is_searched=False),
             *thinking_pieces(self._thinking, self._shows_thinking),

@@ -40,8 +40,7 @@ def fitted(parts: list[Part], width: int) -> str:
 def answer_parts(timings: Timings) -> list[Part]:
     """The parts for the timings of the current answer."""
     if timings.prompt_done < timings.prompt_tokens:
-        progress = f"reading {timings.prompt_done}/{timings.prompt_tokens}"
-        return [(0, f"{progress} at {rate(timings.prefill_rate)}"), (1, _prompt(timings))]
+        return [(0, _reading(timings)), (1, _prompt(timings))]
     if not timings.token_seconds:
         return [(0, "no answer yet")]
     return [
@@ -52,15 +51,26 @@ def answer_parts(timings: Timings) -> list[Part]:
     ]
 
 
+def _reading(timings: Timings) -> str:
+    progress = f"{timings.prompt_done}/{timings.prompt_tokens}"
+    if timings.is_stopped:
+        return f"stopped, read {progress}"
+    return f"reading {progress} at {rate(timings.prefill_rate)}"
+
+
 def _prompt(timings: Timings) -> str:
     """Prompt tokens that were found in the KV cache, and computed ones."""
     return f"reused {timings.reused_tokens}+{timings.prompt_tokens}"
 
 
 def memory_parts(report: MemoryReport, context_used: int, context_size: int) -> list[Part]:
-    """The parts for the memory of the process and the use of the context."""
+    """The parts for the memory of the process and the use of the context.
+
+    ``context_size`` is 0 while there is no model.
+    """
+    context = [(2, f"ctx {context_used}/{context_size}")] if context_size else []
     return [
-        (2, f"ctx {context_used}/{context_size}"),
+        *context,
         (3, human_bytes(report.resident)),
         (5, f"peak {human_bytes(report.peak)}"),
     ]
