@@ -225,7 +225,7 @@ WRITING = (Prefill(3, 8, 8, 0.1), *tokens("It begins with a list:\n\n- one\n- tw
 SCENES = {
     "loading": Scene(is_loading=True, steps=(Sees("25%"),)),
     "welcome": Scene(is_first=True, steps=(Sees("Begin"),)),
-    "chat": Scene(is_demo=True, steps=(Sees("demo model"),)),
+    "chat": Scene(is_demo=True, steps=(Sees("A small model"),)),
     "chat_talk": Scene(a_talk, steps=(Sees("cut off"),)),
     "chat_top": Scene(a_talk, steps=(Sees("cut off"), *["pageup"] * 3, Sees("2/2"))),
     "chat_reading": Scene(

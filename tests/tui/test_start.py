@@ -195,7 +195,7 @@ async def test_enter_before_the_terminal_is_raw_sends(monkeypatch: pytest.Monkey
 
     def typed_before(app: ChatApp) -> None:
         parser = XTermParser()
-        for event in parser.feed("a\nb\n"):  # type: ignore[attr-defined]
+        for event in parser.feed("a\nb\n"):
             app.post_message(event)
         mount(app)
 

@@ -53,7 +53,7 @@ def test_every_binding_is_from_the_table() -> None:
         next(scope for scope, table in tables.items() if table == vars(each)["BINDINGS"])
         for each in classes_with_bindings()
     ]
-    assert Counter(scopes) == Counter(Scope)
+    assert set(scopes) == set(Scope)  # one-line widgets repeat those of a message
     assert Counter(chain.from_iterable(HEADINGS.values())) == Counter(Scope)
 
 
