@@ -54,7 +54,7 @@ class Hub:
 @contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
     """Run the server until the end of the context."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     server.hub = hub  # type: ignore[attr-defined]
     hub.address = f"http://127.0.0.1:{server.server_port}"
@@ -66,6 +66,11 @@ def serve(hub: Hub) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: a client that goes away is part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
