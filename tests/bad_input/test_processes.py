@@ -138,7 +138,7 @@ def interrupt(*_: object) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "llama_cpu.checkpoint.meta.read_pth",
+        "llama_cpu.checkpoint.meta.open_meta",
         "llama_cpu.tokenization.sentencepiece.SentencePieceTokenizer.__init__",
         "llama_cpu.loading.load._kv_cache",
     ],

@@ -174,7 +174,7 @@ async def test_new_conversation_without_messages_does_not_ask() -> None:
         await pilot.press("ctrl+n")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, Confirm)
-        assert "demo model" in conversation(pilot)[0]
+        assert "A small model" in conversation(pilot)[0]
 
 
 async def test_new_conversation_during_an_answer_stops_it_only_if_wanted() -> None:
