@@ -22,6 +22,7 @@ from llama_cpu.history.rows import (
     unpacked_ids,
     unpacked_runs,
 )
+from llama_cpu.system.text import is_unicode
 
 T = TypeVar("T")
 _LARGEST_COUNT = 1 << 31
@@ -89,7 +90,7 @@ class _Fields:
 
     def text(self, name: str) -> str:
         value = self._row[name]
-        if isinstance(value, str) and _is_unicode(value):
+        if isinstance(value, str) and is_unicode(value):
             return value
         if isinstance(value, str):
             value = value.encode(errors="surrogateescape")
@@ -114,7 +115,7 @@ class _Fields:
 
 def _settings(text: str) -> dict[str, Any]:
     values = json.loads(text)
-    if not isinstance(values, dict) or not _is_unicode(json.dumps(values, ensure_ascii=False)):
+    if not isinstance(values, dict) or not is_unicode(json.dumps(values, ensure_ascii=False)):
         raise ValueError("not an object of settings")
     return values
 
@@ -135,11 +136,3 @@ def _runs(text: str) -> Sequence[Run]:
         if not isinstance(run.seconds, (int, float)) or not math.isfinite(run.seconds):
             raise ValueError("not a number of seconds")
     return runs
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True

@@ -43,7 +43,7 @@ from llama_cpu.history.rows import (
 from llama_cpu.history.store import History
 from llama_cpu.system.fields import Fields
 from llama_cpu.system.safe_reading import read_json
-from llama_cpu.system.text import cleaned, printable
+from llama_cpu.system.text import cleaned, is_unicode, printable
 
 FORMAT, VERSION = "llama_cpu conversation", 1
 _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
@@ -197,7 +197,7 @@ class _Checked(Fields):
 
     def text(self, key: str) -> str:
         value = self._get(key, None)
-        if not isinstance(value, str) or not _is_unicode(value):
+        if not isinstance(value, str) or not is_unicode(value):
             raise self.wrong(key, value, "text")
         return cleaned(value)
 
@@ -273,11 +273,3 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {cleaned(name): _cleaned(each) for name, each in value.items()}
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True

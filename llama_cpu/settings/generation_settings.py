@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from llama_cpu.errors import UserError
+from llama_cpu.system.text import is_unicode
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Range:
         if value is None:
             return self.optional
         if self.kind is str:
-            return isinstance(value, str) and _is_unicode(value)
+            return isinstance(value, str) and is_unicode(value)
         kinds = (int,) if self.kind is int else (int, float)
         is_number = isinstance(value, kinds) and not isinstance(value, bool)
         return is_number and self.low <= value <= self.high  # type: ignore[operator]
@@ -119,11 +120,3 @@ def require_allowed(name: str, value: object, allowed: Range, where: str = "") -
 
 def _short(number: float) -> str:
     return "2^63 - 1" if number == (1 << 63) - 1 else f"{number:.15g}"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True

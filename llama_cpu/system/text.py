@@ -29,3 +29,12 @@ def human_bytes(count: float) -> str:
             )
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text has no lone surrogates, so that it can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
